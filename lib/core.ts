@@ -1,0 +1,34 @@
+/**
+ * The policy layer by itself: paged KV cache and continuous batching, as pure TypeScript. Needs no native addon.
+ *
+ * @packageDocumentation
+ */
+
+/** Slots of a paged KV cache: block tables over a pool of reference-counted blocks. */
+export { BlockManager, BlockTable, type BlockManagerOptions } from "./cache/block-manager.js";
+export { BlockPool, nullBlock } from "./cache/block-pool.js";
+
+/** Continuous batching: what each step runs. */
+export {
+  Scheduler,
+  type DrawnToken,
+  type ScheduledSequence,
+  type ScheduledStep,
+  type SchedulerOptions,
+} from "./scheduler/scheduler.js";
+export { Sequence, type SequenceOptions, type SequenceStatus } from "./scheduler/sequence.js";
+
+/** A step as flat arrays. */
+export { Batch } from "./scheduler/batch.js";
+export type { SamplingInput, StepInput, StepOutput } from "./engine/step.js";
+
+/** How tokens are drawn, and when a sequence ends. */
+export {
+  greedySampling,
+  resolveSamplingParams,
+  type SamplingDefaults,
+  type SamplingParams,
+} from "./sampling/sampling-params.js";
+export { checkStop, StopMatcher, type StopConditions, type StopMatch } from "./sampling/stop.js";
+
+export { errorCodes, PagodaError, type ErrorCode } from "./errors.js";

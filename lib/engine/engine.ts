@@ -1,0 +1,313 @@
+import { BlockManager } from "../cache/block-manager.js";
+import { checkObject, checkSignal } from "../arguments.js";
+import { assert, PagodaError } from "../errors.js";
+import type { GenerationDefaults } from "../loading/generation-config.js";
+import type { Tokenizer } from "../loading/tokenizer.js";
+import { samplingDefaults } from "../sampling/sampling-params.js";
+import { Batch } from "../scheduler/batch.js";
+import { Scheduler, type DrawnToken, type SchedulerOptions } from "../scheduler/scheduler.js";
+import { Sequence } from "../scheduler/sequence.js";
+import { Detokenizer, type Emission } from "./detokenize.js";
+import type { Executor } from "./executor.js";
+import { LiveRequest } from "./live-request.js";
+import { LogitsQueue } from "./logits.js";
+import {
+  checkChatRequest,
+  checkGenerateRequest,
+  checkLogitsIds,
+  checkPromptLength,
+  checkVocabulary,
+  type CheckedRequest,
+  type RequestLimits,
+} from "./request.js";
+import type {
+  ChatRequest,
+  Engine,
+  EngineInfo,
+  EngineStats,
+  GenerateRequest,
+  Generation,
+} from "./types.js";
+
+/** What an engine is made of. It owns executor and tokenizer, and closes them. */
+export interface EngineParts {
+  readonly executor: Executor;
+  readonly tokenizer: Tokenizer | undefined;
+  /** `model.maxModelLen` tokens must fit the KV cache. */
+  readonly info: EngineInfo;
+  readonly generation: GenerationDefaults;
+  /** Within the executor's limits. */
+  readonly scheduler: Required<SchedulerOptions> & { readonly maxQueue: number };
+}
+
+/** The engine over any executor: one loop that runs while there is work. */
+export class LlmEngine implements Engine {
+  readonly info: EngineInfo;
+  readonly tokenizer: Tokenizer | undefined;
+  readonly #executor: Executor;
+  readonly #blocks: BlockManager;
+  readonly #scheduler: Scheduler;
+  readonly #batch: Batch;
+  readonly #logits: LogitsQueue;
+  readonly #detokenizer: Detokenizer;
+  readonly #limits: RequestLimits;
+  readonly #eosTokenIds: ReadonlySet<number>;
+  /** Requests that have not ended at most. */
+  readonly #maxLive: number;
+  /** By request id, which is its sequence's id, too. */
+  readonly #live: Map<number, LiveRequest> = new Map();
+  readonly #counts = { requests: 0, steps: 0, promptTokens: 0, outputTokens: 0 };
+  /** Set while there is work. */
+  #loop: Promise<void> | undefined;
+  /** Why the engine takes no more work: it failed, or was closed. */
+  #stopped: PagodaError | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor({ executor, tokenizer, info, generation, scheduler }: EngineParts) {
+    const { limits } = executor;
+    assert(scheduler.maxBatchTokens <= limits.maxTokens, "the executor takes a full batch");
+    assert(
+      scheduler.maxSequences <= Math.min(limits.maxRequests, limits.maxOutputs),
+      "the executor takes as many sequences as may run",
+    );
+    this.info = info;
+    this.tokenizer = tokenizer;
+    this.#executor = executor;
+    this.#blocks = new BlockManager(limits);
+    this.#scheduler = new Scheduler(this.#blocks, scheduler);
+    this.#batch = new Batch(this.#blocks);
+    this.#logits = new LogitsQueue(executor, this.#blocks);
+    this.#detokenizer = new Detokenizer(tokenizer);
+    this.#limits = {
+      vocabSize: limits.vocabSize,
+      maxModelLen: info.model.maxModelLen,
+      sampling: samplingDefaults(generation),
+    };
+    this.#eosTokenIds = new Set(info.model.eosTokenIds);
+    this.#maxLive = scheduler.maxSequences + scheduler.maxQueue;
+  }
+
+  generate(request: GenerateRequest): Generation {
+    this.#checkUsable();
+    const { prompt, request: checked } = checkGenerateRequest(request, this.#limits);
+    if (checked.stop.length > 0) this.#requireTokenizer("stop texts");
+    if (typeof prompt !== "string") return this.#start(checked, prompt);
+    const tokenizer = this.#requireTokenizer("a text prompt");
+    const { addSpecialTokens } = checked;
+    return this.#start(checked, () => tokenizer.encode(prompt, { addSpecialTokens }));
+  }
+
+  chat(request: ChatRequest): Generation {
+    this.#checkUsable();
+    const { messages, request: checked } = checkChatRequest(request, this.#limits);
+    const tokenizer = this.#requireTokenizer("chat");
+    return this.#start(checked, async () => {
+      const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
+      return tokenizer.encode(text, { addSpecialTokens: false });
+    });
+  }
+
+  async logits(
+    ids: readonly number[] | Int32Array,
+    options: { signal?: AbortSignal } = {},
+  ): Promise<Float32Array> {
+    this.#checkUsable();
+    checkObject("options", options);
+    const signal = checkSignal("signal", options.signal);
+    const { vocabSize, maxModelLen } = this.#limits;
+    const result = this.#logits.submit(checkLogitsIds(ids, vocabSize, maxModelLen), signal);
+    this.#wake();
+    return result;
+  }
+
+  stats(): EngineStats {
+    const { numRunning, numPreemptions } = this.#scheduler;
+    const { steps, promptTokens, outputTokens } = this.#counts;
+    let waiting = 0;
+    for (const { sequence } of this.#live.values()) {
+      if (sequence === undefined || sequence.status === "waiting") waiting++;
+    }
+    return {
+      waiting,
+      running: numRunning,
+      totalBlocks: this.#blocks.numUsableBlocks,
+      freeBlocks: this.#blocks.numFreeBlocks,
+      steps,
+      preemptions: numPreemptions,
+      promptTokens,
+      outputTokens,
+    };
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  // ---- the loop ----
+
+  /** Starts the loop unless it runs. Requests made in the same tick are in its first step together. */
+  #wake(): void {
+    this.#loop ??= Promise.resolve().then(() => this.#run());
+  }
+
+  /** Runs steps while there is work. Never rejects. */
+  async #run(): Promise<void> {
+    try {
+      while (this.#stopped === undefined && this.#hasWork) {
+        const turn = eventLoopTurn();
+        const hasStepped = await this.#step();
+        const hasScored = await this.#logits.step();
+        assert(hasStepped || hasScored || !this.#hasWork, "work that is left can be run");
+        await this.#detokenizer.ready();
+        await turn; // resolved by now, unless the executor did not leave the event loop free
+      }
+    } catch (error) {
+      await this.#fail(error);
+    } finally {
+      if (this.#stopped !== undefined) this.#release();
+      this.#loop = undefined;
+    }
+  }
+
+  /** One step of the running sequences, if any: schedule, execute, commit. */
+  async #step(): Promise<boolean> {
+    const step = this.#scheduler.schedule(!this.#logits.needsBlocks);
+    if (step === undefined) return false;
+    for (const { sequence } of step.sequences) this.#live.get(sequence.id)?.start();
+    const output = await this.#executor.execute(this.#batch.pack(step));
+    this.#counts.steps++;
+    this.#emit(this.#scheduler.commit(step, output));
+    return true;
+  }
+
+  get #hasWork(): boolean {
+    return this.#scheduler.numRunning + this.#scheduler.numWaiting > 0 || !this.#logits.isEmpty;
+  }
+
+  #emit(drawn: readonly DrawnToken[]): void {
+    const emissions: Emission[] = [];
+    for (const { sequence, token, finishReason } of drawn) {
+      const request = this.#live.get(sequence.id)!;
+      if (sequence.numOutputTokens === 1) this.#counts.promptTokens += sequence.promptLength;
+      if (finishReason !== "error") this.#counts.outputTokens++;
+      request.markDrawn();
+      emissions.push({ request, token, finishReason });
+    }
+    this.#detokenizer.emit(emissions);
+  }
+
+  // ---- the life of a request ----
+
+  #start(checked: CheckedRequest, prompt: Int32Array | (() => Promise<Int32Array>)): Generation {
+    if (this.#live.size >= this.#maxLive) throw queueFull(this.#maxLive);
+    const request = new LiveRequest(this.#counts.requests++, checked, this.#onEnd);
+    if (request.isDone) return request.generation;
+    this.#live.set(request.id, request);
+    if (typeof prompt !== "function") this.#enqueue(request, prompt);
+    else void this.#tokenize(request, prompt);
+    return request.generation;
+  }
+
+  /** Never rejects: what is wrong with the text is the generation's error. */
+  async #tokenize(request: LiveRequest, encode: () => Promise<Int32Array>): Promise<void> {
+    try {
+      const ids = await encode();
+      if (request.isDone) return;
+      checkPromptLength(ids.length, this.#limits.maxModelLen);
+      checkVocabulary(ids, this.#limits.vocabSize);
+      this.#enqueue(request, ids);
+    } catch (error) {
+      request.fail(error);
+    }
+  }
+
+  #enqueue(live: LiveRequest, promptTokenIds: Int32Array): void {
+    const { request } = live;
+    const room = this.#limits.maxModelLen - promptTokenIds.length;
+    const stop = {
+      eosTokenIds: request.ignoreEos ? noTokens : this.#eosTokenIds,
+      stopTokenIds: request.stopTokenIds,
+      maxTokens: Math.min(request.maxTokens, room),
+    };
+    const { sampling } = request;
+    live.sequence = new Sequence({ id: live.id, promptTokenIds, stop, sampling });
+    this.#detokenizer.open(live, promptTokenIds);
+    this.#scheduler.add(live.sequence);
+    this.#wake();
+  }
+
+  readonly #onEnd = (request: LiveRequest): void => {
+    this.#live.delete(request.id);
+    if (request.sequence === undefined) return;
+    this.#scheduler.abort(request.sequence);
+    this.#detokenizer.close(request);
+  };
+
+  // ---- the end of the engine ----
+
+  /** Text of steps that succeeded is delivered first: a stop text in it may have ended a request. */
+  async #fail(cause: unknown): Promise<void> {
+    const error = PagodaError.is(cause) ? cause : backendFailed(cause);
+    this.#stopped ??= error;
+    await this.#detokenizer.drain();
+    this.#logits.failAll(error);
+    for (const request of [...this.#live.values()]) request.fail(error);
+  }
+
+  async #close(): Promise<void> {
+    const closed = new PagodaError("ERR_CLOSED", "The engine is closed");
+    this.#stopped = closed;
+    this.#logits.failAll(closed);
+    for (const request of [...this.#live.values()]) request.fail(closed, true);
+    try {
+      await Promise.all([this.#loop, this.tokenizer?.close()]);
+    } finally {
+      await this.#loop;
+      this.#release();
+      await this.#executor.close();
+    }
+  }
+
+  /** Takes all blocks back. No step may be running. */
+  #release(): void {
+    this.#scheduler.abortAll();
+    this.#logits.release();
+  }
+
+  #checkUsable(): void {
+    if (this.#stopped === undefined) return;
+    const { code, message, details } = this.#stopped;
+    throw new PagodaError(code, message, { details: { ...details }, cause: this.#stopped });
+  }
+
+  #requireTokenizer(purpose: string): Tokenizer {
+    if (this.tokenizer !== undefined) return this.tokenizer;
+    throw new PagodaError(
+      "ERR_TOKENIZER_MISSING",
+      `The model has no tokenizer, which ${purpose} would need; use token ids`,
+    );
+  }
+}
+
+const noTokens: ReadonlySet<number> = new Set();
+
+/** Resolves after the event loop has turned once. */
+function eventLoopTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+function queueFull(maxLive: number): PagodaError {
+  return new PagodaError("ERR_QUEUE_FULL", `${maxLive} requests run or wait already`, {
+    details: { live: maxLive },
+  });
+}
+
+function backendFailed(cause: unknown): PagodaError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new PagodaError("ERR_BACKEND_FAILED", `A step failed: ${reason}`, { cause });
+}

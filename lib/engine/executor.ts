@@ -1,0 +1,29 @@
+import type { StepInput, StepOutput } from "./step.js";
+
+/** Runs a compiled model, one step at a time: natively ({@link createNativeExecutor}) or by the reference backend. */
+export interface Executor {
+  readonly limits: ExecutorLimits;
+  /**
+   * Runs one step; at most one may be under way. The arrays of `input` may be reused once the promise settles.
+   * @throws PagodaError ERR_ARGUMENT (an input breaks a limit), ERR_BACKEND_FAILED, ERR_MEMORY, ERR_CLOSED
+   */
+  execute(input: StepInput): Promise<StepOutput>;
+  /** Runs one step and returns the logits of its output rows, float32 [S, vocabSize], instead of sampling. */
+  logits(input: StepInput): Promise<Float32Array>;
+  /** Waits for the step under way, then frees everything. Idempotent. */
+  close(): Promise<void>;
+}
+
+export interface ExecutorLimits {
+  /** Tokens in one step. */
+  readonly maxTokens: number;
+  /** Requests in one step. */
+  readonly maxRequests: number;
+  /** Output rows in one step. */
+  readonly maxOutputs: number;
+  /** Physical blocks of the KV cache, block 0 (the null block) included. */
+  readonly numBlocks: number;
+  /** Tokens a block. */
+  readonly blockSize: number;
+  readonly vocabSize: number;
+}

@@ -1,0 +1,245 @@
+import { PagodaError, type ErrorCode } from "../errors.js";
+import type { Plan } from "../graph/plan.js";
+import {
+  loadNative,
+  type DeviceInfo,
+  type KvCacheOptions,
+  type NativeEngine,
+  type NativeEngineOptions,
+  type NativeWeightPart,
+} from "../native.js";
+import type { Executor, ExecutorLimits } from "./executor.js";
+import type { StepInput, StepOutput } from "./step.js";
+
+/** Where weights go while a model is loaded. Indices are those of `plan.weights`. */
+export interface WeightSink {
+  /** Reads and packs the parts, off the event loop. */
+  load(index: number, parts: readonly NativeWeightPart[]): Promise<void>;
+  /** Packs constant data, float32 [rows, cols]. */
+  set(index: number, data: Float32Array): Promise<void>;
+}
+
+/** Which device, and how it is used. */
+export interface DeviceSelection {
+  /** "cpu", or the path of a plug-in. @default "cpu" */
+  readonly backend?: string;
+  /** Index of the device. @default 0 */
+  readonly device?: number;
+  /** CPU workers. @default the number of cores */
+  readonly threads?: number;
+  /** Instruction set by name, for tests. @default the best of the machine */
+  readonly isa?: string;
+}
+
+export interface NativeExecutorOptions extends DeviceSelection {
+  readonly plan: Plan;
+  readonly kv: KvCacheOptions;
+  /** Requests in one step at most. */
+  readonly maxRequests: number;
+  /** Called once memory is allocated. When it rejects, everything is freed and the error is passed on. */
+  readonly loadWeights: (sink: WeightSink) => Promise<void>;
+}
+
+/** What a plan needs on a device, in bytes. */
+export interface PlanMemory {
+  readonly weights: number;
+  readonly arena: number;
+  /** One KV block over all layers. */
+  readonly kvBlock: number;
+}
+
+/** An {@link Executor} over the native addon. */
+export interface NativeExecutor extends Executor {
+  readonly device: DeviceInfo;
+  /** The raw engine, for profiling and single-op tests. */
+  readonly jobs: NativeJobs;
+}
+
+/** Opens the device, allocates the plan's memory and loads its weights. */
+export async function createNativeExecutor(
+  options: NativeExecutorOptions,
+): Promise<NativeExecutor> {
+  const { plan, kv, maxRequests } = options;
+  const jobs = new NativeJobs(options, plan.maxOutputs);
+  try {
+    await jobs.run((native) => native.openDevice());
+    await jobs.run((native) => native.open(plan, kv, maxRequests));
+    await options.loadWeights({
+      load: async (index, parts) => {
+        await jobs.run((native) => native.loadWeight(index, parts));
+      },
+      set: async (index, data) => {
+        await jobs.run((native) => native.setWeight(index, data));
+      },
+    });
+  } catch (error) {
+    await jobs.close();
+    throw error;
+  }
+  const limits: ExecutorLimits = {
+    maxTokens: plan.maxTokens,
+    maxRequests,
+    maxOutputs: plan.maxOutputs,
+    numBlocks: kv.numBlocks,
+    blockSize: kv.blockSize,
+    vocabSize: plan.vocabSize,
+  };
+  return {
+    limits,
+    jobs,
+    device: jobs.device,
+    execute: async (input) => toStepOutput(await jobs.run((native) => native.step(input))),
+    logits: (input: StepInput) => jobs.floats((native) => native.stepLogits(input)),
+    close: () => jobs.close(),
+  };
+}
+
+/** What `plan` would need on a device, without allocating it. */
+export async function measurePlan(
+  plan: Plan,
+  kv: Omit<KvCacheOptions, "numBlocks">,
+  selection: DeviceSelection,
+): Promise<{ memory: PlanMemory; device: DeviceInfo }> {
+  const jobs = new NativeJobs(selection, 8);
+  try {
+    await jobs.run((native) => native.openDevice());
+    const words = await jobs.run((native) => native.measure(plan, kv));
+    const count = (i: number): number =>
+      ((words[2 * i] ?? 0) >>> 0) + ((words[2 * i + 1] ?? 0) >>> 0) * 2 ** 32;
+    return {
+      memory: { weights: count(0), arena: count(1), kvBlock: count(2) },
+      device: jobs.device,
+    };
+  } finally {
+    await jobs.close();
+  }
+}
+
+function toStepOutput(pairs: Int32Array): StepOutput {
+  const rows = pairs.length / 2;
+  const tokens = new Int32Array(rows);
+  const finite = new Int32Array(rows);
+  for (let row = 0; row < rows; row++) {
+    tokens[row] = pairs[2 * row] ?? 0;
+    finite[row] = pairs[2 * row + 1] ?? 0;
+  }
+  return { tokens, finite };
+}
+
+interface PendingJob {
+  readonly resolve: (values: Int32Array) => void;
+  readonly reject: (error: PagodaError) => void;
+}
+
+/**
+ * Turns the native engine's jobs into promises.
+ *
+ * The native side holds `onWake` for ever, and `onWake` must not hold this object for ever, or an engine that nobody
+ * closed would never be collected; but it must while jobs are under way, or a running engine would be collected. So `onWake`
+ * knows only `link`, which holds strongly while jobs are pending and weakly otherwise.
+ */
+export class NativeJobs {
+  readonly #native: NativeEngine;
+  readonly #pending = new Map<number, PendingJob>();
+  readonly #link: { strong: NativeJobs | undefined; readonly weak: WeakRef<NativeJobs> };
+  readonly #drained: Int32Array;
+  #closing: Promise<void> | undefined;
+
+  constructor(selection: DeviceSelection, maxOutputs: number) {
+    const options: NativeEngineOptions = {
+      backend: selection.backend ?? "cpu",
+      device: selection.device ?? 0,
+      threads: selection.threads ?? 0,
+      isa: selection.isa ?? "",
+    };
+    const link: { strong: NativeJobs | undefined; readonly weak: WeakRef<NativeJobs> } = {
+      strong: undefined,
+      weak: new WeakRef<NativeJobs>(this),
+    };
+    this.#link = link;
+    this.#drained = new Int32Array(Math.max(1024, 3 + 2 * maxOutputs));
+    const onWake = (): void => {
+      const jobs = link.strong ?? link.weak.deref();
+      if (jobs !== undefined) jobs.#drain();
+    };
+    this.#native = coded(() => new (loadNative().NativeEngine)(options, onWake));
+  }
+
+  /** @throws PagodaError ERR_INTERNAL before the device is open, ERR_CLOSED afterwards */
+  get device(): DeviceInfo {
+    const device = coded(() => this.#native.device);
+    if (device === undefined) throw new PagodaError("ERR_INTERNAL", "The device is not open");
+    return device;
+  }
+
+  /** Starts a job and waits for its values. */
+  run(start: (native: NativeEngine) => number): Promise<Int32Array> {
+    return new Promise((resolve, reject) => {
+      const job = coded(() => start(this.#native));
+      if (this.#pending.size === 0) this.#hold();
+      this.#pending.set(job, { resolve, reject });
+    });
+  }
+
+  /** Starts a job and waits for its floats. */
+  async floats(start: (native: NativeEngine) => number): Promise<Float32Array> {
+    let id = 0;
+    await this.run((native) => (id = start(native)));
+    return this.#native.takeFloats(id);
+  }
+
+  /** Waits for the job under way; those still queued reject with ERR_CLOSED. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.run((native) => native.close()).then(() => this.#native.join());
+    return this.#closing;
+  }
+
+  #hold(): void {
+    this.#link.strong = this;
+    this.#native.ref();
+  }
+
+  #letGo(): void {
+    this.#link.strong = undefined;
+    this.#native.unref();
+  }
+
+  #drain(): void {
+    for (;;) {
+      const words = this.#native.drain(this.#drained);
+      if (words === 0) break;
+      this.#settle(words);
+    }
+    if (this.#pending.size === 0) this.#letGo();
+  }
+
+  /** Settles the jobs in the first `words` words of `#drained`: [job, failed, count, ...values] each. */
+  #settle(words: number): void {
+    let at = 0;
+    while (at < words) {
+      const job = this.#drained[at] ?? 0;
+      const failed = this.#drained[at + 1] !== 0;
+      const end = at + 3 + (this.#drained[at + 2] ?? 0);
+      const pending = this.#pending.get(job);
+      this.#pending.delete(job);
+      if (failed) pending?.reject(toPagodaError(this.#native.takeError(job)));
+      else pending?.resolve(this.#drained.slice(at + 3, end));
+      at = end;
+    }
+  }
+}
+
+function toPagodaError(error: { readonly code: string; readonly message: string }): PagodaError {
+  return new PagodaError(error.code as ErrorCode, error.message);
+}
+
+/** Turns an error that the addon threw into a PagodaError. */
+function coded<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    const code = (error as { code?: unknown }).code;
+    if (PagodaError.is(error) || typeof code !== "string") throw error;
+    throw new PagodaError(code as ErrorCode, (error as Error).message, { cause: error });
+  }
+}

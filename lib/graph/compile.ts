@@ -1,0 +1,68 @@
+import { argumentError, assert } from "../errors.js";
+import { layOutArena } from "./arena.js";
+import type { Graph } from "./graph.js";
+import { opSpecs } from "./ops.js";
+import type { Plan, PlanStep } from "./plan.js";
+
+export interface CompileOptions {
+  /** Tokens in one step at most, 1 to 2^20. */
+  readonly maxTokens: number;
+  /** Rows that need logits in one step at most, 1 to 2^20. */
+  readonly maxOutputs: number;
+  /** Type of matrices and tables in device memory. */
+  readonly dtype: "f32" | "bf16";
+}
+
+const maxRows = 2 ** 20;
+
+/**
+ * Turns a graph, whose last step must be `sample`, into a plan: the same steps with places in one arena.
+ * @throws PagodaError ERR_ARGUMENT for a bad option
+ */
+export function compile(graph: Graph, options: CompileOptions): Plan {
+  checkOptions(options);
+  const { maxTokens, maxOutputs, dtype } = options;
+  const logits = graph.steps.at(-1)?.op === "sample" ? graph.steps.at(-1)?.inputs[0] : undefined;
+  assert(logits !== undefined, "the last step of a graph is `sample`");
+  const arena = layOutArena(graph, { tokens: maxTokens, outputs: maxOutputs });
+  const steps = graph.steps.map((step): PlanStep => {
+    assertMatchesSpec(step);
+    const { op, name, weights, attributes } = step;
+    const inputs = step.inputs.map((input) => arena.operand(input));
+    const output = step.output === undefined ? {} : { output: arena.operand(step.output) };
+    return { op, name, inputs, ...output, weights, attributes };
+  });
+  return {
+    steps,
+    weights: graph.weights.all.map((w) => ({ ...w, dtype: w.kind === "vector" ? "f32" : dtype })),
+    kvLayers: [...graph.kvLayers],
+    arenaBytes: arena.bytes,
+    maxTokens,
+    maxOutputs,
+    vocabSize: logits.width,
+    logits: arena.operand(logits),
+  };
+}
+
+function checkOptions({ maxTokens, maxOutputs, dtype }: CompileOptions): void {
+  for (const [name, value] of Object.entries({ maxTokens, maxOutputs })) {
+    if (!Number.isInteger(value) || value < 1 || value > maxRows) {
+      throw argumentError(name, `an integer in [1, ${maxRows}]`, value);
+    }
+  }
+  if (dtype !== "f32" && dtype !== "bf16") throw argumentError("dtype", '"f32" or "bf16"', dtype);
+}
+
+/** The operands of a step are those that the op table lists. */
+function assertMatchesSpec(step: Graph["steps"][number]): void {
+  const spec = opSpecs[step.op];
+  assert(step.inputs.length === spec.inputs.length, `${step.name} has the inputs of ${step.op}`);
+  assert(step.weights.length === spec.weights.length, `${step.name} has the weights of ${step.op}`);
+  assert(
+    (step.output !== undefined) === spec.hasOutput,
+    `${step.name} has the output of ${step.op}`,
+  );
+  const attributes = Object.keys(step.attributes).sort().join();
+  const expected = [...spec.attributes].sort().join();
+  assert(attributes === expected, `${step.name} has the attributes of ${step.op}`);
+}

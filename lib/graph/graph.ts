@@ -1,0 +1,362 @@
+import { PagodaError } from "../errors.js";
+import { activations, type Activation, type Op } from "./ops.js";
+import type { KvLayer, Rows, WeightPart } from "./plan.js";
+import { WeightTable, type Weight } from "./weight-table.js";
+
+/** A two-dimensional value `[rows, width]`: columns `[start, start + width)` of what one step wrote. */
+export interface Tensor {
+  /** Into {@link Graph.values}. */
+  readonly value: number;
+  readonly rows: Rows;
+  /** First column. */
+  readonly start: number;
+  readonly width: number;
+}
+
+/** What one step writes, once. */
+export interface Value {
+  readonly rows: Rows;
+  readonly width: number;
+  /** Into {@link Graph.steps}. */
+  readonly step: number;
+}
+
+export interface GraphStep {
+  readonly op: Op;
+  readonly name: string;
+  readonly inputs: readonly Tensor[];
+  readonly output?: Tensor;
+  /** Indices of weights, `undefined` where an optional one is absent. */
+  readonly weights: readonly (number | undefined)[];
+  readonly attributes: Readonly<Record<string, number>>;
+}
+
+/** The KV cache of one attention layer. */
+export interface KvCache extends KvLayer {
+  readonly layer: number;
+}
+
+export interface RopeOptions {
+  readonly headDim: number;
+  /** Leading columns of each head that are rotated; even. */
+  readonly rotaryDim: number;
+  /** Pairs are neighbours instead of halves. @default false */
+  readonly interleaved?: boolean;
+}
+
+export interface AttentionOptions {
+  readonly numHeads: number;
+  /** Factor of the scores, usually 1 / sqrt(headDim). */
+  readonly scale: number;
+  /** Tokens that a token sees, itself included; 0: all. @default 0 */
+  readonly slidingWindow?: number;
+  /** Scores become softcap * tanh(score / softcap); 0: no cap. @default 0 */
+  readonly softcap?: number;
+}
+
+/**
+ * A model as a graph of coarse ops in single-assignment form. Token ids, positions, block tables and the like are inputs
+ * of every step and therefore not part of it. Each method checks shapes, appends one step (views: none) and returns what
+ * it writes. Steps are named by their weight or their op, below the scopes they stand in; names are unique.
+ *
+ * Shape errors are ERR_INTERNAL: a model function checks its config first, so they are bugs of the model function.
+ */
+export class Graph {
+  readonly weights: WeightTable = new WeightTable();
+  readonly #steps: GraphStep[] = [];
+  readonly #values: Value[] = [];
+  readonly #kvLayers: KvLayer[] = [];
+  readonly #names = new Set<string>();
+  readonly #scopes: string[] = [];
+
+  get steps(): readonly GraphStep[] {
+    return this.#steps;
+  }
+
+  get values(): readonly Value[] {
+    return this.#values;
+  }
+
+  get kvLayers(): readonly KvLayer[] {
+    return this.#kvLayers;
+  }
+
+  // ---- names
+
+  /** Runs `build` with `name.` before the names of all steps and weights made inside. */
+  scope<T>(name: string, build: () => T): T {
+    this.#scopes.push(name);
+    try {
+      return build();
+    } finally {
+      this.#scopes.pop();
+    }
+  }
+
+  /** `name` below the scopes that are open, e.g. `layers.3.self_attn.o_proj`. */
+  path(name: string): string {
+    return [...this.#scopes, name].join(".");
+  }
+
+  // ---- weights
+
+  /** Weight of a linear, `[outputs, inputs]`: parts of checkpoint tensors, stacked by rows. */
+  matrix(name: string, parts: readonly WeightPart[]): Weight {
+    return this.weights.rows("matrix", this.path(name), parts, this.#checkParts(name, parts));
+  }
+
+  /** Weight that is only looked up, `[rows, cols]`. */
+  table(name: string, parts: readonly WeightPart[]): Weight {
+    return this.weights.rows("table", this.path(name), parts, this.#checkParts(name, parts));
+  }
+
+  /** One-dimensional weight: checkpoint tensors joined end to end. */
+  vector(name: string, parts: readonly WeightPart[]): Weight {
+    for (const { tensor, shape } of parts) {
+      this.#check(
+        shape.length === 1,
+        "vector",
+        this.path(name),
+        `${tensor} has shape [${shape.join(", ")}]`,
+      );
+    }
+    return this.weights.vector(this.path(name), parts);
+  }
+
+  /** One-dimensional weight of data known now. */
+  constant(name: string, data: Float32Array): Weight {
+    return this.weights.constant("vector", this.path(name), data, 1);
+  }
+
+  // ---- ops
+
+  /** `[tokens, cols]`: rows of `table` picked by the token ids, times `scale`. */
+  embed(table: Weight, options: { readonly scale?: number } = {}): Tensor {
+    const attributes = { scale: options.scale ?? 1 };
+    return this.#step("embed", table.name, [], "tokens", table.cols, {
+      weights: [table],
+      attributes,
+    });
+  }
+
+  /** x / sqrt(mean(x^2) + eps) * (weight + weightOffset) over each group of `weight.cols` columns. */
+  rmsNorm(x: Tensor, weight: Weight, options: { eps: number; weightOffset?: number }): Tensor {
+    const groupWidth = weight.cols;
+    const fits = x.width % groupWidth === 0;
+    this.#check(fits, "rmsNorm", weight.name, `x is ${text(x)} but weight is [${groupWidth}]`);
+    const attributes = { groupWidth, eps: options.eps, weightOffset: options.weightOffset ?? 0 };
+    return this.#step("rmsNorm", weight.name, [x], x.rows, x.width, {
+      weights: [weight],
+      attributes,
+    });
+  }
+
+  /** x * weight^T + bias: `[rows, weight.rows]`. */
+  linear(x: Tensor, weight: Weight, bias?: Weight): Tensor {
+    const fits = x.width === weight.cols;
+    const shape = `[${weight.rows}, ${weight.cols}]`;
+    this.#check(fits, "linear", weight.name, `x is ${text(x)} but weight is ${shape}`);
+    const biasFits = bias === undefined || bias.cols === weight.rows;
+    this.#check(biasFits, "linear", weight.name, `weight is ${shape} but bias is [${bias?.cols}]`);
+    return this.#step("linear", weight.name, [x], x.rows, weight.rows, { weights: [weight, bias] });
+  }
+
+  /** Cosines and sines of this step's positions, `[tokens, 2 * frequency.cols]`. */
+  ropeTable(frequency: Weight, options: { readonly scaling?: number } = {}): Tensor {
+    const attributes = { scaling: options.scaling ?? 1 };
+    const width = 2 * frequency.cols;
+    return this.#step("ropeTable", frequency.name, [], "tokens", width, {
+      weights: [frequency],
+      attributes,
+    });
+  }
+
+  /** Rotates the heads of `x` by the angles of `table`. */
+  rope(x: Tensor, table: Tensor, options: RopeOptions, name = "rope"): Tensor {
+    const path = this.path(name);
+    const { headDim, rotaryDim } = options;
+    const operands = `x is ${text(x)} of heads of ${headDim}, table is ${text(table)}`;
+    const rotates = rotaryDim % 2 === 0 && rotaryDim <= headDim;
+    const fits = x.width % headDim === 0 && table.width === rotaryDim && x.rows === "tokens";
+    this.#check(rotates && fits, "rope", path, `${operands}, but rotaryDim is ${rotaryDim}`);
+    const attributes = { headDim, rotaryDim, interleaved: options.interleaved ? 1 : 0 };
+    return this.#step("rope", path, [x, table], x.rows, x.width, { attributes });
+  }
+
+  /** Adds an attention layer's KV cache to the model. */
+  kvCache(layer: KvLayer): KvCache {
+    return { layer: this.#kvLayers.push(layer) - 1, ...layer };
+  }
+
+  /** Stores K and V of this step's tokens, each `[tokens, numKvHeads * headDim]`. */
+  cacheWrite(key: Tensor, value: Tensor, cache: KvCache, name = "cache_write"): void {
+    const path = this.path(name);
+    const width = cache.numKvHeads * cache.headDim;
+    const fits = [key, value].every((x) => x.width === width && x.rows === "tokens");
+    const operands = `key is ${text(key)}, value is ${text(value)}`;
+    this.#check(fits, "cacheWrite", path, `${operands}, but the cache holds [tokens, ${width}]`);
+    this.#append({
+      op: "cacheWrite",
+      name: path,
+      inputs: [key, value],
+      weights: [],
+      attributes: { layer: cache.layer },
+    });
+  }
+
+  /** Causal attention of `query` `[tokens, numHeads * headDim]` over the cache; what was written before counts. */
+  attention(query: Tensor, cache: KvCache, options: AttentionOptions, name = "attention"): Tensor {
+    const path = this.path(name);
+    const { numHeads, scale, slidingWindow = 0, softcap = 0 } = options;
+    const width = numHeads * cache.headDim;
+    const fits = query.width === width && query.rows === "tokens";
+    this.#check(
+      fits,
+      "attention",
+      path,
+      `query is ${text(query)} but the heads are [tokens, ${width}]`,
+    );
+    const grouped = numHeads % cache.numKvHeads === 0;
+    const heads = `${numHeads} query heads do not divide over ${cache.numKvHeads} KV heads`;
+    this.#check(grouped, "attention", path, heads);
+    const attributes = { layer: cache.layer, numHeads, scale, slidingWindow, softcap };
+    return this.#step("attention", path, [query], "tokens", width, { attributes });
+  }
+
+  /** activation(gate) * up */
+  gatedActivation(gate: Tensor, up: Tensor, activation: Activation, name = "activation"): Tensor {
+    const path = this.path(name);
+    this.#checkSame("gatedActivation", path, ["gate", gate], ["up", up]);
+    const attributes = { activation: activations[activation] };
+    return this.#step("gatedActivation", path, [gate, up], gate.rows, gate.width, { attributes });
+  }
+
+  add(a: Tensor, b: Tensor, name = "add"): Tensor {
+    const path = this.path(name);
+    this.#checkSame("add", path, ["a", a], ["b", b]);
+    return this.#step("add", path, [a, b], a.rows, a.width);
+  }
+
+  /** Of `[tokens, width]` the rows that need logits: `[outputs, width]`. */
+  takeRows(x: Tensor, name = "take_rows"): Tensor {
+    const path = this.path(name);
+    this.#check(x.rows === "tokens", "takeRows", path, `x is ${text(x)}, not [tokens, width]`);
+    return this.#step("takeRows", path, [x], "outputs", x.width);
+  }
+
+  /** Draws the tokens; the last step of every graph that is compiled. */
+  sample(logits: Tensor, name = "sample"): void {
+    const path = this.path(name);
+    this.#check(logits.rows === "outputs", "sample", path, `logits are ${text(logits)}`);
+    this.#append({
+      op: "sample",
+      name: path,
+      inputs: [logits],
+      weights: [],
+      attributes: {},
+    });
+  }
+
+  // ---- views: no step, no copy
+
+  /** Columns `[start, start + width)` of `x`. */
+  columns(x: Tensor, start: number, width: number): Tensor {
+    const inside = start >= 0 && width > 0 && start + width <= x.width;
+    this.#check(
+      inside,
+      "columns",
+      this.#nameOf(x),
+      `[${start}, ${start + width}) is not inside ${text(x)}`,
+    );
+    return { ...x, start: x.start + start, width };
+  }
+
+  /** `x` cut into neighbouring column ranges of the given widths, which must add up to its own. */
+  split<const W extends readonly number[]>(
+    x: Tensor,
+    widths: W,
+  ): { -readonly [K in keyof W]: Tensor } {
+    let start = 0;
+    const parts = widths.map((width) => {
+      const part = this.columns(x, start, width);
+      start += width;
+      return part;
+    });
+    this.#check(
+      start === x.width,
+      "split",
+      this.#nameOf(x),
+      `widths add up to ${start} but x is ${text(x)}`,
+    );
+    return parts as { -readonly [K in keyof W]: Tensor };
+  }
+
+  // ---- private
+
+  #step(
+    op: Op,
+    name: string,
+    inputs: readonly Tensor[],
+    rows: Rows,
+    width: number,
+    more: { weights?: readonly (Weight | undefined)[]; attributes?: Record<string, number> } = {},
+  ): Tensor {
+    const value = this.#values.push({ rows, width, step: this.#steps.length }) - 1;
+    const output: Tensor = { value, rows, start: 0, width };
+    const weights = (more.weights ?? []).map((weight) => weight?.index);
+    this.#append({ op, name, inputs, output, weights, attributes: more.attributes ?? {} });
+    return output;
+  }
+
+  #append(step: GraphStep): void {
+    this.#check(!this.#names.has(step.name), step.op, step.name, "another step has this name");
+    this.#names.add(step.name);
+    this.#steps.push(step);
+  }
+
+  /** Name of the step that wrote `x`. */
+  #nameOf(x: Tensor): string {
+    return this.#steps[this.#values[x.value]?.step ?? -1]?.name ?? "";
+  }
+
+  /** Returns the columns that all parts share. */
+  #checkParts(name: string, parts: readonly WeightPart[]): number {
+    const cols = parts[0]?.shape[1] ?? 0;
+    for (const { tensor, shape, rowStart, rows } of parts) {
+      const fits = shape.length === 2 && shape[1] === cols && rowStart + rows <= (shape[0] ?? 0);
+      const expected = `rows ${rowStart} to ${rowStart + rows} of ${cols} columns`;
+      this.#check(
+        fits,
+        "weight",
+        name,
+        `${expected} of ${tensor} with shape [${shape.join(", ")}]`,
+      );
+    }
+    return cols;
+  }
+
+  #checkSame(
+    op: Op,
+    path: string,
+    [aName, a]: [string, Tensor],
+    [bName, b]: [string, Tensor],
+  ): void {
+    const same = a.rows === b.rows && a.width === b.width;
+    this.#check(same, op, path, `${aName} is ${text(a)} but ${bName} is ${text(b)}`);
+  }
+
+  #check(condition: boolean, op: string, path: string, what: string): asserts condition {
+    if (condition) return;
+    throw new PagodaError("ERR_INTERNAL", `[${path}] ${op}: ${what}`, {
+      details: { step: path, op },
+    });
+  }
+}
+
+export function createGraph(): Graph {
+  return new Graph();
+}
+
+function text(x: Tensor): string {
+  return `[${x.rows}, ${x.width}]`;
+}

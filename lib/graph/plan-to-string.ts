@@ -1,0 +1,59 @@
+import { opSpecs } from "./ops.js";
+import type { Operand, Plan, PlanStep, PlanWeight } from "./plan.js";
+
+/**
+ * The plan as text, one line a weight, KV layer and step, for people and for snapshots. An operand reads
+ * `[rows, width] @offset` with the arena offset in bytes, and `/stride` where rows are not contiguous.
+ */
+export function planToString(plan: Plan): string {
+  const { maxTokens, maxOutputs, arenaBytes } = plan;
+  return [
+    `plan: tokens <= ${maxTokens}, outputs <= ${maxOutputs}, arena ${arenaBytes} bytes`,
+    "weights",
+    ...plan.weights.map((weight, index) => `  #${index} ${weightLine(weight)}`),
+    "kv cache",
+    ...plan.kvLayers.map((kv, layer) => `  ${layer}: ${kv.numKvHeads} heads of ${kv.headDim}`),
+    "steps",
+    ...plan.steps.map((step) => `  ${stepLine(step)}`),
+    `logits ${operandText(plan.logits)}`,
+    "",
+  ].join("\n");
+}
+
+function weightLine({ name, kind, rows, cols, dtype, source }: PlanWeight): string {
+  const parts = "data" in source ? "constant" : source.parts.map(partText).join(" + ");
+  return `${name}: ${kind} [${rows}, ${cols}] ${dtype} = ${parts}`;
+}
+
+function partText(part: {
+  tensor: string;
+  shape: readonly number[];
+  rowStart: number;
+  rows: number;
+}): string {
+  const whole = part.shape.length === 1 || part.rows === part.shape[0];
+  return whole ? part.tensor : `${part.tensor}[${part.rowStart}:${part.rowStart + part.rows}]`;
+}
+
+function stepLine(step: PlanStep): string {
+  const spec = opSpecs[step.op];
+  const operands = [
+    ...step.inputs.map((input, index) => `${spec.inputs[index]} ${operandText(input)}`),
+    ...step.weights.flatMap((weight, index) =>
+      weight === undefined ? [] : `${spec.weights[index]?.replace("?", "")} #${weight}`,
+    ),
+    ...Object.entries(step.attributes).map(([name, value]) => `${name}=${numberText(value)}`),
+  ];
+  const output = step.output === undefined ? "" : ` -> ${operandText(step.output)}`;
+  return `${step.name}: ${step.op}(${operands.join(", ")})${output}`;
+}
+
+function operandText({ offset, rows, width, rowStride }: Operand): string {
+  const stride = rowStride === width ? "" : `/${rowStride}`;
+  return `[${rows}, ${width}] @${offset}${stride}`;
+}
+
+/** At most seven digits: attributes are single precision in the end. */
+function numberText(value: number): string {
+  return String(Number(value.toPrecision(7)));
+}

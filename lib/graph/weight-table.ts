@@ -1,0 +1,57 @@
+import type { PlanWeight, WeightKind, WeightPart } from "./plan.js";
+
+/** A weight of a graph, in its logical shape `[rows, cols]`; vectors are `[1, cols]`. */
+export interface Weight {
+  /** Into {@link WeightTable.all}; tied weights share one. */
+  readonly index: number;
+  /** The name it was asked for by, which names the step that uses it. */
+  readonly name: string;
+  readonly rows: number;
+  readonly cols: number;
+}
+
+/** A weight before its dtype is chosen. */
+export type GraphWeight = Omit<PlanWeight, "dtype">;
+
+/** The weights of one graph. Equal parts of a checkpoint (a tied embedding) are one weight. */
+export class WeightTable {
+  readonly #weights: GraphWeight[] = [];
+  readonly #indexBySource = new Map<string, number>();
+
+  get all(): readonly GraphWeight[] {
+    return this.#weights;
+  }
+
+  /** Rows of checkpoint tensors, stacked. A table that is asked for again as a matrix becomes a matrix. */
+  rows(kind: "matrix" | "table", name: string, parts: readonly WeightPart[], cols: number): Weight {
+    const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+    const key = `rows ${JSON.stringify(parts)}`;
+    const index = this.#find(key, { name, kind, rows, cols, source: { parts } });
+    const found = this.#weights[index] as GraphWeight;
+    if (kind === "matrix" && found.kind === "table") this.#weights[index] = { ...found, kind };
+    return { index, name, rows, cols };
+  }
+
+  /** One-dimensional checkpoint tensors, joined. */
+  vector(name: string, parts: readonly WeightPart[]): Weight {
+    const cols = parts.reduce((sum, part) => sum + (part.shape[0] ?? 0), 0);
+    const key = `vector ${JSON.stringify(parts)}`;
+    const index = this.#find(key, { name, kind: "vector", rows: 1, cols, source: { parts } });
+    return { index, name, rows: 1, cols };
+  }
+
+  /** Data known now, `[rows, data.length / rows]`. */
+  constant(kind: WeightKind, name: string, data: Float32Array, rows: number): Weight {
+    const cols = data.length / rows;
+    const index = this.#weights.push({ name, kind, rows, cols, source: { data } }) - 1;
+    return { index, name, rows, cols };
+  }
+
+  #find(key: string, weight: GraphWeight): number {
+    const known = this.#indexBySource.get(key);
+    if (known !== undefined) return known;
+    const index = this.#weights.push(weight) - 1;
+    this.#indexBySource.set(key, index);
+    return index;
+  }
+}

@@ -1,0 +1,30 @@
+import { compile, type CompileOptions } from "../graph/compile.js";
+import { createGraph, type Graph, type Tensor } from "../graph/graph.js";
+import type { Plan } from "../graph/plan.js";
+import type { DecoderConfig } from "./fields.js";
+
+/** A model whose config was read and checked: what an engine needs to know of it, and how to build its graph. */
+export interface ModelDefinition {
+  /** Hugging Face architecture name, e.g. `LlamaForCausalLM`. */
+  readonly architecture: string;
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly numLayers: number;
+  readonly maxPositionEmbeddings: number;
+  /** Adds the model's steps to an empty graph and returns the logits `[outputs, vocabSize]`. */
+  build(graph: Graph): Tensor;
+}
+
+/** What a family makes of a config: the fields it read, and its graph. */
+export interface Family {
+  readonly config: DecoderConfig;
+  /** As {@link ModelDefinition.build}. */
+  readonly build: (graph: Graph) => Tensor;
+}
+
+/** The plan of a model: its graph with `sample` at the end, compiled. */
+export function compileModel(model: ModelDefinition, options: CompileOptions): Plan {
+  const graph = createGraph();
+  graph.sample(model.build(graph));
+  return compile(graph, options);
+}

@@ -1,0 +1,66 @@
+import { describe, PagodaError } from "../errors.js";
+import { architecture as architectureOf, type ConfigReader } from "../loading/config.js";
+import { unsupported } from "./fields.js";
+import { gemma3 } from "./gemma3.js";
+import { llama } from "./llama.js";
+import { mistral } from "./mistral.js";
+import type { Family, ModelDefinition } from "./model-definition.js";
+import { phi3 } from "./phi3.js";
+import { qwen2 } from "./qwen2.js";
+import { qwen3 } from "./qwen3.js";
+
+const families: ReadonlyMap<string, (config: ConfigReader) => Family> = new Map([
+  ["LlamaForCausalLM", llama],
+  ["MistralForCausalLM", mistral],
+  ["Qwen2ForCausalLM", qwen2],
+  ["Qwen3ForCausalLM", qwen3],
+  ["Phi3ForCausalLM", phi3],
+  ["Gemma3ForCausalLM", gemma3],
+]);
+
+/** Hugging Face names of the architectures that can be run. */
+export const architectures: readonly string[] = [...families.keys()];
+
+/**
+ * Reads the config of a model and checks it as a whole, before anything is allocated.
+ * @throws PagodaError ERR_MODEL_UNSUPPORTED (architecture or feature, `details.supported` lists what is known),
+ *   ERR_CONFIG_INVALID (`details.field` names the field)
+ */
+export function defineModel(config: ConfigReader): ModelDefinition {
+  const architecture = architectureOf(config);
+  const family = families.get(architecture);
+  if (family === undefined) throw unknownArchitecture(config, architecture);
+  refuseUnsupported(config);
+  const { config: c, build } = family(config);
+  return {
+    architecture,
+    vocabSize: c.vocab_size,
+    hiddenSize: c.hidden_size,
+    numLayers: c.num_hidden_layers,
+    maxPositionEmbeddings: c.max_position_embeddings,
+    build,
+  };
+}
+
+function unknownArchitecture(config: ConfigReader, architecture: string): PagodaError {
+  const message = `${config.file}: the architecture ${describe(architecture)} is not supported`;
+  return new PagodaError("ERR_MODEL_UNSUPPORTED", `${message}; supported: ${architectures.join(", ")}`, {
+    details: { architecture, supported: architectures },
+  });
+}
+
+/** Fields that change what a model computes, and that no family here has. */
+const unsupportedFields: Readonly<Record<string, string>> = {
+  quantization_config: "quantized weights",
+  num_experts: "a mixture of experts",
+  num_local_experts: "a mixture of experts",
+  n_routed_experts: "a mixture of experts",
+  is_encoder_decoder: "an encoder",
+  add_cross_attention: "cross attention",
+};
+
+function refuseUnsupported(config: ConfigReader): void {
+  for (const [field, feature] of Object.entries(unsupportedFields)) {
+    if (config.raw(field)) throw unsupported(config, `${feature} (\`${field}\`)`);
+  }
+}

@@ -1,0 +1,165 @@
+import { createRequire } from "node:module";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import type { StepInput } from "./engine/step.js";
+import { PagodaError } from "./errors.js";
+import type { Plan } from "./graph/plan.js";
+
+/** The whole surface of the native addon. Nothing but this file touches the .node file. */
+export interface NativeAddon {
+  /** Version of native/backend.h. */
+  readonly abiVersion: number;
+  /** Op name to the names of its attributes, as the plan runner reads them. */
+  readonly ops: Readonly<Record<string, readonly string[]>>;
+  /** Looks for backends: "cpu" is built in; `plugins` are paths of shared libraries. Never throws for a bad plug-in. */
+  backends(plugins: readonly string[]): BackendReport[];
+  readonly NativeEngine: new (options: NativeEngineOptions, onWake: () => void) => NativeEngine;
+}
+
+/** A backend and whether it can be used here. */
+export interface BackendReport {
+  readonly name: string;
+  readonly available: boolean;
+  /** Why it is not available. */
+  readonly reason?: string;
+  readonly deviceCount: number;
+  /** Path of the plug-in; absent for the built-in one. */
+  readonly path?: string;
+}
+
+export interface NativeEngineOptions {
+  /** "cpu", or the path of a plug-in. */
+  readonly backend: string;
+  /** Device index. */
+  readonly device: number;
+  /** CPU workers; 0: as many as the machine has cores. */
+  readonly threads: number;
+  /** Instruction set by name, for tests; "": the best. */
+  readonly isa: string;
+}
+
+export interface DeviceInfo {
+  readonly backend: string;
+  readonly name: string;
+  /** Instruction set or compute capability in use. */
+  readonly isa: string;
+  /** Bytes. */
+  readonly totalMemory: number;
+  /** Bytes, when the device was opened. */
+  readonly availableMemory: number;
+  /** Workers of a CPU device, else 0. */
+  readonly threads: number;
+}
+
+export interface KvCacheOptions {
+  /** Blocks, the null block included; at least 2. */
+  readonly numBlocks: number;
+  /** Tokens a block, 1 to 256. */
+  readonly blockSize: number;
+  readonly dtype: "f32" | "bf16";
+}
+
+/** A weight, or some of its rows, in a file. */
+export interface NativeWeightPart {
+  readonly file: string;
+  /** Bytes from the start of the file. */
+  readonly offset: number;
+  readonly dtype: "F32" | "BF16" | "F16";
+  /** First row of the weight that this part fills; the parts of a vector are joined in order. */
+  readonly rowStart: number;
+  /** Rows of `cols` elements each; elements where the weight is a vector. */
+  readonly rows: number;
+}
+
+/**
+ * One device, one plan, one engine thread. Methods that are marked "Job" queue work on that thread and return the job's id
+ * at once; its end comes through `onWake` and `drain`. Bad input throws an Error whose `code` is one of PagodaError's.
+ */
+export interface NativeEngine {
+  /** Undefined until the job of `openDevice` is done. */
+  readonly device: DeviceInfo | undefined;
+  /** Job, the first one: opens the device. */
+  openDevice(): number;
+  /** Job: what `plan` needs on this device. Values: weights, arena and one KV block over all layers, in bytes, (low, high) each. */
+  measure(plan: Plan, kv: Omit<KvCacheOptions, "numBlocks">): number;
+  /** Job, once: checks the plan, then allocates arena, KV cache and weights. */
+  open(plan: Plan, kv: KvCacheOptions, maxRequests: number): number;
+  /** Job: reads the parts from their files and packs them. */
+  loadWeight(index: number, parts: readonly NativeWeightPart[]): number;
+  /** Job: packs constant data, float32 [rows, cols]. The data is copied at once. */
+  setWeight(index: number, data: Float32Array): number;
+  /** Job: runs the plan. Values: S (token, finite) pairs. The inputs are copied at once. */
+  step(input: StepInput): number;
+  /** Job: runs the plan but for sampling. Floats: logits [S, vocabSize]. */
+  stepLogits(input: StepInput): number;
+  /** Job: copies `data` into the arena at `offset` bytes (for tests and single kernels). */
+  writeArena(offset: number, data: Float32Array): number;
+  /** Job: Floats: `length` elements of the arena from `offset` bytes. */
+  readArena(offset: number, length: number): number;
+  /** Job: fills arena and KV cache with NaN, so that a read of anything unwritten shows. */
+  poison(): number;
+  /** Job: switches profiling. Floats: nanoseconds of each plan step in the last profiled run. */
+  profile(on: boolean): number;
+  /** Job, the last one: jobs still queued fail with ERR_CLOSED, memory is freed. `join` must follow once it is drained. */
+  close(): number;
+  /**
+   * Moves ended jobs into `into` as [job, failed, count, ...count values] while they fit and returns the words written;
+   * call it until it returns 0. `into` must hold the largest step: 3 + 2 S words.
+   */
+  drain(into: Int32Array): number;
+  /** Why a drained job failed; once a job. */
+  takeError(job: number): { readonly code: string; readonly message: string };
+  /** Floats of a drained job; once a job. */
+  takeFloats(job: number): Float32Array;
+  /** Whether waiting for jobs keeps the process alive; it does not at first. */
+  ref(): void;
+  unref(): void;
+  /** Frees the thread and the wake. Only after close. */
+  join(): void;
+}
+
+/** Folder of package.json, from `lib` and from `dist` alike. */
+export const packageRoot: string = path.join(path.dirname(fileURLToPath(import.meta.url)), "..");
+
+/** What the prebuilt addon was linked against; the same figure as in package.json "config". */
+const minimumGlibc = "2.34";
+
+/** Loads the addon: a local build, else the prebuilt binary of this package. */
+export function loadNative(): NativeAddon {
+  const require = createRequire(import.meta.url);
+  try {
+    return (require("node-gyp-build") as (directory: string) => NativeAddon)(packageRoot);
+  } catch (cause) {
+    const where = `${process.platform}-${process.arch}, Node ${process.versions.node}`;
+    throw new PagodaError(
+      "ERR_NATIVE_NOT_FOUND",
+      `${reasonNotLoaded()} (${where}). Build it here: npx pagoda build`,
+      { cause, details: { platform: process.platform, arch: process.arch } },
+    );
+  }
+}
+
+/** Most likely reason why no addon could be loaded. */
+function reasonNotLoaded(): string {
+  if (process.platform !== "linux") return "No native addon for this platform was found";
+  const glibc = glibcVersion();
+  if (glibc === undefined) {
+    return `No glibc found (musl?); the prebuilt addon needs glibc ${minimumGlibc}`;
+  }
+  return olderThan(glibc, minimumGlibc)
+    ? `glibc ${glibc} is older than ${minimumGlibc}, which the prebuilt addon needs`
+    : "No native addon could be loaded";
+}
+
+function glibcVersion(): string | undefined {
+  // Without this the report resolves network names.
+  (process.report as { excludeNetwork?: boolean }).excludeNetwork = true;
+  const report = process.report.getReport() as { header?: { glibcVersionRuntime?: string } };
+  return report.header?.glibcVersionRuntime;
+}
+
+function olderThan(version: string, minimum: string): boolean {
+  const [a = 0, b = 0] = version.split(".").map(Number);
+  const [c = 0, d = 0] = minimum.split(".").map(Number);
+  return a < c || (a === c && b < d);
+}

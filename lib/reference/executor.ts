@@ -1,0 +1,125 @@
+import { setImmediate as yieldToEventLoop } from "node:timers/promises";
+import type { Executor, ExecutorLimits } from "../engine/executor.js";
+import type { StepInput, StepOutput } from "../engine/step.js";
+import { validateStep } from "../engine/validate-step.js";
+import { argumentError, assert, PagodaError } from "../errors.js";
+import type { Plan } from "../graph/plan.js";
+import { copyBlocks, createKvCache } from "./kv-cache.js";
+import { rowOf } from "./matrix.js";
+import { operandMatrix, runStep, type Memory } from "./run-step.js";
+
+export interface ReferenceExecutorOptions {
+  readonly plan: Plan;
+  /** Float32 `[rows, cols]` of a weight of the plan; called once for each while the executor is made. */
+  readonly weights: (index: number) => Float32Array;
+  readonly kv: {
+    /** Blocks, the null block included. */
+    readonly numBlocks: number;
+    /** Tokens a block. */
+    readonly blockSize: number;
+  };
+  /** Requests in one step at most. */
+  readonly maxRequests: number;
+}
+
+/**
+ * Runs a plan in plain TypeScript: the definition that native backends are held to, and a way to run engines without a
+ * binary. Activations and KV cache are float32, sums are float64. It gives the event loop a turn after every op.
+ */
+export function createReferenceExecutor(options: ReferenceExecutorOptions): Executor {
+  const { plan, kv, maxRequests } = options;
+  const { maxTokens, maxOutputs, vocabSize } = plan;
+  const limits: ExecutorLimits = { maxTokens, maxRequests, maxOutputs, ...kv, vocabSize };
+  checkInteger("maxRequests", maxRequests, 1);
+  checkInteger("blockSize", kv.blockSize, 1, 256);
+  checkInteger("numBlocks", kv.numBlocks, 2, Math.floor((2 ** 31 - 1) / kv.blockSize));
+  return new ReferenceExecutor(limits, createMemory(options));
+}
+
+function checkInteger(name: string, value: number, min: number, max = 2 ** 20): void {
+  if (Number.isInteger(value) && value >= min && value <= max) return;
+  throw argumentError(name, `an integer in [${min}, ${max}]`, value);
+}
+
+function createMemory({ plan, weights, kv }: ReferenceExecutorOptions): Memory {
+  return {
+    plan,
+    // NaN, so that whatever reads a value that was never written shows.
+    arena: new Float32Array(plan.arenaBytes / Float32Array.BYTES_PER_ELEMENT).fill(NaN),
+    weights: plan.weights.map((weight, index) => {
+      const data = weights(index);
+      assert(
+        data.length === weight.rows * weight.cols,
+        `${weight.name} has ${weight.rows} x ${weight.cols} elements`,
+      );
+      return data;
+    }),
+    caches: plan.kvLayers.map((layer) => createKvCache(layer, kv.numBlocks, kv.blockSize)),
+  };
+}
+
+class ReferenceExecutor implements Executor {
+  readonly limits: ExecutorLimits;
+  /** Undefined once closed. */
+  #memory: Memory | undefined;
+  #running: Promise<unknown> | undefined;
+
+  constructor(limits: ExecutorLimits, memory: Memory) {
+    this.limits = limits;
+    this.#memory = memory;
+  }
+
+  async execute(input: StepInput): Promise<StepOutput> {
+    const output = await this.#exclusive(input, (memory) => runPlan(memory, input));
+    assert(output !== undefined, "a plan ends with `sample`");
+    return output;
+  }
+
+  logits(input: StepInput): Promise<Float32Array> {
+    return this.#exclusive(input, async (memory) => {
+      await runPlan(memory, input, { upTo: "sample" });
+      return readLogits(memory, input);
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#memory = undefined;
+    await this.#running?.catch(() => undefined);
+  }
+
+  /** Checks the input, then runs `work` as the one step under way. */
+  async #exclusive<T>(input: StepInput, work: (memory: Memory) => Promise<T>): Promise<T> {
+    if (this.#memory === undefined) throw new PagodaError("ERR_CLOSED", "The executor is closed");
+    assert(this.#running === undefined, "at most one step is under way");
+    validateStep(input, this.limits);
+    const running = work(this.#memory);
+    this.#running = running;
+    try {
+      return await running;
+    } finally {
+      this.#running = undefined;
+    }
+  }
+}
+
+async function runPlan(
+  memory: Memory,
+  input: StepInput,
+  options: { upTo?: "sample" } = {},
+): Promise<StepOutput | undefined> {
+  for (const cache of memory.caches) copyBlocks(cache, input.blockCopies);
+  let output: StepOutput | undefined;
+  for (const step of memory.plan.steps) {
+    if (step.op === options.upTo) break;
+    output = runStep(memory, step, input) ?? output;
+    await yieldToEventLoop();
+  }
+  return output;
+}
+
+function readLogits({ plan, arena }: Memory, input: StepInput): Float32Array {
+  const logits = operandMatrix(arena, plan.logits, input);
+  const result = new Float32Array(logits.rows * logits.width);
+  for (let row = 0; row < logits.rows; row++) result.set(rowOf(logits, row), row * logits.width);
+  return result;
+}

@@ -1,0 +1,53 @@
+import type { KvLayer } from "../graph/plan.js";
+import { rowOf, type Matrix } from "./matrix.js";
+
+/** The paged KV cache of one layer; `key` and `value` are `[numBlocks, blockSize, numKvHeads, headDim]`. */
+export interface KvCache extends KvLayer {
+  readonly key: Float32Array;
+  readonly value: Float32Array;
+  readonly numBlocks: number;
+  readonly blockSize: number;
+}
+
+/** A cache full of NaN, so that whatever reads a slot that was never written shows. */
+export function createKvCache(layer: KvLayer, numBlocks: number, blockSize: number): KvCache {
+  const length = numBlocks * blockSize * layer.numKvHeads * layer.headDim;
+  const key = new Float32Array(length).fill(NaN);
+  return { ...layer, numBlocks, blockSize, key, value: key.slice() };
+}
+
+/** A view of the vector of one KV head in one slot (= block * blockSize + offset), `[headDim]`. */
+export function cacheRow(
+  cache: KvCache,
+  of: "key" | "value",
+  slot: number,
+  head: number,
+): Float32Array {
+  const start = (slot * cache.numKvHeads + head) * cache.headDim;
+  return cache[of].subarray(start, start + cache.headDim);
+}
+
+/** Writes K and V of each token into its slot. A negative slot is not written. */
+export function cacheWrite(
+  cache: KvCache,
+  key: Matrix, // [tokens, numKvHeads * headDim]
+  value: Matrix, // [tokens, numKvHeads * headDim]
+  slotMapping: Int32Array, // [tokens]
+): void {
+  for (const [token, slot] of slotMapping.entries()) {
+    if (slot < 0) continue;
+    const start = slot * cache.numKvHeads * cache.headDim;
+    cache.key.set(rowOf(key, token), start);
+    cache.value.set(rowOf(value, token), start);
+  }
+}
+
+/** Copies whole blocks, in order: for each pair (from, to), block `from` to block `to`. */
+export function copyBlocks(cache: KvCache, pairs: Int32Array): void {
+  const width = cache.blockSize * cache.numKvHeads * cache.headDim;
+  for (let i = 0; i + 1 < pairs.length; i += 2) {
+    const [from, to] = [pairs[i] as number, pairs[i + 1] as number];
+    cache.key.copyWithin(to * width, from * width, (from + 1) * width);
+    cache.value.copyWithin(to * width, from * width, (from + 1) * width);
+  }
+}

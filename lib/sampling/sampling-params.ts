@@ -1,0 +1,120 @@
+import { getRandomValues } from "node:crypto";
+import { checkInteger, checkNumber } from "../arguments.js";
+import type { SamplingOptions } from "../engine/types.js";
+import { PagodaError } from "../errors.js";
+import type { GenerationDefaults } from "../loading/generation-config.js";
+
+/** How the tokens of one sequence are drawn; all values are in range. */
+export interface SamplingParams {
+  /** 0 is greedy; topK, topP and minP then keep everything. */
+  readonly temperature: number;
+  /** 0 keeps all. */
+  readonly topK: number;
+  /** In (0, 1]. */
+  readonly topP: number;
+  /** In [0, 1]. */
+  readonly minP: number;
+  /** Two uint32 words, low word first. */
+  readonly seed: readonly [number, number];
+}
+
+/** Defaults of the fields that a request leaves out. */
+export type SamplingDefaults = Required<Omit<SamplingOptions, "seed">>;
+
+/** vLLM's defaults. */
+export const neutralSampling: SamplingDefaults = { temperature: 1, topK: 0, topP: 1, minP: 0 };
+
+/** Draws the most probable token. */
+export const greedySampling: SamplingParams = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  seed: [0, 0],
+};
+
+/** Lower temperatures are greedy, as in vLLM. */
+const greedyBelow = 1e-5;
+
+/** Lower temperatures that are not greedy are raised to this, as in vLLM: logits divided by them could overflow. */
+const minTemperature = 0.01;
+
+/** Smallest normal float32: a smaller topP would become 0 in the step's arrays. Both keep one token. */
+const minTopP = 2 ** -126;
+
+/**
+ * Applies defaults and checks ranges. Unset (undefined) fields take `defaults`, and the seed is then random.
+ *
+ * @throws ERR_ARGUMENT naming the parameter, for anything else that is not a number in range: null, strings, NaN.
+ */
+export function resolveSamplingParams(
+  options: Unset<SamplingOptions>,
+  defaults: SamplingDefaults = neutralSampling,
+): SamplingParams {
+  const { temperature, topK, topP, minP } = checkSampling(options, defaults);
+  const seed = resolveSeed(options.seed);
+  if (temperature < greedyBelow) return { ...greedySampling, seed };
+  return {
+    temperature: Math.max(temperature, minTemperature),
+    topK,
+    topP: Math.max(topP, minTopP),
+    minP,
+    seed,
+  };
+}
+
+/**
+ * What generation_config.json sets, over vLLM's defaults. As in vLLM, `do_sample` does not matter: a request asks for
+ * greedy decoding by temperature 0.
+ *
+ * @throws ERR_CONFIG_INVALID where the file's value is out of range.
+ */
+export function samplingDefaults(generation: GenerationDefaults): SamplingDefaults {
+  const { temperature, topK, topP, minP } = generation;
+  try {
+    return checkSampling({ temperature, topK, topP, minP }, neutralSampling);
+  } catch (error) {
+    if (!PagodaError.is(error)) throw error;
+    const message = `generation_config.json: ${error.message}`;
+    const details = { file: "generation_config.json", field: error.details["parameter"] };
+    throw new PagodaError("ERR_CONFIG_INVALID", message, { details, cause: error });
+  }
+}
+
+type Unset<T> = { readonly [K in keyof T]?: T[K] | undefined };
+
+function checkSampling(
+  options: Unset<SamplingOptions>,
+  defaults: SamplingDefaults,
+): SamplingDefaults {
+  const { temperature, topK, topP, minP } = withDefaults(options, defaults);
+  return {
+    temperature: checkNumber("temperature", temperature, { min: 0, max: 100 }),
+    topK: checkInteger("topK", topK, { min: 0, max: 2 ** 31 - 1 }),
+    topP: checkNumber("topP", topP, { min: 0, max: 1, exclusiveMin: true }),
+    minP: checkNumber("minP", minP, { min: 0, max: 1 }),
+  };
+}
+
+/** Only undefined is replaced: null is an error, not a wish for the default. */
+function withDefaults(
+  options: Unset<SamplingOptions>,
+  defaults: SamplingDefaults,
+): SamplingDefaults {
+  const { temperature, topK, topP, minP } = options;
+  return {
+    temperature: temperature === undefined ? defaults.temperature : temperature,
+    topK: topK === undefined ? defaults.topK : topK,
+    topP: topP === undefined ? defaults.topP : topP,
+    minP: minP === undefined ? defaults.minP : minP,
+  };
+}
+
+function resolveSeed(seed: number | undefined): readonly [number, number] {
+  if (seed === undefined) {
+    const [low, high] = getRandomValues(new Uint32Array(2));
+    return [low!, high!];
+  }
+  const checked = checkInteger("seed", seed, { min: 0, max: Number.MAX_SAFE_INTEGER });
+  return [checked >>> 0, Math.floor(checked / 2 ** 32)];
+}

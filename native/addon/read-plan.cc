@@ -1,0 +1,114 @@
+#include "read-plan.h"
+
+#include "js.h"
+
+namespace pagoda {
+
+namespace {
+
+PagodaDtype readDtype(const Napi::Value& value) {
+  const std::string name = readString(value, "dtype");
+  if (name == "f32" || name == "F32") return PAGODA_F32;
+  if (name == "bf16" || name == "BF16") return PAGODA_BF16;
+  if (name == "f16" || name == "F16") return PAGODA_F16;
+  throw Failure(PAGODA_INVALID, "Unknown dtype " + name);
+}
+
+PagodaWeightKind readKind(const Napi::Value& value) {
+  const std::string name = readString(value, "kind");
+  if (name == "matrix") return PAGODA_MATRIX;
+  if (name == "table") return PAGODA_TABLE;
+  if (name == "vector") return PAGODA_VECTOR;
+  throw Failure(PAGODA_INVALID, "Unknown weight kind " + name);
+}
+
+Operand readOperand(const Napi::Value& value) {
+  const Napi::Object object = readObject(value, "operand");
+  const std::string rows = readString(property(object, "rows"), "rows");
+  require(rows == "tokens" || rows == "outputs", "rows must be tokens or outputs");
+  Operand operand;
+  operand.offset = readBytes(object, "offset");
+  operand.rows = rows == "tokens" ? Rows::tokens : Rows::outputs;
+  operand.width = readInt32(object, "width");
+  operand.rowStride = readInt32(object, "rowStride");
+  return operand;
+}
+
+int32_t readWeightIndex(const Napi::Value& value) {
+  if (value.IsUndefined() || value.IsNull()) return PlanStep::kAbsent;
+  return static_cast<int32_t>(readInteger(value, "weight", 0, INT32_MAX));
+}
+
+PlanStep readStep(const Napi::Value& value) {
+  const Napi::Object object = readObject(value, "step");
+  const std::string opName = readString(property(object, "op"), "op");
+  const OpSpec* spec = findOp(opName);
+  require(spec != nullptr, "Unknown op " + opName);
+  PlanStep step{spec->op, readString(property(object, "name"), "name"), {}, {}, {}, {}};
+  const Napi::Array inputs = readArray(property(object, "inputs"), "inputs");
+  for (uint32_t i = 0; i < inputs.Length(); ++i) step.inputs.push_back(readOperand(inputs[i]));
+  if (spec->hasOutput) step.output = readOperand(property(object, "output"));
+  const Napi::Array weights = readArray(property(object, "weights"), "weights");
+  for (uint32_t i = 0; i < weights.Length(); ++i) step.weights.push_back(readWeightIndex(weights[i]));
+  const Napi::Object attributes = readObject(property(object, "attributes"), "attributes");
+  for (const char* name : spec->attributes)
+    step.attributes.push_back(readNumber(property(attributes, name), name));
+  return step;
+}
+
+WeightSpec readWeight(const Napi::Value& value) {
+  const Napi::Object object = readObject(value, "weight");
+  return {readString(property(object, "name"), "name"), readKind(property(object, "kind")),
+          readInt32(object, "rows"), readInt32(object, "cols"), readDtype(property(object, "dtype"))};
+}
+
+KvLayer readKvLayer(const Napi::Value& value) {
+  const Napi::Object object = readObject(value, "kvLayer");
+  return {readInt32(object, "numKvHeads"), readInt32(object, "headDim")};
+}
+
+WeightPart readPart(const Napi::Value& value) {
+  const Napi::Object object = readObject(value, "part");
+  return {readString(property(object, "file"), "file"), readBytes(object, "offset"),
+          readDtype(property(object, "dtype")), readInt32(object, "rowStart"), readInt32(object, "rows")};
+}
+
+template <typename T>
+std::vector<T> readList(const Napi::Object& object, const char* name, T (*read)(const Napi::Value&)) {
+  const Napi::Array array = readArray(property(object, name), name);
+  std::vector<T> list;
+  list.reserve(array.Length());
+  for (uint32_t i = 0; i < array.Length(); ++i) list.push_back(read(array[i]));
+  return list;
+}
+
+}  // namespace
+
+PlanSpec readPlan(const Napi::Value& value) {
+  const Napi::Object object = readObject(value, "plan");
+  PlanSpec plan;
+  plan.steps = readList(object, "steps", readStep);
+  plan.weights = readList(object, "weights", readWeight);
+  plan.kvLayers = readList(object, "kvLayers", readKvLayer);
+  plan.arenaBytes = readBytes(object, "arenaBytes");
+  plan.maxTokens = readInt32(object, "maxTokens");
+  plan.maxOutputs = readInt32(object, "maxOutputs");
+  plan.vocabSize = readInt32(object, "vocabSize");
+  plan.logits = readOperand(property(object, "logits"));
+  return plan;
+}
+
+KvOptions readKvOptions(const Napi::Value& value, bool needsBlocks) {
+  const Napi::Object object = readObject(value, "kv");
+  const int32_t numBlocks = needsBlocks ? readInt32(object, "numBlocks") : 0;
+  return {numBlocks, readInt32(object, "blockSize"), readDtype(property(object, "dtype"))};
+}
+
+std::vector<WeightPart> readWeightParts(const Napi::Value& value) {
+  const Napi::Array array = readArray(value, "parts");
+  std::vector<WeightPart> parts;
+  for (uint32_t i = 0; i < array.Length(); ++i) parts.push_back(readPart(array[i]));
+  return parts;
+}
+
+}  // namespace pagoda

@@ -1,0 +1,282 @@
+/* The contract between the engine and a backend: op parameters and one table of function pointers.
+ *
+ * lib/ decides, native/ computes, and this file is the only wall between them. It is plain C, so that a
+ * plug-in built by another compiler (CUDA, Ascend) can implement it. The layout is internal: both sides
+ * compare `abiVersion` and `structSize`, and there is no compatibility between versions.
+ *
+ * Rules
+ * - Every function that can fail returns a PagodaStatus and, unless it is PAGODA_OK, writes a sentence to
+ *   `error`. Nothing aborts, exits or throws across this wall.
+ * - `void*` fields are device addresses: only the backend dereferences them. Addresses inside one
+ *   allocation may be offset. Counts, sizes and scalars are host values.
+ * - Ops and copies are queued in order; their result is visible to the host after `synchronize`.
+ * - One thread at a time drives a device.
+ * - All tensors are two-dimensional, [rows, width], rows being tokens or outputs; heads are attributes.
+ * - Batch invariance: a row of an output depends on nothing but its own inputs and its absolute position;
+ *   the order of every reduction is fixed by the position alone.
+ */
+#ifndef PAGODA_BACKEND_H
+#define PAGODA_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PAGODA_ABI_VERSION 1u
+#define PAGODA_ERROR_LENGTH 256
+
+typedef enum PagodaStatus {
+  PAGODA_OK = 0,
+  PAGODA_INVALID = 1,       /* a parameter is out of range: a bug of the caller */
+  PAGODA_OUT_OF_MEMORY = 2, /* device or host memory could not be allocated */
+  PAGODA_UNAVAILABLE = 3,   /* no such device, no driver */
+  PAGODA_UNSUPPORTED = 4,   /* dtype, shape or feature that this backend does not have */
+  PAGODA_FAILED = 5,        /* the device reported an error; it may be unusable from now on */
+  PAGODA_IO = 6             /* a file could not be read; used by the loader, not by backends */
+} PagodaStatus;
+
+typedef struct PagodaError {
+  char message[PAGODA_ERROR_LENGTH]; /* NUL-terminated */
+} PagodaError;
+
+typedef enum PagodaDtype { PAGODA_F32 = 0, PAGODA_BF16 = 1, PAGODA_F16 = 2 } PagodaDtype;
+
+/* Activations: [rows, width], row r at data + r * rowStride elements. A column range of a tensor is again one. */
+typedef struct PagodaTensor {
+  void* data;
+  int32_t rows;
+  int32_t width;
+  int64_t rowStride; /* elements, >= width */
+  PagodaDtype dtype;
+} PagodaTensor;
+
+typedef enum PagodaWeightKind {
+  PAGODA_MATRIX = 0, /* [rows = outputs, cols = inputs]: linear, and embed when tied to it */
+  PAGODA_TABLE = 1,  /* [rows, cols], only ever read a row at a time: embed */
+  PAGODA_VECTOR = 2  /* [1, cols], always f32: norm weights, biases, rope frequencies */
+} PagodaWeightKind;
+
+/* A weight in device memory, in a layout that only the backend knows (it follows from the other fields). */
+typedef struct PagodaWeight {
+  void* data; /* NULL: absent */
+  PagodaWeightKind kind;
+  int32_t rows;
+  int32_t cols;
+  PagodaDtype dtype;
+} PagodaWeight;
+
+/* One layer of the paged KV cache: numBlocks blocks of blockSize tokens, layout private to the backend. */
+typedef struct PagodaKvCache {
+  void* data; /* numBlocks * kvBlockBytes bytes */
+  int32_t numBlocks;
+  int32_t blockSize; /* tokens */
+  int32_t numKvHeads;
+  int32_t headDim;
+  PagodaDtype dtype;
+} PagodaKvCache;
+
+/* The ragged batch of one step: R requests, T scheduled tokens (T = queryStartLoc[R]). */
+typedef struct PagodaBatch {
+  int32_t numRequests;          /* R */
+  int32_t numTokens;            /* T */
+  int32_t maxBlocks;            /* row length of blockTable */
+  int32_t maxQueryLen;          /* largest number of tokens of one request in this step */
+  int32_t maxSeqLen;            /* largest of seqLens */
+  const int32_t* queryStartLoc; /* device [R + 1] */
+  const int32_t* seqLens;       /* device [R], context length after this step */
+  const int32_t* blockTable;    /* device [R, maxBlocks] */
+} PagodaBatch;
+
+/* ---- op parameters ---------------------------------------------------------------------------------- */
+
+/* out[t] = table[tokenIds[t]] * scale */
+typedef struct PagodaEmbed {
+  PagodaTensor out;        /* [T, hidden] */
+  const int32_t* tokenIds; /* device [T], each in [0, table.rows) */
+  PagodaWeight table;      /* [vocab, hidden], PAGODA_TABLE or PAGODA_MATRIX */
+  float scale;
+} PagodaEmbed;
+
+/* For each row and each group of groupWidth columns: out = x / sqrt(mean(x^2) + eps) * (weight + weightOffset).
+ * groupWidth = width for a layer norm, headDim for query/key norms. out may be x itself. */
+typedef struct PagodaRmsNorm {
+  PagodaTensor out;    /* [rows, width] */
+  PagodaTensor x;      /* [rows, width] */
+  PagodaWeight weight; /* [groupWidth] */
+  int32_t groupWidth;  /* divides width */
+  float eps;
+  float weightOffset; /* 0, or 1 where checkpoints store weight - 1 (gemma) */
+} PagodaRmsNorm;
+
+/* out = x * weight^T + bias */
+typedef struct PagodaLinear {
+  PagodaTensor out;    /* [rows, N] */
+  PagodaTensor x;      /* [rows, K] */
+  PagodaWeight weight; /* [N, K] PAGODA_MATRIX */
+  PagodaWeight bias;   /* [N], or data NULL */
+} PagodaLinear;
+
+/* Angles of rotary embeddings, once a step: angle = (float)position * frequency[i], rounded to f32, then
+ * out[t][i] = cos(angle) * scaling and out[t][rotaryDim/2 + i] = sin(angle) * scaling, i < rotaryDim/2. */
+typedef struct PagodaRopeTable {
+  PagodaTensor out;         /* [T, rotaryDim], always f32 */
+  const int32_t* positions; /* device [T] */
+  PagodaWeight frequency;   /* [rotaryDim / 2] */
+  float scaling;
+} PagodaRopeTable;
+
+/* Rotates the first rotaryDim columns of each head by the halves rule (x1, x2) -> (x1 c - x2 s, x2 c + x1 s), where
+ * x2 stands rotaryDim/2 behind x1; with interleaved != 0, x2 stands next to x1. Other columns are copied. out may be x. */
+typedef struct PagodaRope {
+  PagodaTensor out;   /* [T, heads * headDim] */
+  PagodaTensor x;     /* [T, heads * headDim] */
+  PagodaTensor table; /* [T, rotaryDim] of ropeTable */
+  int32_t headDim;
+  int32_t rotaryDim; /* even, <= headDim */
+  int32_t interleaved;
+} PagodaRope;
+
+/* Writes K and V of each token into its slot = block * blockSize + offset. A negative slot is not written. */
+typedef struct PagodaCacheWrite {
+  PagodaTensor key;   /* [T, numKvHeads * headDim] */
+  PagodaTensor value; /* [T, numKvHeads * headDim] */
+  PagodaKvCache cache;
+  const int32_t* slotMapping; /* device [T] */
+} PagodaCacheWrite;
+
+/* Copies whole blocks, in order: for each pair, block pairs[2 c] to block pairs[2 c + 1]. */
+typedef struct PagodaCopyBlocks {
+  PagodaKvCache cache;
+  const int32_t* pairs; /* device [numPairs, 2] */
+  int32_t numPairs;
+} PagodaCopyBlocks;
+
+/* Causal paged attention; prefill, chunk and decode are one op. Token j of request r (j < query length q) has
+ * position p = seqLens[r] - q + j and attends to positions max(0, p - slidingWindow + 1) .. p, read through the block
+ * table. Query head h uses KV head h / (numHeads / numKvHeads). score = q . k * scale, then, if softcap > 0,
+ * softcap * tanh(score / softcap); softmax; weighted sum of V. Tiled online softmax (Milakov and Gimelshein 2018,
+ * arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135). */
+typedef struct PagodaAttention {
+  PagodaTensor out;   /* [T, numHeads * headDim] */
+  PagodaTensor query; /* [T, numHeads * headDim] */
+  PagodaKvCache cache;
+  PagodaBatch batch;
+  int32_t numHeads; /* multiple of cache.numKvHeads */
+  float scale;
+  int32_t slidingWindow; /* tokens, 0: none */
+  float softcap;         /* 0: none */
+} PagodaAttention;
+
+typedef enum PagodaActivation { PAGODA_SILU = 0, PAGODA_GELU_TANH = 1, PAGODA_GELU = 2 } PagodaActivation;
+
+/* out = activation(gate) * up */
+typedef struct PagodaGatedActivation {
+  PagodaTensor out;  /* [rows, width] */
+  PagodaTensor gate; /* [rows, width] */
+  PagodaTensor up;   /* [rows, width] */
+  PagodaActivation activation;
+} PagodaGatedActivation;
+
+/* out = a + b. out may be a or b. */
+typedef struct PagodaAdd {
+  PagodaTensor out; /* [rows, width] */
+  PagodaTensor a;
+  PagodaTensor b;
+} PagodaAdd;
+
+/* out[s] = x[rows[s]] */
+typedef struct PagodaTakeRows {
+  PagodaTensor out;    /* [S, width] */
+  PagodaTensor x;      /* [T, width] */
+  const int32_t* rows; /* device [S], each in [0, T) */
+} PagodaTakeRows;
+
+/* Draws one token a row. temperature 0: argmax, lowest index among equals. Otherwise logits are divided by the temperature,
+ * then minP (drop p < minP * max p), topK (keep all >= the k-th value; 0: all), topP (smallest set of most probable tokens
+ * whose sum reaches topP) are applied in this order, and the token is argmax(p_i / e_i), e_i = -log(u_i) (the exponential
+ * race), u_i from Philox4x32-10 (Salmon et al. 2011) with key = seed and counter = (i / 4, position, 0, 0), lane i % 4,
+ * u = ((x >> 8) + 0.5) / 2^24. A row with a NaN, a +Inf, or nothing but -Inf is reported as not finite. */
+typedef struct PagodaSample {
+  PagodaTensor logits;         /* [S, vocab], f32; may be overwritten */
+  const float* temperature;    /* device [S], >= 0 */
+  const int32_t* topK;         /* device [S], 0: all */
+  const float* topP;           /* device [S], (0, 1] */
+  const float* minP;           /* device [S], [0, 1] */
+  const uint32_t* seed;        /* device [S, 2], low word first */
+  const int32_t* position;     /* device [S], absolute position of the token that is drawn */
+  int32_t* tokens;             /* device [S], result */
+  int32_t* finite;             /* device [S], result: 1, or 0 where the row is not finite (its token is then 0) */
+} PagodaSample;
+
+/* ---- the table -------------------------------------------------------------------------------------- */
+
+typedef struct PagodaDevice PagodaDevice; /* opaque */
+
+typedef struct PagodaDeviceInfo {
+  char name[96];
+  char isa[32];             /* instruction set or compute capability in use */
+  uint64_t totalMemory;     /* bytes */
+  uint64_t availableMemory; /* bytes, at the time of the call */
+  int32_t threads;          /* workers of a CPU device, else 0 */
+} PagodaDeviceInfo;
+
+typedef struct PagodaDeviceOptions {
+  int32_t device;  /* index, < deviceCount */
+  int32_t threads; /* CPU workers, 0: choose */
+  const char* isa; /* NULL: best available; else its name, for tests */
+} PagodaDeviceOptions;
+
+typedef struct PagodaBackend {
+  uint32_t abiVersion; /* PAGODA_ABI_VERSION */
+  uint32_t structSize; /* sizeof(PagodaBackend) */
+  const char* name;    /* "cpu", "cuda", "ascend" */
+
+  /* Number of usable devices; PAGODA_UNAVAILABLE with the reason where there is none. */
+  PagodaStatus (*deviceCount)(int32_t* count, PagodaError* error);
+  PagodaStatus (*openDevice)(const PagodaDeviceOptions* options, PagodaDevice** device, PagodaError* error);
+  void (*closeDevice)(PagodaDevice* device);
+  PagodaStatus (*deviceInfo)(PagodaDevice* device, PagodaDeviceInfo* info, PagodaError* error);
+
+  /* Memory. Addresses are aligned to 256 bytes at least; contents are undefined. `release` takes NULL. */
+  PagodaStatus (*allocate)(PagodaDevice* device, uint64_t bytes, void** address, PagodaError* error);
+  void (*release)(PagodaDevice* device, void* address);
+  /* The source may be reused once copyToDevice returns; the destination of copyToHost is filled after synchronize. */
+  PagodaStatus (*copyToDevice)(PagodaDevice* device, void* to, const void* from, uint64_t bytes, PagodaError* error);
+  PagodaStatus (*copyToHost)(PagodaDevice* device, void* to, const void* from, uint64_t bytes, PagodaError* error);
+  PagodaStatus (*fill)(PagodaDevice* device, void* to, uint8_t value, uint64_t bytes, PagodaError* error);
+  PagodaStatus (*synchronize)(PagodaDevice* device, PagodaError* error);
+
+  /* Weights: bytes of the packed form (data is ignored), then rows [rowStart, rowStart + rows) at a time, any
+   * order, each row once. `source` is host memory, row-major [rows, weight.cols] of sourceDtype. */
+  PagodaStatus (*weightBytes)(PagodaDevice* device, const PagodaWeight* weight, uint64_t* bytes, PagodaError* error);
+  PagodaStatus (*prepareWeight)(PagodaDevice* device, const PagodaWeight* weight, int32_t rowStart, int32_t rows,
+                                const void* source, PagodaDtype sourceDtype, PagodaError* error);
+  /* Bytes of one block of one layer (data and numBlocks are ignored). */
+  PagodaStatus (*kvBlockBytes)(PagodaDevice* device, const PagodaKvCache* cache, uint64_t* bytes, PagodaError* error);
+
+  /* Ops; NULL where the backend lacks one. */
+  PagodaStatus (*embed)(PagodaDevice* device, const PagodaEmbed* op, PagodaError* error);
+  PagodaStatus (*rmsNorm)(PagodaDevice* device, const PagodaRmsNorm* op, PagodaError* error);
+  PagodaStatus (*linear)(PagodaDevice* device, const PagodaLinear* op, PagodaError* error);
+  PagodaStatus (*ropeTable)(PagodaDevice* device, const PagodaRopeTable* op, PagodaError* error);
+  PagodaStatus (*rope)(PagodaDevice* device, const PagodaRope* op, PagodaError* error);
+  PagodaStatus (*cacheWrite)(PagodaDevice* device, const PagodaCacheWrite* op, PagodaError* error);
+  PagodaStatus (*copyBlocks)(PagodaDevice* device, const PagodaCopyBlocks* op, PagodaError* error);
+  PagodaStatus (*attention)(PagodaDevice* device, const PagodaAttention* op, PagodaError* error);
+  PagodaStatus (*gatedActivation)(PagodaDevice* device, const PagodaGatedActivation* op, PagodaError* error);
+  PagodaStatus (*add)(PagodaDevice* device, const PagodaAdd* op, PagodaError* error);
+  PagodaStatus (*takeRows)(PagodaDevice* device, const PagodaTakeRows* op, PagodaError* error);
+  PagodaStatus (*sample)(PagodaDevice* device, const PagodaSample* op, PagodaError* error);
+} PagodaBackend;
+
+/* The one exported symbol of a plug-in. */
+#define PAGODA_BACKEND_ENTRY "pagodaBackend"
+typedef const PagodaBackend* (*PagodaBackendEntry)(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,60 @@
+#include "isa.h"
+
+namespace pagoda {
+
+#if defined(__x86_64__)
+
+namespace avx512 {
+extern const KernelTable kKernels;
+}
+namespace avx2 {
+extern const KernelTable kKernels;
+}
+namespace base {
+extern const KernelTable kKernels;
+}
+
+namespace {
+
+// Exactly what the files of the two sets are compiled with (CMakeLists.txt).
+bool hasAvx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
+}
+bool hasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+}  // namespace
+
+size_t listIsas(Isa* isas, size_t capacity) {
+  __builtin_cpu_init();
+  const Isa all[] = {{&avx512::kKernels, hasAvx512()}, {&avx2::kKernels, hasAvx2()}, {&base::kKernels, true}};
+  size_t count = 0;
+  for (const Isa& isa : all) {
+    if (count < capacity) isas[count++] = isa;
+  }
+  return count;
+}
+
+#else
+
+#if defined(__aarch64__)
+namespace neon {
+extern const KernelTable kKernels;
+}
+namespace only = neon;
+#else
+namespace base {
+extern const KernelTable kKernels;
+}
+namespace only = base;
+#endif
+
+size_t listIsas(Isa* isas, size_t capacity) {
+  if (capacity > 0) isas[0] = {&only::kKernels, true};
+  return capacity > 0 ? 1 : 0;
+}
+
+#endif
+
+}  // namespace pagoda

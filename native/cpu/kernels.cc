@@ -1,0 +1,26 @@
+#include "isa-kernels.h"
+
+#define PAGODA_TEXT(name) #name
+#define PAGODA_NAME_OF(name) PAGODA_TEXT(name)
+
+namespace pagoda::PAGODA_ISA {
+
+extern const KernelTable kKernels;
+const KernelTable kKernels = {
+    .isa = PAGODA_NAME_OF(PAGODA_ISA),
+    .panelWidth = kPanelWidth,
+    .linearScratch = linearScratch,
+    .attentionScratch = attentionScratch,
+    .embed = embed,
+    .rmsNorm = rmsNorm,
+    .linear = linear,
+    .rope = rope,
+    .cacheWrite = cacheWrite,
+    .copyBlocks = copyBlocks,
+    .attention = attention,
+    .gatedActivation = gatedActivation,
+    .add = add,
+    .takeRows = takeRows,
+};
+
+}  // namespace pagoda::PAGODA_ISA

@@ -1,0 +1,50 @@
+// One table of kernels an instruction set; backend.cc picks one when a device is opened.
+#ifndef PAGODA_CPU_KERNELS_H
+#define PAGODA_CPU_KERNELS_H
+
+#include <stdint.h>
+
+#include "../backend.h"
+
+namespace pagoda {
+
+class ThreadPool;
+
+// What a kernel may use besides its operands.
+struct KernelContext {
+  ThreadPool* pool;
+  void* scratch;  // as many bytes as the kernel's scratch function asked for, aligned to 64; contents undefined
+};
+
+// Parameters are checked before a kernel is called (validate.h); kernels cannot fail.
+struct KernelTable {
+  const char* isa;
+  // Outputs a panel of a packed matrix. [rows, cols] is stored as [panel][col][panelWidth] in f32 and as
+  // [panel][col pair][panelWidth][2] in bf16, absent outputs and the column that completes a pair being zero.
+  int32_t panelWidth;
+
+  uint64_t (*linearScratch)(const PagodaLinear& op, int32_t threads);        // bytes
+  uint64_t (*attentionScratch)(const PagodaAttention& op, int32_t threads);  // bytes
+
+  void (*embed)(const KernelContext& context, const PagodaEmbed& op);
+  void (*rmsNorm)(const KernelContext& context, const PagodaRmsNorm& op);
+  void (*linear)(const KernelContext& context, const PagodaLinear& op);
+  void (*rope)(const KernelContext& context, const PagodaRope& op);
+  void (*cacheWrite)(const KernelContext& context, const PagodaCacheWrite& op);
+  void (*copyBlocks)(const KernelContext& context, const PagodaCopyBlocks& op);
+  void (*attention)(const KernelContext& context, const PagodaAttention& op);
+  void (*gatedActivation)(const KernelContext& context, const PagodaGatedActivation& op);
+  void (*add)(const KernelContext& context, const PagodaAdd& op);
+  void (*takeRows)(const KernelContext& context, const PagodaTakeRows& op);
+};
+
+// Element (row, col) of a packed matrix.
+static inline int64_t matrixIndex(const PagodaWeight& weight, int32_t panelWidth, int32_t row, int32_t col) {
+  const int64_t pair = weight.dtype == PAGODA_BF16 ? 2 : 1;
+  const int64_t steps = (weight.cols + pair - 1) / pair;
+  return (((row / panelWidth) * steps + col / pair) * panelWidth + row % panelWidth) * pair + col % pair;
+}
+
+}  // namespace pagoda
+
+#endif

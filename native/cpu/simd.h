@@ -1,0 +1,331 @@
+// The only file that knows an instruction set: one float vector and what the kernels do with it.
+//
+// It is compiled once per instruction set into namespace PAGODA_ISA, everything with internal linkage, so that the
+// linker can never mix two sets. `max`, `min` return the second operand where one is NaN, so that a NaN on the right
+// survives. `fma` is rounded once, except in the generic variant, which has no such instruction.
+#ifndef PAGODA_CPU_SIMD_H
+#define PAGODA_CPU_SIMD_H
+
+#include <stdint.h>
+
+#if defined(__AVX2__)
+#pragma GCC diagnostic push  // "undefined" vectors inside the header itself
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define PAGODA_INLINE inline __attribute__((always_inline))
+
+namespace pagoda::PAGODA_ISA {
+namespace {
+
+// kAccumulators: vectors of partial sums that leave room for operands in the register file.
+// kBf16Dot: a multiply-add of bf16 pairs exists, see dotBf16.
+
+#if defined(__AVX512F__) && defined(__AVX512BF16__)
+
+using f32v = __m512;
+constexpr int kLanes = 16;
+constexpr int kAccumulators = 24;
+constexpr bool kBf16Dot = true;
+
+PAGODA_INLINE __mmask16 firstLanes(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+PAGODA_INLINE f32v broadcast(float x) { return _mm512_set1_ps(x); }
+PAGODA_INLINE f32v load(const float* p) { return _mm512_loadu_ps(p); }
+PAGODA_INLINE void store(float* p, f32v v) { _mm512_storeu_ps(p, v); }
+PAGODA_INLINE f32v loadPartial(const float* p, int n) {
+  return _mm512_maskz_loadu_ps(firstLanes(n), p);
+}
+PAGODA_INLINE void storePartial(float* p, f32v v, int n) {
+  _mm512_mask_storeu_ps(p, firstLanes(n), v);
+}
+PAGODA_INLINE f32v widenBf16(__m256i x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+PAGODA_INLINE f32v loadBf16(const uint16_t* p) {
+  return widenBf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+PAGODA_INLINE f32v loadBf16Partial(const uint16_t* p, int n) {
+  return widenBf16(_mm256_maskz_loadu_epi16(firstLanes(n), p));
+}
+PAGODA_INLINE f32v add(f32v a, f32v b) { return _mm512_add_ps(a, b); }
+PAGODA_INLINE f32v sub(f32v a, f32v b) { return _mm512_sub_ps(a, b); }
+PAGODA_INLINE f32v mul(f32v a, f32v b) { return _mm512_mul_ps(a, b); }
+PAGODA_INLINE f32v div(f32v a, f32v b) { return _mm512_div_ps(a, b); }
+PAGODA_INLINE f32v max(f32v a, f32v b) { return _mm512_max_ps(a, b); }
+PAGODA_INLINE f32v min(f32v a, f32v b) { return _mm512_min_ps(a, b); }
+PAGODA_INLINE f32v fma(f32v a, f32v b, f32v c) { return _mm512_fmadd_ps(a, b, c); }
+PAGODA_INLINE f32v whereLess(f32v a, f32v b, f32v yes, f32v no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+// 2^n for t = 1.5 * 2^23 + n, n an integer in [-127, 128]; 0 and infinity at the ends.
+PAGODA_INLINE f32v powerOfTwo(f32v t) {
+  const __m512i bits = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(0x3f800000)));
+}
+PAGODA_INLINE float sum(f32v v) {
+  const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+PAGODA_INLINE float maxOf(f32v v) {
+  const __m256 a = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+// Lanes [begin, end) of `v`, the others from `other`.
+PAGODA_INLINE f32v keepLanes(f32v v, int begin, int end, f32v other) {
+  begin = begin < 0 ? 0 : begin;
+  end = end > kLanes ? kLanes : end;
+  if (begin >= end) return other;
+  const __mmask16 mask = static_cast<__mmask16>(firstLanes(end) & ~firstLanes(begin));
+  return _mm512_mask_blend_ps(mask, other, v);
+}
+// acc + a[0] * b[lane][0] + a[1] * b[lane][1] in bf16, subnormals read as zero; `pair` holds a[0] in its low half.
+PAGODA_INLINE f32v dotBf16(f32v acc, uint32_t pair, f32v b) {
+  const __m512i a = _mm512_set1_epi32(static_cast<int>(pair));
+  return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+// Rounds n floats to bf16, nearest even.
+PAGODA_INLINE void roundToBf16(uint16_t* to, const float* from, int n) {
+  const __m256bh rounded = _mm512_cvtneps_pbh(loadPartial(from, n));
+  _mm256_mask_storeu_epi16(to, firstLanes(n), reinterpret_cast<__m256i>(rounded));
+}
+
+#else
+
+constexpr bool kBf16Dot = false;
+
+#if defined(__AVX2__) && defined(__FMA__)
+
+using f32v = __m256;
+constexpr int kLanes = 8;
+constexpr int kAccumulators = 12;
+
+PAGODA_INLINE f32v broadcast(float x) { return _mm256_set1_ps(x); }
+PAGODA_INLINE f32v load(const float* p) { return _mm256_loadu_ps(p); }
+PAGODA_INLINE void store(float* p, f32v v) { _mm256_storeu_ps(p, v); }
+PAGODA_INLINE f32v loadBf16(const uint16_t* p) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+// Eight bf16 pairs: `even` holds their first members, `odd` their second.
+PAGODA_INLINE void loadBf16Pairs(const uint16_t* p, f32v& even, f32v& odd) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  even = _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+  odd = _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+PAGODA_INLINE f32v add(f32v a, f32v b) { return _mm256_add_ps(a, b); }
+PAGODA_INLINE f32v sub(f32v a, f32v b) { return _mm256_sub_ps(a, b); }
+PAGODA_INLINE f32v mul(f32v a, f32v b) { return _mm256_mul_ps(a, b); }
+PAGODA_INLINE f32v div(f32v a, f32v b) { return _mm256_div_ps(a, b); }
+PAGODA_INLINE f32v max(f32v a, f32v b) { return _mm256_max_ps(a, b); }
+PAGODA_INLINE f32v min(f32v a, f32v b) { return _mm256_min_ps(a, b); }
+PAGODA_INLINE f32v fma(f32v a, f32v b, f32v c) { return _mm256_fmadd_ps(a, b, c); }
+PAGODA_INLINE f32v whereLess(f32v a, f32v b, f32v yes, f32v no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+PAGODA_INLINE f32v powerOfTwo(f32v t) {
+  const __m256i bits = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(0x3f800000)));
+}
+PAGODA_INLINE float sum(f32v v) {
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+PAGODA_INLINE float maxOf(f32v v) {
+  const __m128 b = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+
+#elif defined(__aarch64__)
+
+using f32v = float32x4_t;
+constexpr int kLanes = 4;
+constexpr int kAccumulators = 24;
+
+PAGODA_INLINE f32v broadcast(float x) { return vdupq_n_f32(x); }
+PAGODA_INLINE f32v load(const float* p) { return vld1q_f32(p); }
+PAGODA_INLINE void store(float* p, f32v v) { vst1q_f32(p, v); }
+PAGODA_INLINE f32v loadBf16(const uint16_t* p) {
+  return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p)), 16));
+}
+PAGODA_INLINE void loadBf16Pairs(const uint16_t* p, f32v& even, f32v& odd) {
+  const uint32x4_t x = vreinterpretq_u32_u16(vld1q_u16(p));
+  even = vreinterpretq_f32_u32(vshlq_n_u32(x, 16));
+  odd = vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u)));
+}
+PAGODA_INLINE f32v add(f32v a, f32v b) { return vaddq_f32(a, b); }
+PAGODA_INLINE f32v sub(f32v a, f32v b) { return vsubq_f32(a, b); }
+PAGODA_INLINE f32v mul(f32v a, f32v b) { return vmulq_f32(a, b); }
+PAGODA_INLINE f32v div(f32v a, f32v b) { return vdivq_f32(a, b); }
+PAGODA_INLINE f32v max(f32v a, f32v b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+PAGODA_INLINE f32v min(f32v a, f32v b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+PAGODA_INLINE f32v fma(f32v a, f32v b, f32v c) { return vfmaq_f32(c, a, b); }
+PAGODA_INLINE f32v whereLess(f32v a, f32v b, f32v yes, f32v no) {
+  return vbslq_f32(vcltq_f32(a, b), yes, no);
+}
+PAGODA_INLINE f32v powerOfTwo(f32v t) {
+  const uint32x4_t bits = vshlq_n_u32(vreinterpretq_u32_f32(t), 23);
+  return vreinterpretq_f32_u32(vaddq_u32(bits, vdupq_n_u32(0x3f800000)));
+}
+PAGODA_INLINE float sum(f32v v) { return vaddvq_f32(v); }
+PAGODA_INLINE float maxOf(f32v v) { return vmaxvq_f32(v); }
+
+#else  // generic: the compiler's own vectors, SSE2 on x86-64
+
+using f32v = float __attribute__((vector_size(16)));
+using u32v = uint32_t __attribute__((vector_size(16)));
+constexpr int kLanes = 4;
+constexpr int kAccumulators = 12;
+
+PAGODA_INLINE f32v broadcast(float x) { return f32v{x, x, x, x}; }
+PAGODA_INLINE f32v load(const float* p) {
+  f32v v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+PAGODA_INLINE void store(float* p, f32v v) { __builtin_memcpy(p, &v, sizeof v); }
+PAGODA_INLINE f32v asFloats(u32v bits) { return reinterpret_cast<f32v>(bits); }
+PAGODA_INLINE f32v loadBf16(const uint16_t* p) {
+  return asFloats(u32v{p[0], p[1], p[2], p[3]} << 16);
+}
+PAGODA_INLINE void loadBf16Pairs(const uint16_t* p, f32v& even, f32v& odd) {
+  even = asFloats(u32v{p[0], p[2], p[4], p[6]} << 16);
+  odd = asFloats(u32v{p[1], p[3], p[5], p[7]} << 16);
+}
+PAGODA_INLINE f32v add(f32v a, f32v b) { return a + b; }
+PAGODA_INLINE f32v sub(f32v a, f32v b) { return a - b; }
+PAGODA_INLINE f32v mul(f32v a, f32v b) { return a * b; }
+PAGODA_INLINE f32v div(f32v a, f32v b) { return a / b; }
+PAGODA_INLINE f32v max(f32v a, f32v b) { return a > b ? a : b; }
+PAGODA_INLINE f32v min(f32v a, f32v b) { return a < b ? a : b; }
+PAGODA_INLINE f32v fma(f32v a, f32v b, f32v c) { return a * b + c; }
+PAGODA_INLINE f32v whereLess(f32v a, f32v b, f32v yes, f32v no) { return a < b ? yes : no; }
+PAGODA_INLINE f32v powerOfTwo(f32v t) {
+  return asFloats((reinterpret_cast<u32v>(t) << 23) + 0x3f800000u);
+}
+PAGODA_INLINE float sum(f32v v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+PAGODA_INLINE float maxOf(f32v v) {
+  const float a = v[0] > v[2] ? v[0] : v[2];
+  const float b = v[1] > v[3] ? v[1] : v[3];
+  return a > b ? a : b;
+}
+
+#endif
+
+// Without masks, the first n < kLanes elements pass through memory; absent lanes read as zero.
+PAGODA_INLINE f32v loadPartial(const float* p, int n) {
+  float lanes[kLanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+PAGODA_INLINE void storePartial(float* p, f32v v, int n) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+PAGODA_INLINE f32v loadBf16Partial(const uint16_t* p, int n) {
+  uint16_t lanes[kLanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return loadBf16(lanes);
+}
+PAGODA_INLINE f32v keepLanes(f32v v, int begin, int end, f32v other) {
+  float kept[kLanes];
+  float lanes[kLanes];
+  store(kept, v);
+  store(lanes, other);
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i >= begin && i < end ? kept[i] : lanes[i];
+  return load(lanes);
+}
+
+#endif
+
+// ---- built on the above, the same for all ----------------------------------------------------------
+
+PAGODA_INLINE f32v zero() { return broadcast(0.0f); }
+
+// First n <= kLanes elements.
+PAGODA_INLINE f32v loadSome(const float* p, int n) {
+  return n >= kLanes ? load(p) : loadPartial(p, n);
+}
+PAGODA_INLINE f32v loadSome(const uint16_t* p, int n) {
+  return n >= kLanes ? loadBf16(p) : loadBf16Partial(p, n);
+}
+PAGODA_INLINE void storeSome(float* p, f32v v, int n) {
+  if (n >= kLanes) return store(p, v);
+  storePartial(p, v, n);
+}
+
+// e^x within 2 ulp; exp(0) is 1, results below 2^-126 may be 0 and above 2^127.5 infinity.
+// x = n ln 2 + r, |r| <= ln 2 / 2; the polynomial is that of Cephes expf (Moshier).
+PAGODA_INLINE f32v exp(f32v x) {
+  x = min(broadcast(88.72f), max(broadcast(-88.02f), x));
+  const f32v magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const f32v t = fma(x, broadcast(1.44269504f), magic);
+  const f32v n = sub(t, magic);
+  f32v r = fma(n, broadcast(-0.693359375f), x);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  f32v p = broadcast(1.9875691500e-4f);
+  p = fma(p, r, broadcast(1.3981999507e-3f));
+  p = fma(p, r, broadcast(8.3334519073e-3f));
+  p = fma(p, r, broadcast(4.1665795894e-2f));
+  p = fma(p, r, broadcast(1.6666665459e-1f));
+  p = fma(p, r, broadcast(5.0000001201e-1f));
+  p = add(fma(p, mul(r, r), r), broadcast(1.0f));
+  return mul(p, powerOfTwo(t));
+}
+
+PAGODA_INLINE float exp(float x) {
+  float lanes[kLanes];
+  store(lanes, exp(broadcast(x)));
+  return lanes[0];
+}
+
+PAGODA_INLINE f32v absolute(f32v x) { return max(sub(zero(), x), x); }
+
+// Cephes tanhf below 0.625, 1 - 2 / (e^2x + 1) above.
+PAGODA_INLINE f32v tanh(f32v x) {
+  const f32v size = absolute(x);
+  const f32v z = mul(x, x);
+  f32v p = broadcast(-5.70498872745e-3f);
+  p = fma(p, z, broadcast(2.06390887954e-2f));
+  p = fma(p, z, broadcast(-5.37397155531e-2f));
+  p = fma(p, z, broadcast(1.33314422036e-1f));
+  p = fma(p, z, broadcast(-3.33332819422e-1f));
+  const f32v small = fma(mul(p, z), x, x);
+  const f32v one = broadcast(1.0f);
+  const f32v e = exp(add(size, size));
+  const f32v large = sub(one, div(broadcast(2.0f), add(e, one)));
+  const f32v signedLarge = whereLess(x, zero(), sub(zero(), large), large);
+  return whereLess(size, broadcast(0.625f), small, signedLarge);
+}
+
+// 1 + erf(x), absolute error below 3e-7: Abramowitz and Stegun 7.1.26 on |x|.
+PAGODA_INLINE f32v onePlusErf(f32v x) {
+  const f32v one = broadcast(1.0f);
+  const f32v size = absolute(x);
+  const f32v t = div(one, fma(size, broadcast(0.3275911f), one));
+  f32v p = broadcast(1.061405429f);
+  p = fma(p, t, broadcast(-1.453152027f));
+  p = fma(p, t, broadcast(1.421413741f));
+  p = fma(p, t, broadcast(-0.284496736f));
+  p = fma(p, t, broadcast(0.254829592f));
+  const f32v tail = mul(mul(p, t), exp(sub(zero(), mul(size, size))));  // erfc(|x|)
+  return whereLess(x, zero(), tail, sub(broadcast(2.0f), tail));
+}
+
+}  // namespace
+}  // namespace pagoda::PAGODA_ISA
+
+#endif

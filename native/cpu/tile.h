@@ -1,0 +1,153 @@
+// The one matrix micro-kernel: C[rows, columns] (+)= A[rows, depth] B[depth, columns] with C in registers.
+//
+// A is read by broadcast, B by vectors. Each element of C is summed over the depth strictly in order, whatever the
+// block of rows and columns around it: so the bits of a row do not depend on the rows beside it. Included by files
+// compiled per instruction set.
+#ifndef PAGODA_CPU_TILE_H
+#define PAGODA_CPU_TILE_H
+
+#include "isa-kernels.h"
+
+namespace pagoda::PAGODA_ISA {
+namespace {
+
+constexpr int kTileRows = 6;
+
+// Operands are f32. A row of B is one step of the depth.
+struct FloatTile {
+  using A = float;
+  using B = float;
+  static constexpr int kDepthPerStep = 1;
+
+  template <int kRows, int kVectors>
+  PAGODA_INLINE static void accumulate(f32v (&c)[kRows][kVectors], int32_t depth, const A* a, int64_t lda, const B* b,
+                                       int64_t ldb) {
+    for (int32_t k = 0; k < depth; ++k, b += ldb) {
+      f32v row[kVectors];
+      for (int v = 0; v < kVectors; ++v) row[v] = load(b + v * kLanes);
+      for (int r = 0; r < kRows; ++r) {
+        const f32v value = broadcast(a[r * lda + k]);
+        for (int v = 0; v < kVectors; ++v) c[r][v] = fma(value, row[v], c[r][v]);
+      }
+    }
+  }
+};
+
+#if defined(__AVX512BF16__)
+
+// B holds bf16 pairs, A rows of bf16 of even length: activations are rounded first. Products are exact, sums f32.
+struct Bf16Tile {
+  using A = uint16_t;
+  using B = uint16_t;
+  static constexpr int kDepthPerStep = 2;
+
+  template <int kRows, int kVectors>
+  PAGODA_INLINE static void accumulate(f32v (&c)[kRows][kVectors], int32_t depth, const A* a, int64_t lda, const B* b,
+                                       int64_t ldb) {
+    for (int32_t k = 0; k < depth; k += 2, b += ldb) {
+      f32v row[kVectors];
+      for (int v = 0; v < kVectors; ++v) row[v] = load(reinterpret_cast<const float*>(b) + v * kLanes);
+      for (int r = 0; r < kRows; ++r) {
+        uint32_t pair;
+        __builtin_memcpy(&pair, a + r * lda + k, sizeof pair);
+        for (int v = 0; v < kVectors; ++v) c[r][v] = dotBf16(c[r][v], pair, row[v]);
+      }
+    }
+  }
+};
+
+#else
+
+// B holds bf16 pairs, widened exactly; A is f32.
+struct Bf16Tile {
+  using A = float;
+  using B = uint16_t;
+  static constexpr int kDepthPerStep = 2;
+
+  template <int kRows, int kVectors>
+  PAGODA_INLINE static void accumulate(f32v (&c)[kRows][kVectors], int32_t depth, const A* a, int64_t lda, const B* b,
+                                       int64_t ldb) {
+    for (int32_t k = 0; k < depth; k += 2, b += ldb) {
+      f32v even[kVectors];
+      f32v odd[kVectors];
+      for (int v = 0; v < kVectors; ++v) loadBf16Pairs(b + 2 * v * kLanes, even[v], odd[v]);
+      for (int r = 0; r < kRows; ++r) {
+        const f32v value = broadcast(a[r * lda + k]);
+        for (int v = 0; v < kVectors; ++v) c[r][v] = fma(value, even[v], c[r][v]);
+      }
+      if (k + 1 == depth) break;
+      for (int r = 0; r < kRows; ++r) {
+        const f32v value = broadcast(a[r * lda + k + 1]);
+        for (int v = 0; v < kVectors; ++v) c[r][v] = fma(value, odd[v], c[r][v]);
+      }
+    }
+  }
+};
+
+#endif
+
+// One register block. Strides are in elements; ldb is that of one step.
+template <class Tile, int kRows, int kVectors>
+void multiplyBlock(int32_t depth, const typename Tile::A* a, int64_t lda, const typename Tile::B* b, int64_t ldb,
+                   float* c, int64_t ldc, bool accumulate) {
+  f32v sums[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = accumulate ? load(c + r * ldc + v * kLanes) : zero();
+  }
+  Tile::accumulate(sums, depth, a, lda, b, ldb);
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) store(c + r * ldc + v * kLanes, sums[r][v]);
+  }
+}
+
+// `vectors` vectors of columns: as many at a time as there are registers, then one by one.
+template <class Tile, int kRows>
+void multiplyRows(int32_t vectors, int32_t depth, const typename Tile::A* a, int64_t lda, const typename Tile::B* b,
+                  int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+  constexpr int kVectors = kRows * 4 <= kAccumulators ? 4 : 2;
+  constexpr int kElements = Tile::kDepthPerStep * kLanes;  // of B in one vector of columns
+  int32_t v = 0;
+  for (; v + kVectors <= vectors; v += kVectors) {
+    multiplyBlock<Tile, kRows, kVectors>(depth, a, lda, b + v * kElements, ldb, c + v * kLanes, ldc, accumulate);
+  }
+  for (; v < vectors; ++v) {
+    multiplyBlock<Tile, kRows, 1>(depth, a, lda, b + v * kElements, ldb, c + v * kLanes, ldc, accumulate);
+  }
+}
+
+// C[rows, vectors * kLanes] (+)= A B, rows <= kTileRows.
+template <class Tile>
+void multiply(int32_t rows, int32_t vectors, int32_t depth, const typename Tile::A* a, int64_t lda,
+              const typename Tile::B* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+  switch (rows) {
+    case 1:
+      return multiplyRows<Tile, 1>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+    case 2:
+      return multiplyRows<Tile, 2>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+    case 3:
+      return multiplyRows<Tile, 3>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+    case 4:
+      return multiplyRows<Tile, 4>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+    case 5:
+      return multiplyRows<Tile, 5>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+    case 6:
+      return multiplyRows<Tile, 6>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+  }
+}
+
+// Calls body(firstRow, rows) over even blocks of at most kTileRows rows.
+template <class Body>
+PAGODA_INLINE void forRowBlocks(int32_t rows, Body body) {
+  const int32_t blocks = static_cast<int32_t>(ceilDiv(rows, kTileRows));
+  int32_t first = 0;
+  for (int32_t i = 0; i < blocks; ++i) {
+    const int32_t n = rows / blocks + (i < rows % blocks ? 1 : 0);
+    body(first, n);
+    first += n;
+  }
+}
+
+}  // namespace
+}  // namespace pagoda::PAGODA_ISA
+
+#endif

@@ -1,0 +1,274 @@
+#include "validate.h"
+
+#include <cstdarg>
+#include <cstdio>
+
+#include "status.h"
+
+namespace pagoda {
+
+PagodaStatus fail(PagodaError* error, PagodaStatus status, const char* format, ...) {
+  if (error != nullptr) {
+    va_list arguments;
+    va_start(arguments, format);
+    std::vsnprintf(error->message, sizeof error->message, format, arguments);
+    va_end(arguments);
+  }
+  return status;
+}
+
+namespace {
+
+constexpr int32_t kMaxHeadDim = 512;
+constexpr int32_t kMaxSide = 1 << 30;  // of a weight, so that int32 arithmetic on rows and columns cannot overflow
+
+// Collects the first complaint about an op; later checks then do nothing.
+class Checker {
+ public:
+  explicit Checker(PagodaError* error) : error_(error) {}
+
+  PagodaStatus status() const { return status_; }
+  bool ok() const { return status_ == PAGODA_OK; }
+
+  void notNull(const char* name, const void* pointer) {
+    if (ok() && pointer == nullptr) status_ = fail(error_, PAGODA_INVALID, "Expected data for `%s` but received NULL", name);
+  }
+
+  void equal(const char* name, int64_t received, int64_t expected) {
+    if (!ok() || received == expected) return;
+    status_ = fail(error_, PAGODA_INVALID, "Expected %lld for `%s` but received %lld", static_cast<long long>(expected),
+                   name, static_cast<long long>(received));
+  }
+
+  void between(const char* name, int64_t received, int64_t least, int64_t most) {
+    if (!ok() || (received >= least && received <= most)) return;
+    status_ = fail(error_, PAGODA_INVALID, "Expected %lld to %lld for `%s` but received %lld",
+                   static_cast<long long>(least), static_cast<long long>(most), name, static_cast<long long>(received));
+  }
+
+  void supported(bool condition, const char* sentence) {
+    if (ok() && !condition) status_ = fail(error_, PAGODA_UNSUPPORTED, "%s", sentence);
+  }
+
+  void expect(bool condition, const char* sentence) {
+    if (ok() && !condition) status_ = fail(error_, PAGODA_INVALID, "%s", sentence);
+  }
+
+  void tensor(const char* name, const PagodaTensor& tensor) {
+    between(name, tensor.rows, 0, INT32_MAX - 1);
+    between(name, tensor.width, 1, kMaxSide);
+    expect(tensor.rowStride >= tensor.width, "Expected a row stride of at least the width of a tensor");
+    supported(tensor.dtype == PAGODA_F32, "The CPU backend computes with f32 activations only");
+    if (tensor.rows > 0) notNull(name, tensor.data);
+  }
+
+  void sameShape(const char* name, const PagodaTensor& received, const PagodaTensor& expected) {
+    tensor(name, received);
+    equal(name, received.rows, expected.rows);
+    equal(name, received.width, expected.width);
+  }
+
+  void weight(const char* name, const PagodaWeight& weight) {
+    if (ok()) status_ = validateWeight(weight, error_);
+    notNull(name, weight.data);
+  }
+
+  void vector(const char* name, const PagodaWeight& vector, int32_t width) {
+    weight(name, vector);
+    expect(vector.kind == PAGODA_VECTOR, "Expected a vector where a matrix or table was received");
+    equal(name, vector.cols, width);
+  }
+
+  void cache(const PagodaKvCache& cache) {
+    if (ok()) status_ = validateCache(cache, error_);
+    between("cache.numBlocks", cache.numBlocks, 0, INT32_MAX);
+    if (cache.numBlocks > 0) notNull("cache", cache.data);
+  }
+
+  // Each of `values` in [least, bound).
+  void indices(const char* name, const int32_t* values, int64_t count, int64_t least, int64_t bound) {
+    if (count > 0) notNull(name, values);
+    for (int64_t i = 0; ok() && i < count; ++i) between(name, values[i], least, bound - 1);
+  }
+
+ private:
+  PagodaError* error_;
+  PagodaStatus status_ = PAGODA_OK;
+};
+
+void checkBatch(Checker& check, const PagodaBatch& batch, int32_t blockSize) {
+  check.between("batch.numRequests", batch.numRequests, 0, INT32_MAX - 16);
+  check.between("batch.maxBlocks", batch.maxBlocks, 0, INT32_MAX);
+  check.notNull("batch.queryStartLoc", batch.queryStartLoc);
+  if (batch.numRequests > 0) check.notNull("batch.seqLens", batch.seqLens);
+  if (batch.numRequests > 0) check.notNull("batch.blockTable", batch.blockTable);
+  if (!check.ok()) return;
+  const int64_t room = static_cast<int64_t>(batch.maxBlocks) * blockSize;
+  check.equal("batch.queryStartLoc[0]", batch.queryStartLoc[0], 0);
+  check.equal("batch.queryStartLoc[R]", batch.queryStartLoc[batch.numRequests], batch.numTokens);
+  for (int32_t r = 0; check.ok() && r < batch.numRequests; ++r) {
+    const int64_t length = static_cast<int64_t>(batch.queryStartLoc[r + 1]) - batch.queryStartLoc[r];
+    check.between("batch.seqLens", batch.seqLens[r], 0, room < INT32_MAX ? room : INT32_MAX - 64);
+    check.between("batch.queryStartLoc", length, 0, batch.seqLens[r]);
+  }
+}
+
+}  // namespace
+
+PagodaStatus validateWeight(const PagodaWeight& weight, PagodaError* error) {
+  Checker check(error);
+  check.between("weight.kind", weight.kind, PAGODA_MATRIX, PAGODA_VECTOR);
+  check.between("weight.rows", weight.rows, 1, kMaxSide);
+  check.between("weight.cols", weight.cols, 1, kMaxSide);
+  check.supported(weight.dtype == PAGODA_F32 || weight.dtype == PAGODA_BF16, "The CPU backend keeps weights as f32 or bf16");
+  if (weight.kind != PAGODA_VECTOR) return check.status();
+  check.equal("weight.rows", weight.rows, 1);
+  check.supported(weight.dtype == PAGODA_F32, "Vectors are always f32");
+  return check.status();
+}
+
+PagodaStatus validateCache(const PagodaKvCache& cache, PagodaError* error) {
+  Checker check(error);
+  check.between("cache.blockSize", cache.blockSize, 1, 1 << 20);
+  check.between("cache.numKvHeads", cache.numKvHeads, 1, 1 << 16);
+  check.between("cache.headDim", cache.headDim, 1, INT32_MAX);
+  check.supported(cache.headDim <= kMaxHeadDim, "The CPU backend supports a headDim of at most 512");
+  check.supported(cache.dtype == PAGODA_F32 || cache.dtype == PAGODA_BF16, "The CPU backend keeps the KV cache as f32 or bf16");
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaEmbed& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.weight("table", op.table);
+  check.expect(op.table.kind != PAGODA_VECTOR, "Expected a matrix or table for `table` but received a vector");
+  check.equal("out.width", op.out.width, op.table.cols);
+  check.indices("tokenIds", op.tokenIds, op.out.rows, 0, op.table.rows);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaRmsNorm& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.sameShape("x", op.x, op.out);
+  check.between("groupWidth", op.groupWidth, 1, INT32_MAX);
+  if (check.ok()) check.expect(op.out.width % op.groupWidth == 0, "Expected a `groupWidth` that divides the width");
+  check.vector("weight", op.weight, op.groupWidth);
+  check.expect(op.eps >= 0, "Expected `eps` of at least 0");
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaLinear& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.tensor("x", op.x);
+  check.equal("x.rows", op.x.rows, op.out.rows);
+  check.weight("weight", op.weight);
+  check.expect(op.weight.kind == PAGODA_MATRIX, "Expected a matrix for `weight`");
+  check.equal("x.width", op.x.width, op.weight.cols);
+  check.equal("out.width", op.out.width, op.weight.rows);
+  if (op.bias.data != nullptr) check.vector("bias", op.bias, op.weight.rows);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaRopeTable& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.equal("out.width", op.out.width % 2, 0);
+  check.vector("frequency", op.frequency, op.out.width / 2);
+  if (op.out.rows > 0) check.notNull("positions", op.positions);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaRope& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.sameShape("x", op.x, op.out);
+  check.tensor("table", op.table);
+  check.between("headDim", op.headDim, 1, op.out.width);
+  check.between("rotaryDim", op.rotaryDim, 2, op.headDim);
+  check.equal("table.rows", op.table.rows, op.out.rows);
+  check.equal("table.width", op.table.width, op.rotaryDim);
+  check.expect(op.rotaryDim % 2 == 0, "Expected an even `rotaryDim`");
+  if (check.ok()) check.expect(op.out.width % op.headDim == 0, "Expected a `headDim` that divides the width");
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaCacheWrite& op, PagodaError* error) {
+  Checker check(error);
+  check.cache(op.cache);
+  check.tensor("key", op.key);
+  check.sameShape("value", op.value, op.key);
+  check.equal("key.width", op.key.width, static_cast<int64_t>(op.cache.numKvHeads) * op.cache.headDim);
+  const int64_t slots = static_cast<int64_t>(op.cache.numBlocks) * op.cache.blockSize;
+  check.indices("slotMapping", op.slotMapping, op.key.rows, INT32_MIN, slots);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaCopyBlocks& op, PagodaError* error) {
+  Checker check(error);
+  check.cache(op.cache);
+  check.between("numPairs", op.numPairs, 0, INT32_MAX / 2);
+  check.indices("pairs", op.pairs, 2 * static_cast<int64_t>(op.numPairs), 0, op.cache.numBlocks);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaAttention& op, PagodaError* error) {
+  Checker check(error);
+  check.cache(op.cache);
+  check.tensor("out", op.out);
+  check.sameShape("query", op.query, op.out);
+  check.between("numHeads", op.numHeads, 1, 1 << 16);
+  if (check.ok()) check.expect(op.numHeads % op.cache.numKvHeads == 0, "Expected `numHeads` to be a multiple of `numKvHeads`");
+  check.equal("query.width", op.query.width, static_cast<int64_t>(op.numHeads) * op.cache.headDim);
+  check.equal("batch.numTokens", op.batch.numTokens, op.query.rows);
+  check.between("slidingWindow", op.slidingWindow, 0, INT32_MAX);
+  check.expect(op.softcap >= 0, "Expected `softcap` of at least 0");
+  const int64_t items = static_cast<int64_t>(op.batch.numTokens) * op.cache.numKvHeads;
+  check.between("batch.numTokens * numKvHeads", items, 0, INT32_MAX);
+  checkBatch(check, op.batch, op.cache.blockSize);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaGatedActivation& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.sameShape("gate", op.gate, op.out);
+  check.sameShape("up", op.up, op.out);
+  check.between("activation", op.activation, PAGODA_SILU, PAGODA_GELU);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaAdd& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.sameShape("a", op.a, op.out);
+  check.sameShape("b", op.b, op.out);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaTakeRows& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.tensor("x", op.x);
+  check.equal("x.width", op.x.width, op.out.width);
+  check.indices("rows", op.rows, op.out.rows, 0, op.x.rows);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaSample& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("logits", op.logits);
+  if (op.logits.rows == 0) return check.status();
+  check.notNull("temperature", op.temperature);
+  check.notNull("topK", op.topK);
+  check.notNull("topP", op.topP);
+  check.notNull("minP", op.minP);
+  check.notNull("seed", op.seed);
+  check.notNull("position", op.position);
+  check.notNull("tokens", op.tokens);
+  check.notNull("finite", op.finite);
+  return check.status();
+}
+
+}  // namespace pagoda

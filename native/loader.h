@@ -1,0 +1,30 @@
+// Reads weights from files into device memory, a bounded chunk of rows at a time.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runner.h"
+
+namespace pagoda {
+
+/// Rows [rowStart, rowStart + rows) of a weight, row-major, `offset` bytes into a file.
+struct WeightPart {
+  std::string file;
+  uint64_t offset;
+  PagodaDtype dtype;
+  int32_t rowStart;
+  int32_t rows;
+};
+
+/// Reads and packs the parts. Plain reads, no mapping: a file that shrinks meanwhile gives PAGODA_IO, not a SIGBUS.
+/// Gives up with PAGODA_IO soon after `cancelled` is set.
+void loadWeight(Runner& runner, int32_t index, const std::vector<WeightPart>& parts,
+                const std::atomic<bool>& cancelled);
+
+/// Packs float32 [rows, cols]. Throws PAGODA_INVALID where the length does not fit.
+void setWeight(Runner& runner, int32_t index, const std::vector<float>& data);
+
+}  // namespace pagoda

@@ -1,0 +1,234 @@
+#include "plan.h"
+
+#include <cmath>
+
+#include "failure.h"
+
+namespace pagoda {
+
+namespace {
+
+constexpr int32_t kMaxDimension = 1 << 24;  // rows and columns of any tensor
+constexpr uint64_t kMaxBytes = 1ull << 46;
+constexpr int32_t kMaxHeadDim = 512;
+
+bool isInteger(double value, double low, double high) {
+  return std::floor(value) == value && value >= low && value <= high;
+}
+
+/// Checks one step; every message begins with the step's name.
+class StepCheck {
+ public:
+  StepCheck(const PlanSpec& plan, const PlanStep& step) : plan_(plan), step_(step) {}
+
+  void run() {
+    const OpSpec& spec = specOf(step_.op);
+    require(step_.inputs.size() == static_cast<size_t>(spec.inputs), text("wrong number of inputs"));
+    require(step_.weights.size() == static_cast<size_t>(spec.weights),
+            text("wrong number of weights"));
+    require(step_.attributes.size() == spec.attributes.size(),
+            text("wrong number of attributes"));
+    for (const Operand& input : step_.inputs) checkOperand(input);
+    if (spec.hasOutput) checkOperand(step_.output);
+    checkShapes();
+  }
+
+ private:
+  std::string text(const std::string& what) const {
+    return "[" + step_.name + "] " + specOf(step_.op).name + ": " + what;
+  }
+  void need(bool condition, const std::string& what) const { require(condition, text(what)); }
+
+  void checkOperand(const Operand& operand) const {
+    need(operand.width > 0 && operand.width <= kMaxDimension, "an operand's width is out of range");
+    need(operand.rowStride >= operand.width && operand.rowStride <= kMaxDimension,
+         "an operand's row stride is out of range");
+    need(operand.offset % sizeof(float) == 0, "an operand is not aligned");
+    const uint64_t rows = operand.rows == Rows::tokens ? plan_.maxTokens : plan_.maxOutputs;
+    const uint64_t elements = (rows - 1) * static_cast<uint64_t>(operand.rowStride) + operand.width;
+    need(operand.offset <= plan_.arenaBytes &&
+             elements * sizeof(float) <= plan_.arenaBytes - operand.offset,
+         "an operand lies outside the arena");
+  }
+
+  const Operand& input(int i) const { return step_.inputs[i]; }
+  const Operand& output() const { return step_.output; }
+  double attribute(int i) const { return step_.attributes[i]; }
+
+  const WeightSpec& weight(int i) const {
+    const int32_t index = step_.weights[i];
+    need(index >= 0 && static_cast<size_t>(index) < plan_.weights.size(),
+         "a weight index is out of range");
+    return plan_.weights[index];
+  }
+  const WeightSpec& vector(int i, int32_t cols) const {
+    const WeightSpec& spec = weight(i);
+    need(spec.kind == PAGODA_VECTOR && spec.cols == cols,
+         "vector " + spec.name + " must have " + std::to_string(cols) + " elements");
+    return spec;
+  }
+  const KvLayer& layer(double index) const {
+    need(isInteger(index, 0, static_cast<double>(plan_.kvLayers.size()) - 1),
+         "the layer is out of range");
+    return plan_.kvLayers[static_cast<size_t>(index)];
+  }
+
+  void sameShape(const Operand& a, const Operand& b) const {
+    need(a.width == b.width && a.rows == b.rows, "operands of different shapes");
+  }
+  void allTokens() const {
+    for (const Operand& operand : step_.inputs) need(operand.rows == Rows::tokens, "an input must have token rows");
+    if (specOf(step_.op).hasOutput) need(output().rows == Rows::tokens, "the output must have token rows");
+  }
+
+  void checkShapes() const {
+    switch (step_.op) {
+      case Op::embed: return checkEmbed();
+      case Op::rmsNorm: return checkRmsNorm();
+      case Op::linear: return checkLinear();
+      case Op::ropeTable: return checkRopeTable();
+      case Op::rope: return checkRope();
+      case Op::cacheWrite: return checkCacheWrite();
+      case Op::attention: return checkAttention();
+      case Op::gatedActivation: return checkGatedActivation();
+      case Op::add: return checkAdd();
+      case Op::takeRows: return checkTakeRows();
+      case Op::sample: return checkSample();
+    }
+  }
+
+  void checkEmbed() const {
+    allTokens();
+    const WeightSpec& table = weight(0);
+    need(table.kind != PAGODA_VECTOR && table.cols == output().width, "the table does not fit the output");
+    need(table.rows >= plan_.vocabSize, "the table has fewer rows than the vocabulary");
+  }
+  void checkRmsNorm() const {
+    sameShape(input(0), output());
+    need(isInteger(attribute(0), 1, output().width) &&
+             output().width % static_cast<int32_t>(attribute(0)) == 0,
+         "groupWidth must divide the width");
+    need(attribute(1) > 0 && std::isfinite(attribute(1)), "eps must be positive and finite");
+    vector(0, static_cast<int32_t>(attribute(0)));
+  }
+  void checkLinear() const {
+    const WeightSpec& matrix = weight(0);
+    need(matrix.kind == PAGODA_MATRIX && matrix.cols == input(0).width && matrix.rows == output().width,
+         "weight " + matrix.name + " does not fit the operands");
+    need(input(0).rows == output().rows, "operands of different shapes");
+    if (step_.weights[1] != PlanStep::kAbsent) vector(1, output().width);
+  }
+  void checkRopeTable() const {
+    allTokens();
+    need(output().width % 2 == 0, "the rotary dimension must be even");
+    vector(0, output().width / 2);
+  }
+  void checkRope() const {
+    allTokens();
+    sameShape(input(0), output());
+    const double headDim = attribute(0), rotaryDim = attribute(1);
+    need(isInteger(headDim, 1, kMaxHeadDim) && output().width % static_cast<int32_t>(headDim) == 0,
+         "headDim must divide the width");
+    need(isInteger(rotaryDim, 2, headDim) && static_cast<int32_t>(rotaryDim) % 2 == 0 &&
+             input(1).width == static_cast<int32_t>(rotaryDim),
+         "rotaryDim must be even, at most headDim, and the table's width");
+  }
+  void checkCacheWrite() const {
+    allTokens();
+    const KvLayer& kv = layer(attribute(0));
+    for (const Operand& operand : step_.inputs)
+      need(operand.width == kv.numKvHeads * kv.headDim, "key and value must be as wide as the cache");
+  }
+  void checkAttention() const {
+    allTokens();
+    sameShape(input(0), output());
+    const KvLayer& kv = layer(attribute(0));
+    need(isInteger(attribute(1), 1, 4096) && static_cast<int32_t>(attribute(1)) % kv.numKvHeads == 0,
+         "numHeads must be a multiple of the KV heads");
+    need(input(0).width == static_cast<int32_t>(attribute(1)) * kv.headDim,
+         "the query must be numHeads * headDim wide");
+    need(std::isfinite(attribute(2)), "scale must be finite");
+    need(isInteger(attribute(3), 0, INT32_MAX), "slidingWindow is out of range");
+    need(std::isfinite(attribute(4)) && attribute(4) >= 0, "softcap must be finite and not negative");
+  }
+  void checkGatedActivation() const {
+    sameShape(input(0), input(1));
+    sameShape(input(0), output());
+    need(isInteger(attribute(0), PAGODA_SILU, PAGODA_GELU), "unknown activation");
+  }
+  void checkAdd() const {
+    sameShape(input(0), input(1));
+    sameShape(input(0), output());
+  }
+  void checkTakeRows() const {
+    need(input(0).rows == Rows::tokens && output().rows == Rows::outputs, "it turns token rows into output rows");
+    need(input(0).width == output().width, "operands of different widths");
+  }
+  void checkSample() const {
+    need(input(0).rows == Rows::outputs && input(0).width == plan_.vocabSize,
+         "the logits must be [outputs, vocabSize]");
+  }
+
+  const PlanSpec& plan_;
+  const PlanStep& step_;
+};
+
+void checkWeight(const WeightSpec& weight) {
+  const bool sized = weight.rows > 0 && weight.cols > 0 && weight.rows <= kMaxDimension &&
+                     weight.cols <= kMaxDimension;
+  require(sized, "Weight " + weight.name + ": its shape is out of range");
+  const bool typed = weight.kind == PAGODA_VECTOR
+                         ? weight.rows == 1 && weight.dtype == PAGODA_F32
+                         : weight.dtype == PAGODA_F32 || weight.dtype == PAGODA_BF16;
+  require(typed, "Weight " + weight.name + ": a vector is one row of f32, a matrix is f32 or bf16");
+}
+
+}  // namespace
+
+const std::vector<OpSpec>& opSpecs() {
+  static const std::vector<OpSpec> specs = {
+      {Op::embed, "embed", 0, 1, true, {"scale"}},
+      {Op::rmsNorm, "rmsNorm", 1, 1, true, {"groupWidth", "eps", "weightOffset"}},
+      {Op::linear, "linear", 1, 2, true, {}},
+      {Op::ropeTable, "ropeTable", 0, 1, true, {"scaling"}},
+      {Op::rope, "rope", 2, 0, true, {"headDim", "rotaryDim", "interleaved"}},
+      {Op::cacheWrite, "cacheWrite", 2, 0, false, {"layer"}},
+      {Op::attention, "attention", 1, 0, true, {"layer", "numHeads", "scale", "slidingWindow", "softcap"}},
+      {Op::gatedActivation, "gatedActivation", 2, 0, true, {"activation"}},
+      {Op::add, "add", 2, 0, true, {}},
+      {Op::takeRows, "takeRows", 1, 0, true, {}},
+      {Op::sample, "sample", 1, 0, false, {}},
+  };
+  return specs;
+}
+
+const OpSpec& specOf(Op op) { return opSpecs()[static_cast<size_t>(op)]; }
+
+const OpSpec* findOp(const std::string& name) {
+  for (const OpSpec& spec : opSpecs())
+    if (name == spec.name) return &spec;
+  return nullptr;
+}
+
+void checkPlan(const PlanSpec& plan) {
+  require(plan.maxTokens > 0 && plan.maxTokens <= kMaxDimension, "maxTokens is out of range");
+  require(plan.maxOutputs > 0 && plan.maxOutputs <= kMaxDimension, "maxOutputs is out of range");
+  require(plan.vocabSize > 0 && plan.vocabSize <= kMaxDimension, "vocabSize is out of range");
+  require(plan.arenaBytes <= kMaxBytes, "arenaBytes is out of range");
+  for (const WeightSpec& weight : plan.weights) checkWeight(weight);
+  for (const KvLayer& layer : plan.kvLayers) {
+    require(layer.numKvHeads > 0 && layer.numKvHeads <= 4096, "numKvHeads is out of range");
+    require(layer.headDim > 0 && layer.headDim <= kMaxHeadDim, "headDim is out of range");
+  }
+  for (const PlanStep& step : plan.steps) StepCheck(plan, step).run();
+  PlanStep logits{Op::sample, "logits", {plan.logits}, {}, {}, {}};
+  StepCheck(plan, logits).run();
+}
+
+void checkKvOptions(const KvOptions& kv) {
+  require(kv.blockSize >= 1 && kv.blockSize <= 256, "blockSize must be in [1, 256]");
+  require(kv.numBlocks >= 2 && kv.numBlocks <= INT32_MAX / kv.blockSize, "numBlocks is out of range");
+  require(kv.dtype == PAGODA_F32 || kv.dtype == PAGODA_BF16, "the KV cache must be f32 or bf16");
+}
+
+}  // namespace pagoda

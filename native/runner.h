@@ -1,0 +1,78 @@
+// An opened plan: its memory on one device, and the loop that runs its steps.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "device.h"
+#include "plan.h"
+#include "step.h"
+
+namespace pagoda {
+
+struct MemoryNeed {
+  uint64_t weights;  // bytes, packed
+  uint64_t arena;    // bytes
+  uint64_t kvBlock;  // bytes of one block over all layers
+};
+
+MemoryNeed measure(Device& device, const PlanSpec& plan, const KvOptions& kv);
+
+struct StepResult {
+  std::vector<int32_t> tokens;  // [S]
+  std::vector<int32_t> finite;  // [S]
+};
+
+/// Owns arena, KV cache and packed weights. Belongs to the engine thread.
+class Runner {
+ public:
+  /// Throws: PAGODA_INVALID (bad plan), PAGODA_UNSUPPORTED (lists the ops that the backend lacks), PAGODA_OUT_OF_MEMORY.
+  Runner(Device& device, PlanSpec plan, KvOptions kv, int32_t maxRequests);
+
+  const PlanSpec& plan() const { return plan_; }
+  /// The weight at its place in device memory.
+  const PagodaWeight& weight(int32_t index) const;
+  Device& device() { return device_; }
+
+  /// Runs every step of the plan and draws a token for each output row.
+  StepResult run(const StepInput& step);
+  /// Runs every step but `sample`; returns float32 [S, vocabSize].
+  std::vector<float> runLogits(const StepInput& step);
+
+  void writeArena(uint64_t offset, const std::vector<float>& data);
+  std::vector<float> readArena(uint64_t offset, uint64_t length);
+  /// Fills arena and KV cache with NaN, so that a read of anything unwritten shows.
+  void poison();
+
+  /// Switches profiling; returns the nanoseconds of each plan step in the last run that was profiled.
+  std::vector<float> profile(bool on);
+
+ private:
+  struct Uploaded;  // device addresses of one step's inputs
+
+  void allocateWeights();
+  void allocateKv();
+  Uploaded upload(const StepInput& step);
+  void copyBlocks(const StepInput& step, const Uploaded& uploaded);
+  void runSteps(const StepInput& step, const Uploaded& uploaded, bool sample);
+  void runStep(const PlanStep& step, const StepInput& input, const Uploaded& uploaded);
+  PagodaTensor tensor(const Operand& operand, const StepInput& input) const;
+  PagodaWeight weightOf(const PlanStep& step, int i) const;
+  PagodaKvCache cacheOf(const PlanStep& step) const;
+
+  Device& device_;
+  const PlanSpec plan_;
+  const KvOptions kv_;
+  const int32_t maxRequests_;
+  DeviceMemory arena_;
+  std::vector<DeviceMemory> weightMemory_;
+  std::vector<PagodaWeight> weights_;
+  std::vector<DeviceMemory> kvMemory_;  // one a layer
+  std::vector<PagodaKvCache> caches_;
+  DeviceMemory inputs_;            // grows with the largest step
+  std::vector<int32_t> staging_;  // the step's inputs, packed for one copy
+  std::vector<float> times_;
+  bool profiling_ = false;
+};
+
+}  // namespace pagoda

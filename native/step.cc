@@ -1,0 +1,75 @@
+#include "step.h"
+
+#include <cmath>
+#include <string>
+
+#include "failure.h"
+
+namespace pagoda {
+
+namespace {
+
+void checkLength(const char* name, size_t length, size_t expected) {
+  require(length == expected, std::string(name) + " must have " + std::to_string(expected) +
+                                  " elements but has " + std::to_string(length));
+}
+
+template <typename T>
+void checkRange(const char* name, const std::vector<T>& values, T low, T high) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i] >= low && values[i] <= high) continue;  // false for NaN, too
+    throw Failure(PAGODA_INVALID, std::string(name) + "[" + std::to_string(i) + "] is " +
+                                      std::to_string(values[i]) + ", out of range");
+  }
+}
+
+void checkCounts(const StepInput& step, const PlanSpec& plan, int32_t maxRequests) {
+  const size_t tokens = step.tokenIds.size(), requests = step.seqLens.size(), outputs = step.outputRows.size();
+  require(tokens >= 1 && tokens <= static_cast<size_t>(plan.maxTokens), "tokenIds: too few or too many tokens");
+  require(requests >= 1 && requests <= static_cast<size_t>(maxRequests), "seqLens: too few or too many requests");
+  require(outputs <= static_cast<size_t>(plan.maxOutputs), "outputRows: too many rows");
+  require(step.maxBlocks >= 1 && step.maxBlocks <= (1 << 24), "maxBlocks is out of range");
+  checkLength("positions", step.positions.size(), tokens);
+  checkLength("slotMapping", step.slotMapping.size(), tokens);
+  checkLength("queryStartLoc", step.queryStartLoc.size(), requests + 1);
+  checkLength("blockTable", step.blockTable.size(), requests * static_cast<size_t>(step.maxBlocks));
+  require(step.blockCopies.size() % 2 == 0, "blockCopies must have an even number of elements");
+  checkLength("temperature", step.temperature.size(), outputs);
+  checkLength("topK", step.topK.size(), outputs);
+  checkLength("topP", step.topP.size(), outputs);
+  checkLength("minP", step.minP.size(), outputs);
+  checkLength("seed", step.seed.size(), 2 * outputs);
+  checkLength("position", step.position.size(), outputs);
+}
+
+void checkRequests(const StepInput& step, const KvOptions& kv) {
+  require(step.queryStartLoc.front() == 0 && step.queryStartLoc.back() == step.numTokens(),
+          "queryStartLoc must begin with 0 and end with the number of tokens");
+  for (int32_t r = 0; r < step.numRequests(); ++r) {
+    const int32_t length = step.queryStartLoc[r + 1] - step.queryStartLoc[r];
+    require(step.queryStartLoc[r + 1] > step.queryStartLoc[r], "queryStartLoc must increase");
+    require(step.seqLens[r] >= length &&
+                step.seqLens[r] <= static_cast<int64_t>(step.maxBlocks) * kv.blockSize,
+            "seqLens[" + std::to_string(r) + "] does not fit the query or the block table");
+  }
+}
+
+}  // namespace
+
+void checkStep(const StepInput& step, const PlanSpec& plan, const KvOptions& kv, int32_t maxRequests) {
+  checkCounts(step, plan, maxRequests);
+  checkRequests(step, kv);
+  checkRange<int32_t>("tokenIds", step.tokenIds, 0, plan.vocabSize - 1);
+  checkRange<int32_t>("positions", step.positions, 0, INT32_MAX);
+  checkRange<int32_t>("blockTable", step.blockTable, 0, kv.numBlocks - 1);
+  checkRange<int32_t>("slotMapping", step.slotMapping, -1, kv.numBlocks * kv.blockSize - 1);
+  checkRange<int32_t>("blockCopies", step.blockCopies, 0, kv.numBlocks - 1);
+  checkRange<int32_t>("outputRows", step.outputRows, 0, step.numTokens() - 1);
+  checkRange<float>("temperature", step.temperature, 0.0f, 1e6f);
+  checkRange<int32_t>("topK", step.topK, 0, INT32_MAX);
+  checkRange<float>("topP", step.topP, 1e-30f, 1.0f);
+  checkRange<float>("minP", step.minP, 0.0f, 1.0f);
+  checkRange<int32_t>("position", step.position, 0, INT32_MAX);
+}
+
+}  // namespace pagoda

@@ -1,0 +1,165 @@
+import { LiveGeneration } from "../../lib/engine/generation.js";
+import type {
+  ChatRequest,
+  Engine,
+  EngineStats,
+  Generation,
+  GenerateRequest,
+} from "../../lib/engine/types.js";
+import { PagodaError } from "../../lib/errors.js";
+
+export interface FakeEngineOptions {
+  /** Text of one token. @default a few letters that depend on the prompt and the position */
+  readonly tokenText?: (index: number) => string;
+  /** Thrown by `generate` and `chat`. */
+  readonly refuse?: PagodaError;
+  /** What every generation fails with after `failAfter` tokens. */
+  readonly failure?: PagodaError;
+  readonly failAfter?: number;
+  /** Milliseconds before the first token. @default 0 */
+  readonly firstTokenMs?: number;
+}
+
+type Common = Pick<GenerateRequest, "maxTokens" | "signal">;
+
+/**
+ * A FAKE engine for what a real one cannot be made to do at will: endless floods of text, failures in mid-stream, a full
+ * queue. It has no model: each request draws one invented token a turn of the event loop and holds one block.
+ */
+export class FakeEngine implements Engine {
+  readonly #options: FakeEngineOptions;
+  readonly #totalBlocks = 1000;
+  #running = 0;
+  /** Tokens drawn by all requests. */
+  tokens = 0;
+  readonly tokenizer = undefined;
+  readonly info: Engine["info"] = {
+    model: {
+      name: "fake",
+      architecture: "Fake",
+      parameters: 0,
+      vocabSize: 256,
+      maxModelLen: 2 ** 31 - 1,
+      dtype: "f32",
+      eosTokenIds: [],
+      hasTokenizer: false,
+      hasChatTemplate: true,
+    },
+    device: {
+      backend: "fake",
+      name: "fake",
+      isa: "none",
+      totalMemory: 0,
+      availableMemory: 0,
+      threads: 1,
+    },
+    kvCache: { blockSize: 16, numBlocks: 1001, dtype: "f32", memory: 0 },
+    weightMemory: 0,
+    loadMs: 0,
+  };
+
+  constructor(options: FakeEngineOptions = {}) {
+    this.#options = options;
+  }
+
+  generate(request: GenerateRequest): Generation {
+    return this.#start(String(request.prompt), request);
+  }
+
+  chat(request: ChatRequest): Generation {
+    return this.#start(JSON.stringify(request.messages), request);
+  }
+
+  #start(prompt: string, request: Common): Generation {
+    if (this.#options.refuse !== undefined) throw this.#options.refuse;
+    this.#running++;
+    const generation = new FakeGeneration(prompt, request, this.#options, () => this.tokens++);
+    generation.done.then(() => this.#running--);
+    return generation.live;
+  }
+
+  stats(): EngineStats {
+    return {
+      waiting: 0,
+      running: this.#running,
+      totalBlocks: this.#totalBlocks,
+      freeBlocks: this.#totalBlocks - this.#running,
+      steps: 0,
+      preemptions: 0,
+      promptTokens: 0,
+      outputTokens: this.tokens,
+    };
+  }
+
+  async logits(): Promise<Float32Array> {
+    return new Float32Array(0);
+  }
+
+  async close(): Promise<void> {}
+
+  async [Symbol.asyncDispose](): Promise<void> {}
+}
+
+class FakeGeneration {
+  readonly live: LiveGeneration;
+  /** Resolves when it has ended in any way. */
+  readonly done: Promise<void>;
+  readonly #prompt: string;
+  readonly #options: FakeEngineOptions;
+  readonly #maxTokens: number;
+  readonly #onToken: () => void;
+  #markDone: () => void = () => undefined;
+  #text = "";
+  #ids: number[] = [];
+  #ended = false;
+
+  constructor(prompt: string, request: Common, options: FakeEngineOptions, onToken: () => void) {
+    this.#prompt = prompt;
+    this.#options = options;
+    this.#maxTokens = request.maxTokens ?? Number.POSITIVE_INFINITY;
+    this.#onToken = onToken;
+    this.done = new Promise((resolve) => (this.#markDone = resolve));
+    this.live = new LiveGeneration("fake", (error) => this.#fail(error, true));
+    if (request.signal?.aborted === true) this.live.cancel();
+    request.signal?.addEventListener("abort", () => this.live.cancel());
+    setTimeout(() => this.#step(), options.firstTokenMs ?? 0);
+  }
+
+  #step(): void {
+    if (this.#ended) return;
+    const { failure, failAfter = 0 } = this.#options;
+    if (failure !== undefined && this.#ids.length >= failAfter) return this.#fail(failure, false);
+    const index = this.#ids.length;
+    const id = (index * 31 + this.#prompt.length * 7) % 256;
+    const text = this.#options.tokenText?.(index) ?? `${id.toString(36)} `;
+    this.#ids.push(id);
+    this.#text += text;
+    this.#onToken();
+    this.live.start();
+    this.live.push(text, [id]);
+    if (this.#ids.length >= this.#maxTokens) this.#finish();
+    else setImmediate(() => this.#step());
+  }
+
+  #finish(): void {
+    this.#end();
+    const usage = { promptTokens: 1, outputTokens: this.#ids.length };
+    this.live.finish({
+      text: this.#text,
+      tokenIds: this.#ids,
+      promptTokenIds: [1],
+      finishReason: "length",
+      usage: { ...usage, queueMs: 0, ttftMs: 0, totalMs: 0 },
+    });
+  }
+
+  #fail(error: PagodaError, isOwnersWish: boolean): void {
+    this.#end();
+    this.live.fail(error, isOwnersWish);
+  }
+
+  #end(): void {
+    this.#ended = true;
+    this.#markDone();
+  }
+}

@@ -1,0 +1,174 @@
+import { setImmediate as macrotask } from "node:timers/promises";
+import type { Executor, ExecutorLimits } from "../../lib/engine/executor.js";
+import type { StepInput, StepOutput } from "../../lib/engine/step.js";
+import { validateStep } from "../../lib/engine/validate-step.js";
+
+export interface FakeExecutorOptions extends Partial<ExecutorLimits> {
+  /** Runs before each call, e.g. to wait, to count, or to throw. `call` counts from 0. */
+  readonly onCall?: (call: number, input: StepInput) => void | Promise<void>;
+  /** Token after `context`; the default depends on all of it and on the sampling parameters. */
+  readonly nextToken?: (context: readonly number[], sampling: FakeSampling) => number;
+  /** Whether the logits after `context` are finite. */
+  readonly isFinite?: (context: readonly number[]) => boolean;
+}
+
+/** Sampling parameters of one output row. */
+export interface FakeSampling {
+  readonly temperature: number;
+  readonly seed: readonly [number, number];
+  readonly position: number;
+}
+
+const defaults: ExecutorLimits = {
+  maxTokens: 64,
+  maxRequests: 16,
+  maxOutputs: 16,
+  numBlocks: 65,
+  blockSize: 4,
+  vocabSize: 300,
+};
+
+/**
+ * A fake: "computes" a token from the whole context, which it reads back through the block table. Its KV cache holds the
+ * token and position that were last written to each slot, so a block that is reused too early, a wrong slot or a wrong
+ * position shows as an error, and a wrong context as a wrong token.
+ */
+export class FakeExecutor implements Executor {
+  readonly limits: ExecutorLimits;
+  /** Every step's input, copied. */
+  readonly steps: {
+    readonly tokens: number;
+    readonly requests: number;
+    readonly outputs: number;
+  }[] = [];
+  calls = 0;
+  isClosed = false;
+  readonly #options: FakeExecutorOptions;
+  readonly #tokens: Int32Array;
+  readonly #positions: Int32Array;
+  #isRunning = false;
+
+  constructor(options: FakeExecutorOptions = {}) {
+    const { onCall: _, nextToken: __, isFinite: ___, ...limits } = options;
+    this.#options = options;
+    this.limits = { ...defaults, ...limits };
+    const slots = this.limits.numBlocks * this.limits.blockSize;
+    this.#tokens = new Int32Array(slots).fill(-1);
+    this.#positions = new Int32Array(slots).fill(-1);
+  }
+
+  async execute(input: StepInput): Promise<StepOutput> {
+    return this.#run(input, () => this.compute(input));
+  }
+
+  /** Logits are -1 but for a 1 at the fake's next token. */
+  async logits(input: StepInput): Promise<Float32Array> {
+    return this.#run(input, () => {
+      const { vocabSize } = this.limits;
+      const { tokens } = this.compute(input);
+      const logits = new Float32Array(tokens.length * vocabSize).fill(-1);
+      for (const [row, token] of tokens.entries()) logits[row * vocabSize + token] = 1;
+      return logits;
+    });
+  }
+
+  async close(): Promise<void> {
+    if (this.#isRunning) throw new Error("closed during a step");
+    this.isClosed = true;
+  }
+
+  /** The step itself, synchronously. */
+  compute(input: StepInput): StepOutput {
+    validateStep(input, this.limits);
+    this.#writeCache(input);
+    const { outputRows, tokenIds, queryStartLoc, seqLens } = input;
+    this.steps.push({
+      tokens: tokenIds.length,
+      requests: seqLens.length,
+      outputs: outputRows.length,
+    });
+    const tokens = new Int32Array(outputRows.length);
+    const finite = new Int32Array(outputRows.length);
+    for (const [output, row] of outputRows.entries()) {
+      const request = queryStartLoc.findLastIndex((start) => start <= row);
+      const position = input.positions[row]!;
+      const context = this.#readContext(input, request, position + 1);
+      const sampling = samplingOf(input, output);
+      if (sampling.position !== context.length) throw new Error("wrong sampling position");
+      tokens[output] = this.nextToken(context, sampling);
+      finite[output] = this.#options.isFinite?.(context) === false ? 0 : 1;
+    }
+    return { tokens, finite };
+  }
+
+  /** The token that this fake draws after a context. */
+  nextToken(context: readonly number[], sampling: FakeSampling = fakeGreedy): number {
+    const next = this.#options.nextToken ?? ((all, how) => hash(all, how) % this.limits.vocabSize);
+    return next(context, sampling);
+  }
+
+  /** What it draws for a prompt alone, greedily. */
+  expected(prompt: readonly number[], count: number): number[] {
+    const context = [...prompt];
+    for (let i = 0; i < count; i++) context.push(this.nextToken(context));
+    return context.slice(prompt.length);
+  }
+
+  async #run<T>(input: StepInput, compute: () => T): Promise<T> {
+    if (this.#isRunning) throw new Error("two steps at once");
+    if (this.isClosed) throw new Error("used after close");
+    this.#isRunning = true;
+    try {
+      const call = this.calls++;
+      if (this.#options.onCall) await this.#options.onCall(call, input);
+      else await macrotask();
+      return compute();
+    } finally {
+      this.#isRunning = false;
+    }
+  }
+
+  #writeCache({ tokenIds, positions, slotMapping }: StepInput): void {
+    const { blockSize } = this.limits;
+    if (new Set(slotMapping).size !== slotMapping.length)
+      throw new Error("a slot is written twice");
+    for (const [t, slot] of slotMapping.entries()) {
+      if (slot < blockSize) throw new Error("the null block is written");
+      this.#tokens[slot] = tokenIds[t]!;
+      this.#positions[slot] = positions[t]!;
+    }
+  }
+
+  #readContext(input: StepInput, request: number, length: number): number[] {
+    const { blockSize } = this.limits;
+    return Array.from({ length }, (_, position) => {
+      const logical = Math.floor(position / blockSize);
+      const block = input.blockTable[request * input.maxBlocks + logical]!;
+      const slot = block * blockSize + (position % blockSize);
+      if (this.#positions[slot] !== position) throw new Error(`slot ${slot} was overwritten`);
+      return this.#tokens[slot]!;
+    });
+  }
+}
+
+export const fakeGreedy: FakeSampling = { temperature: 0, seed: [0, 0], position: 0 };
+
+function samplingOf({ sampling }: StepInput, output: number): FakeSampling {
+  const { temperature, seed, position } = sampling;
+  return {
+    temperature: temperature[output]!,
+    seed: [seed[2 * output]!, seed[2 * output + 1]!],
+    position: position[output]!,
+  };
+}
+
+/** FNV-1a over the context; sampled rows depend on temperature, seed and position, too. */
+function hash(context: readonly number[], { temperature, seed, position }: FakeSampling): number {
+  const extra = temperature === 0 ? [] : [Math.round(temperature * 1000), ...seed, position];
+  let value = 0x811c9dc5;
+  for (const word of [...context, ...extra]) {
+    value = Math.imul(value ^ word, 0x01000193) >>> 0;
+    value = (value ^ (value >>> 13)) >>> 0;
+  }
+  return value;
+}

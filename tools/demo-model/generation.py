@@ -1,0 +1,44 @@
+"""The exported model in Hugging Face's own code, in float32: the reference for all figures."""
+
+import json
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tokenizer import MODEL_DIR, WORK
+
+
+def load_model():
+    return AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
+
+
+def load_chat_tokenizer():
+    return AutoTokenizer.from_pretrained(MODEL_DIR, padding_side="left")
+
+
+def chat_prompt(tokenizer, messages):
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+@torch.inference_mode()
+def complete(model, tokenizer, prompts, max_new_tokens, batch=64, **sampling):
+    """The completions of raw prompts, greedy unless sampling options are given."""
+    options = {"do_sample": True, **sampling} if sampling else {"do_sample": False}
+    if not sampling:
+        options.update(temperature=None, top_p=None)
+    texts = []
+    for start in range(0, len(prompts), batch):
+        inputs = tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True)
+        output = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=max_new_tokens,
+            **options,
+        )
+        new_tokens = output[:, inputs["input_ids"].shape[1] :]
+        texts += tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+    return texts
+
+
+def read_prompts(name):
+    return json.loads((WORK / f"eval-{name}.json").read_text(encoding="utf-8"))
