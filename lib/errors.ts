@@ -30,7 +30,7 @@ export const errorCodes = {
 
 export type ErrorCode = keyof typeof errorCodes;
 
-const marker: unique symbol = Symbol.for("pagoda-llm.error") as never;
+const marker: unique symbol = Symbol.for("pagoda-llm.error");
 
 /** Codes after which the same call may succeed later, unchanged. */
 const retryable: ReadonlySet<ErrorCode> = new Set(["ERR_QUEUE_FULL", "ERR_MEMORY"]);
@@ -60,7 +60,7 @@ export class PagodaError extends Error {
   /** Works across several copies of this package, where `instanceof` would not. */
   static is(error: unknown, code?: ErrorCode): error is PagodaError {
     if (typeof error !== "object" || error === null || !(marker in error)) return false;
-    return code === undefined || (error as PagodaError).code === code;
+    return code === undefined || (error as unknown as PagodaError).code === code;
   }
 }
 

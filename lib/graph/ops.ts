@@ -48,10 +48,12 @@ export const opSpecs = {
   add: { inputs: ["a", "b"], weights: [], attributes: [], hasOutput: true },
   takeRows: { inputs: ["x"], weights: [], attributes: [], hasOutput: true },
   sample: { inputs: ["logits"], weights: [], attributes: [], hasOutput: false },
-} as const satisfies Record<string, OpSpec>;
+} as const;
+
+type OpSpecs<T extends Record<string, OpSpec>> = T;
 
 /** The name of an op. */
-export type Op = keyof typeof opSpecs;
+export type Op = keyof OpSpecs<typeof opSpecs>;
 
 /** Values of the `activation` attribute, as in `PagodaActivation` of native/backend.h. */
 export const activations = { silu: 0, geluTanh: 1, gelu: 2 } as const;

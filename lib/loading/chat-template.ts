@@ -23,7 +23,7 @@ export function renderChat(
   const source = selectTemplate(templates, request);
   try {
     const environment = createEnvironment(templates, request, now);
-    return String(new BoundedInterpreter(environment).run(new Template(source).parsed).value);
+    return String(boundedInterpreter(environment).run(new Template(source).parsed).value);
   } catch (cause) {
     const reason = (cause as Error).message;
     const message = `The chat template failed: ${reason}`;
@@ -31,21 +31,32 @@ export function renderChat(
   }
 }
 
+/** The part of the library that is used here; its declarations do not resolve under nodenext. */
+interface JinjaInterpreter {
+  run(program: unknown): JinjaValue;
+  evaluate(statement: unknown, environment: unknown): JinjaValue;
+}
+
+interface JinjaValue {
+  readonly value: unknown;
+}
+
 /**
  * Stops a template whose texts or lists grow without bound before they fill the heap, since a
  * thread that runs out of memory in one large step takes the whole process with it.
  */
-class BoundedInterpreter extends Interpreter {
-  override evaluate(...args: Parameters<Interpreter["evaluate"]>): EvaluatedValue {
-    const result = super.evaluate(...args);
+function boundedInterpreter(environment: unknown): JinjaInterpreter {
+  const interpreter = new Interpreter(environment) as JinjaInterpreter;
+  const evaluate = interpreter.evaluate.bind(interpreter);
+  interpreter.evaluate = (statement, scope) => {
+    const result = evaluate(statement, scope);
     const { value } = result;
     const length = typeof value === "string" || Array.isArray(value) ? value.length : 0;
     if (length <= maxValueLength) return result;
     throw new Error(`a text or list is longer than ${maxValueLength}`);
-  }
+  };
+  return interpreter;
 }
-
-type EvaluatedValue = ReturnType<Interpreter["evaluate"]>;
 
 function selectTemplate({ sources }: ChatTemplates, request: ChatRequest): string {
   const hasToolTemplate = request.tools !== null && Object.hasOwn(sources, "tool_use");

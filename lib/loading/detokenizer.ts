@@ -1,9 +1,7 @@
-import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import type { StreamInput, StreamOutput } from "./tokenizer.js";
 import { invalidTokenizer, specialContents, tokenTable } from "./tokenizer-files.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
-
-type Decoder = NonNullable<LibraryTokenizer["decoder"]>;
+import { createLibraryTokenizer, emptyModel, type LibraryDecoder } from "./tokenizer-library.js";
 
 /** What bytes that are not (yet) a character decode to. */
 const replacement = "\uFFFD";
@@ -17,7 +15,7 @@ export class Detokenizer {
   /** Text of each token, by id. */
   readonly table: readonly (string | undefined)[];
   readonly #special = new Set<number>();
-  readonly #decoder: Decoder | null;
+  readonly #decoder: LibraryDecoder | null;
   readonly #streams = new Map<number, { stream: TokenStream; skipSpecialTokens: boolean }>();
 
   /** @throws ERR_TOKENIZER_INVALID */
@@ -118,11 +116,11 @@ function finalLength(text: string): number {
 }
 
 /** The library's decoder, without the cost of its model, which decoding does not need. */
-function createDecoder({ tokenizer }: TokenizerFiles): Decoder | null {
-  const model = { type: "BPE", vocab: {}, merges: [] };
-  const rest = { normalizer: null, pre_tokenizer: null, post_processor: null };
+function createDecoder({ tokenizer }: TokenizerFiles): LibraryDecoder | null {
+  const unused = { normalizer: null, pre_tokenizer: null, post_processor: null };
+  const json = { ...tokenizer, ...unused, model: emptyModel };
   try {
-    const { decoder } = new LibraryTokenizer({ ...tokenizer, ...rest, model }, {});
+    const { decoder } = createLibraryTokenizer(json, {});
     if (decoder !== null) keepByteOrderMarks(decoder);
     return decoder;
   } catch (cause) {
@@ -131,13 +129,8 @@ function createDecoder({ tokenizer }: TokenizerFiles): Decoder | null {
   }
 }
 
-interface WithTextDecoder {
-  text_decoder?: InstanceType<typeof TextDecoder>;
-  decoders?: WithTextDecoder[];
-}
-
 /** The library drops U+FEFF from runs of byte tokens; the reference implementation keeps it. */
-function keepByteOrderMarks(decoder: WithTextDecoder): void {
+function keepByteOrderMarks(decoder: LibraryDecoder): void {
   if (decoder.text_decoder !== undefined) {
     decoder.text_decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   }

@@ -1,7 +1,8 @@
-import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { argumentError } from "../errors.js";
 import { invalidTokenizer, specialContents } from "./tokenizer-files.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
+import { createLibraryTokenizer, emptyModel } from "./tokenizer-library.js";
+import type { LibraryTokenizer } from "./tokenizer-library.js";
 
 /** Text to token ids. */
 export class Encoder {
@@ -17,7 +18,7 @@ export class Encoder {
   constructor(files: TokenizerFiles) {
     this.#special = specialContents(files);
     try {
-      this.#full = new LibraryTokenizer(files.tokenizer, files.config);
+      this.#full = createLibraryTokenizer(files.tokenizer, files.config);
       this.#plain = createPlain(files, this.#full, this.#special);
       [this.#before, this.#after] = frame(this.#full);
     } catch (cause) {
@@ -43,17 +44,16 @@ export class Encoder {
     const ids = encodeWith(this.#plain, text);
     const { model } = this.#full;
     return ids.flatMap((id) => {
-      const token = model?.vocab[id];
+      const token = model.vocab[id];
       if (token === undefined || !this.#special.has(token)) return [id];
-      return [...token].flatMap((character) => idsOf(this.#full, model!.encode([character])));
+      return [...token].flatMap((character) => idsOf(this.#full, model.encode([character])));
     });
   }
 }
 
 function encodeWith(tokenizer: LibraryTokenizer, text: string): number[] {
   const { ids } = tokenizer.encode(text, { add_special_tokens: false });
-  // Undefined stands for what a tokenizer without an unknown token cannot spell.
-  return ids.filter((id: number | undefined) => id !== undefined);
+  return ids.filter((id) => id !== undefined);
 }
 
 function idsOf(tokenizer: LibraryTokenizer, tokens: readonly string[]): number[] {
@@ -68,8 +68,8 @@ function createPlain(
   special: ReadonlySet<string>,
 ): LibraryTokenizer {
   const added = tokenizer.added_tokens.filter(({ content }) => !special.has(content));
-  const model = { type: "BPE", vocab: {}, merges: [] };
-  const plain = new LibraryTokenizer({ ...tokenizer, added_tokens: added, model }, config);
+  const json = { ...tokenizer, added_tokens: added, model: emptyModel };
+  const plain = createLibraryTokenizer(json, config);
   plain.model = full.model;
   return plain;
 }
@@ -77,7 +77,9 @@ function createPlain(
 /** What the post-processor puts before and after a sequence. */
 function frame(tokenizer: LibraryTokenizer): [before: number[], after: number[]] {
   const sequence = "\u0000";
-  const tokens = tokenizer.post_processor?.([sequence], null, true).tokens ?? [sequence];
+  const tokens = tokenizer.post_processor?.post_process([sequence], null, true).tokens ?? [
+    sequence,
+  ];
   const at = tokens.indexOf(sequence);
   return [idsOf(tokenizer, tokens.slice(0, at)), idsOf(tokenizer, tokens.slice(at + 1))];
 }

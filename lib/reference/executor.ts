@@ -4,6 +4,7 @@ import type { StepInput, StepOutput } from "../engine/step.js";
 import { validateStep } from "../engine/validate-step.js";
 import { argumentError, assert, PagodaError } from "../errors.js";
 import type { Plan } from "../graph/plan.js";
+import type { KvCacheOptions } from "../native.js";
 import { copyBlocks, createKvCache } from "./kv-cache.js";
 import { rowOf } from "./matrix.js";
 import { operandMatrix, runStep, type Memory } from "./run-step.js";
@@ -12,11 +13,9 @@ export interface ReferenceExecutorOptions {
   readonly plan: Plan;
   /** Float32 `[rows, cols]` of a weight of the plan; called once for each while the executor is made. */
   readonly weights: (index: number) => Float32Array;
-  readonly kv: {
-    /** Blocks, the null block included. */
-    readonly numBlocks: number;
-    /** Tokens a block. */
-    readonly blockSize: number;
+  readonly kv: Omit<KvCacheOptions, "dtype"> & {
+    /** @default "f32" */
+    readonly dtype?: KvCacheOptions["dtype"];
   };
   /** Requests in one step at most. */
   readonly maxRequests: number;
@@ -29,7 +28,8 @@ export interface ReferenceExecutorOptions {
 export function createReferenceExecutor(options: ReferenceExecutorOptions): Executor {
   const { plan, kv, maxRequests } = options;
   const { maxTokens, maxOutputs, vocabSize } = plan;
-  const limits: ExecutorLimits = { maxTokens, maxRequests, maxOutputs, ...kv, vocabSize };
+  const { numBlocks, blockSize } = kv;
+  const limits = { maxTokens, maxRequests, maxOutputs, numBlocks, blockSize, vocabSize };
   checkInteger("maxRequests", maxRequests, 1);
   checkInteger("blockSize", kv.blockSize, 1, 256);
   checkInteger("numBlocks", kv.numBlocks, 2, Math.floor((2 ** 31 - 1) / kv.blockSize));
@@ -54,7 +54,7 @@ function createMemory({ plan, weights, kv }: ReferenceExecutorOptions): Memory {
       );
       return data;
     }),
-    caches: plan.kvLayers.map((layer) => createKvCache(layer, kv.numBlocks, kv.blockSize)),
+    caches: plan.kvLayers.map((layer) => createKvCache(layer, { dtype: "f32", ...kv })),
   };
 }
 

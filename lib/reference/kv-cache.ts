@@ -1,19 +1,21 @@
 import type { KvLayer } from "../graph/plan.js";
-import { rowOf, type Matrix } from "./matrix.js";
+import type { KvCacheOptions } from "../native.js";
+import { roundToBf16, rowOf, type Matrix } from "./matrix.js";
 
 /** The paged KV cache of one layer; `key` and `value` are `[numBlocks, blockSize, numKvHeads, headDim]`. */
 export interface KvCache extends KvLayer {
   readonly key: Float32Array;
   readonly value: Float32Array;
-  readonly numBlocks: number;
   readonly blockSize: number;
+  readonly dtype: KvCacheOptions["dtype"];
 }
 
 /** A cache full of NaN, so that whatever reads a slot that was never written shows. */
-export function createKvCache(layer: KvLayer, numBlocks: number, blockSize: number): KvCache {
+export function createKvCache(layer: KvLayer, options: KvCacheOptions): KvCache {
+  const { numBlocks, blockSize, dtype } = options;
   const length = numBlocks * blockSize * layer.numKvHeads * layer.headDim;
   const key = new Float32Array(length).fill(NaN);
-  return { ...layer, numBlocks, blockSize, key, value: key.slice() };
+  return { ...layer, blockSize, dtype, key, value: key.slice() };
 }
 
 /** A view of the vector of one KV head in one slot (= block * blockSize + offset), `[headDim]`. */
@@ -27,18 +29,19 @@ export function cacheRow(
   return cache[of].subarray(start, start + cache.headDim);
 }
 
-/** Writes K and V of each token into its slot. A negative slot is not written. */
+/** Writes K and V of each token into its slot, rounded to the cache's dtype. A negative slot is not written. */
 export function cacheWrite(
   cache: KvCache,
   key: Matrix, // [tokens, numKvHeads * headDim]
   value: Matrix, // [tokens, numKvHeads * headDim]
   slotMapping: Int32Array, // [tokens]
 ): void {
+  const stored = (row: Float32Array): Float32Array => (cache.dtype === "bf16" ? roundToBf16(row) : row);
   for (const [token, slot] of slotMapping.entries()) {
     if (slot < 0) continue;
     const start = slot * cache.numKvHeads * cache.headDim;
-    cache.key.set(rowOf(key, token), start);
-    cache.value.set(rowOf(value, token), start);
+    cache.key.set(stored(rowOf(key, token)), start);
+    cache.value.set(stored(rowOf(value, token)), start);
   }
 }
 

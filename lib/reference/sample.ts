@@ -52,19 +52,16 @@ export function drawToken(logits: Float32Array, options: SamplingRow): number | 
  * (drop p < minP * max p), topK (keep all >= the k-th value), topP (keep the fewest tokens, most probable first and lowest
  * id first among equals, whose share of what is left reaches topP).
  */
-export function keptProbabilities(
-  logits: Float32Array,
-  options: Omit<SamplingRow, "seed" | "position">,
-): Float64Array {
-  const scaled = Float64Array.from(logits, (logit) => logit / options.temperature);
-  const max = scaled.reduce((a, b) => Math.max(a, b), -Infinity);
-  const p = scaled.map((logit) => Math.exp(logit - max)); // max p is 1
-  for (const [token, value] of p.entries()) if (value < options.minP) p[token] = 0;
-  if (options.topK > 0 && options.topK < p.length) {
-    const threshold = at(p.slice().sort().reverse(), options.topK - 1);
-    for (const [token, value] of p.entries()) if (value < threshold) p[token] = 0;
+export function keptProbabilities(logits: Float32Array, options: Omit<SamplingRow, "seed" | "position">): Float64Array {
+  const { temperature, minP, topK, topP } = options;
+  const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const p = Float64Array.from(logits, (logit) => Math.exp((logit - max) / temperature)); // max p is 1
+  for (const [token, value] of p.entries()) if (value < minP) p[token] = 0;
+  if (topK > 0 && topK < p.length) {
+    const threshold = at(logits.slice().sort().reverse(), topK - 1);
+    for (const [token, logit] of logits.entries()) if (logit < threshold) p[token] = 0;
   }
-  if (options.topP < 1) keepTopP(p, options.topP);
+  if (topP < 1) keepTopP(p, topP);
   return p;
 }
 

@@ -108,7 +108,8 @@ function checkPart(value: unknown, path: string): void {
   const type = part.string("type");
   if (type === undefined) throw part.missing("type");
   if (type !== "text") {
-    const message = `Content of type ${JSON.stringify(type.slice(0, 40))} is not supported yet`;
+    const shown = JSON.stringify(type.slice(0, 40));
+    const message = `Content of type ${shown} in \`${part.path("type")}\` is not supported yet`;
     throw badRequest(message, part.path("type"), "unsupported_value");
   }
   if (part.string("text") === undefined) throw part.missing("text");

@@ -125,7 +125,9 @@ test("broken HTTP gets a 4xx or a closed connection, and the server goes on", as
     socket.end(text);
     expect(await received).toMatch(/^($|HTTP\/1.1 4\d\d )/);
   }
-  expect(await receiveAll(connectTo(server).end(broken[6]))).toContain(" 431 ");
+  const long = connectTo(server);
+  long.end(broken[6]!);
+  expect(await receiveAll(long)).toContain(" 431 ");
   expect((await ask(server.url, "/health")).status).toBe(200);
 });
 
@@ -145,23 +147,19 @@ test("one connection serves many requests, also after errors", async () => {
   agent.destroy();
 });
 
+function rawStream(maxTokens: number): string {
+  const body = JSON.stringify({ model: "fake", prompt: "a", max_tokens: maxTokens, stream: true });
+  const head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+  return `${head}content-length: ${body.length}\r\n\r\n${body}`;
+}
+
 test("pipelined requests are answered in order; when the connection goes, all of them end", async () => {
   const engine = new FakeEngine();
   const server = await serve(engine);
-  const request = (maxTokens: number): string => {
-    const body = JSON.stringify({
-      model: "fake",
-      prompt: "a",
-      max_tokens: maxTokens,
-      stream: true,
-    });
-    const head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
-    return `${head}content-length: ${body.length}\r\n\r\n${body}`;
-  };
   const socket = connectTo(server);
   let text = "";
   socket.on("data", (chunk: Buffer) => (text += chunk.toString()));
-  socket.write(request(30) + request(20) + request(1e9) + request(1e9));
+  socket.write(rawStream(30) + rawStream(20) + rawStream(1e9) + rawStream(1e9));
   await until(() => text.split("[DONE]").length === 3);
   await until(() => engine.stats().running === 2);
   socket.destroy();

@@ -24,7 +24,7 @@ export class FakeTokenizer implements Tokenizer {
   isClosed = false;
   feeds = 0;
   readonly #options: FakeTokenizerOptions;
-  readonly #streams = new Map<number, TextDecoder>();
+  readonly #streams = new Map<number, InstanceType<typeof TextDecoder>>();
   /** Answers come in order, as from a worker. */
   #previous: Promise<unknown> = Promise.resolve();
 

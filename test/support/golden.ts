@@ -43,14 +43,14 @@ export function goldenDirectory(name: string): string {
 
 export const goldenMaxTokens = 128;
 
-export async function loadGolden(name: string): Promise<Golden> {
+export async function loadGolden(name: string, dtype: "f32" | "bf16" = "f32"): Promise<Golden> {
   const directory = goldenDirectory(name);
   const { config, checkpoint } = await openModelDirectory(directory);
   const model = defineModel(config);
   const plan = compileModel(model, {
     maxTokens: goldenMaxTokens,
     maxOutputs: goldenMaxTokens,
-    dtype: "f32",
+    dtype,
   });
   const weights = await Promise.all(plan.weights.map((weight) => readWeight(checkpoint, weight)));
   return { name, cases: await readCases(directory, plan.vocabSize), checkpoint, plan, weights };

@@ -1,0 +1,113 @@
+import { createEngine } from "../engine/create-engine.js";
+import type { Engine, EngineOptions, SamplingOptions } from "../engine/types.js";
+import type { Console } from "./console.js";
+import { choice, flag, integer, number, required, text, texts, type Option } from "./option.js";
+import { progressBar } from "./progress-bar.js";
+
+export const dtypes = ["auto", "f32", "bf16"] as const;
+
+const modelOption: Option<string> = required(
+  text({ value: "DIR", about: "Directory of the model, in Hugging Face format" }),
+);
+
+export const dtypeOption: Option<"auto" | "f32" | "bf16" | undefined> = choice(
+  { value: "D", about: "Type of the weights in memory: auto, f32 or bf16 (default: auto)" },
+  dtypes,
+);
+
+export interface EngineValues {
+  readonly model: string;
+  readonly dtype: "auto" | "f32" | "bf16" | undefined;
+  readonly threads: number | undefined;
+}
+
+/** Options of every command that loads a model. */
+export const engineOptions: { readonly [K in keyof EngineValues]: Option<EngineValues[K]> } = {
+  model: modelOption,
+  dtype: dtypeOption,
+  threads: integer(
+    { value: "N", about: "CPU workers (default: the number of cores)" },
+    { min: 1, max: 1024 },
+  ),
+};
+
+export interface SamplingValues {
+  readonly maxTokens: number | undefined;
+  readonly temperature: number | undefined;
+  readonly topK: number | undefined;
+  readonly topP: number | undefined;
+  readonly minP: number | undefined;
+  readonly seed: number | undefined;
+  readonly stop: readonly string[];
+  readonly ignoreEos: boolean;
+}
+
+/** Options of the commands that generate. */
+export const samplingOptions: {
+  readonly [K in keyof SamplingValues]: Option<SamplingValues[K]>;
+} = {
+  maxTokens: integer(
+    { value: "N", about: "Tokens to generate at most (default: as many as the context holds)" },
+    { min: 1, max: 2 ** 31 - 1 },
+  ),
+  temperature: number(
+    { value: "T", about: "0 always takes the most probable token (default: the model's, or 1)" },
+    { min: 0, max: 100 },
+  ),
+  topK: integer(
+    { value: "K", about: "Keep the K most probable tokens; 0 keeps all" },
+    { min: 0, max: 2 ** 31 - 1 },
+  ),
+  topP: number(
+    { value: "P", about: "Keep the most probable tokens whose sum reaches P" },
+    { min: 0, max: 1, exclusiveMin: true },
+  ),
+  minP: number(
+    { value: "P", about: "Drop tokens less probable than P times the most probable one" },
+    { min: 0, max: 1 },
+  ),
+  seed: integer(
+    { value: "S", about: "The same seed gives the same text (default: random)" },
+    { min: 0, max: Number.MAX_SAFE_INTEGER },
+  ),
+  stop: texts({ value: "TEXT", about: "End before this text" }),
+  ignoreEos: flag("Go on after the end-of-sequence token"),
+};
+
+export type SamplingRequest = SamplingOptions & {
+  readonly maxTokens?: number;
+  readonly stop?: readonly string[];
+  readonly ignoreEos?: boolean;
+};
+
+/** The part of a request that the sampling options give. */
+export function samplingRequest(values: SamplingValues): SamplingRequest {
+  const { maxTokens, temperature, topK, topP, minP, seed, stop, ignoreEos } = values;
+  return {
+    ...defined({ maxTokens, temperature, topK, topP, minP, seed }),
+    ...(stop.length > 0 ? { stop } : {}),
+    ...(ignoreEos ? { ignoreEos } : {}),
+  };
+}
+
+/** Loads the model, with a progress bar where there is a terminal. */
+export async function loadEngine(
+  { model, dtype, threads }: EngineValues,
+  console: Console,
+  signal: AbortSignal,
+): Promise<Engine> {
+  const bar = progressBar(console.errorTty);
+  const onProgress: EngineOptions["onProgress"] = (progress) => bar.show(progress);
+  try {
+    return await createEngine({ model, signal, onProgress, ...defined({ dtype, threads }) });
+  } finally {
+    bar.clear();
+  }
+}
+
+type Defined<T> = { [K in keyof T]?: Exclude<T[K], undefined> };
+
+function defined<T extends object>(fields: T): Defined<T> {
+  const entries = Object.entries(fields).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as Defined<T>;
+}

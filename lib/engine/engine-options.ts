@@ -1,0 +1,95 @@
+import { checkInteger, checkObject, checkSignal } from "../arguments.js";
+import { argumentError } from "../errors.js";
+import type { EngineOptions, LoadProgress } from "./types.js";
+
+export type Dtype = "f32" | "bf16";
+
+/** {@link EngineOptions} with the defaults that need no model; undefined: the model or the machine decides. */
+export interface CheckedEngineOptions {
+  readonly model: string;
+  readonly device: string;
+  readonly dtype: "auto" | Dtype;
+  readonly kvCache: {
+    readonly blockSize: number;
+    readonly numBlocks: number | undefined;
+    readonly memory: number | undefined;
+    readonly dtype: "auto" | Dtype;
+  };
+  readonly scheduler: {
+    readonly maxBatchTokens: number;
+    readonly maxSequences: number;
+    readonly maxQueue: number;
+    readonly maxChunkTokens: number;
+  };
+  readonly maxModelLen: number | undefined;
+  readonly threads: number | undefined;
+  readonly signal: AbortSignal | undefined;
+  readonly onProgress: ((progress: LoadProgress) => void) | undefined;
+}
+
+const maxInt32 = 2 ** 31 - 1;
+
+/** Checks everything that can be checked without the model. @throws ERR_ARGUMENT naming the option */
+export function checkEngineOptions(options: EngineOptions): CheckedEngineOptions {
+  checkObject("options", options);
+  const { model, device = "cpu", dtype = "auto", kvCache = {}, scheduler = {} } = options;
+  const { maxModelLen, threads, signal, onProgress } = options;
+  if (typeof model !== "string") throw argumentError("model", "the path of a directory", model);
+  if (typeof device !== "string") throw argumentError("device", "a string", device);
+  if (onProgress !== undefined && typeof onProgress !== "function") {
+    throw argumentError("onProgress", "a function", onProgress);
+  }
+  return {
+    model,
+    device,
+    dtype: checkDtype("dtype", dtype),
+    kvCache: checkKvCache(kvCache),
+    scheduler: checkScheduler(scheduler),
+    maxModelLen: optionalInteger("maxModelLen", maxModelLen, 2, maxInt32),
+    threads: optionalInteger("threads", threads, 1, 1024),
+    signal: checkSignal("signal", signal),
+    onProgress,
+  };
+}
+
+function checkKvCache(
+  options: NonNullable<EngineOptions["kvCache"]>,
+): CheckedEngineOptions["kvCache"] {
+  checkObject("kvCache", options);
+  const { blockSize = 16, numBlocks, memory, dtype = "auto" } = options;
+  return {
+    blockSize: checkInteger("kvCache.blockSize", blockSize, { min: 1, max: 256 }),
+    numBlocks: optionalInteger("kvCache.numBlocks", numBlocks, 2, maxInt32),
+    memory: optionalInteger("kvCache.memory", memory, 1, Number.MAX_SAFE_INTEGER),
+    dtype: checkDtype("kvCache.dtype", dtype),
+  };
+}
+
+function checkScheduler(
+  options: NonNullable<EngineOptions["scheduler"]>,
+): CheckedEngineOptions["scheduler"] {
+  checkObject("scheduler", options);
+  const { maxBatchTokens = 2048, maxSequences = 64, maxQueue = 1024, maxChunkTokens } = options;
+  const budget = checkInteger("scheduler.maxBatchTokens", maxBatchTokens, { min: 1, max: 2 ** 20 });
+  return {
+    maxBatchTokens: budget,
+    maxSequences: checkInteger("scheduler.maxSequences", maxSequences, { min: 1, max: 2 ** 16 }),
+    maxQueue: checkInteger("scheduler.maxQueue", maxQueue, { min: 0, max: maxInt32 }),
+    maxChunkTokens:
+      optionalInteger("scheduler.maxChunkTokens", maxChunkTokens, 1, maxInt32) ?? budget,
+  };
+}
+
+function optionalInteger(
+  parameter: string,
+  value: unknown,
+  min: number,
+  max: number,
+): number | undefined {
+  return value === undefined ? undefined : checkInteger(parameter, value, { min, max });
+}
+
+function checkDtype(parameter: string, value: unknown): "auto" | Dtype {
+  if (value === "auto" || value === "f32" || value === "bf16") return value;
+  throw argumentError(parameter, '"auto", "f32" or "bf16"', value);
+}

@@ -1,0 +1,81 @@
+import { PagodaError } from "../errors.js";
+import type { PlanMemory } from "./native-executor.js";
+
+/** What the caller asks of the KV cache, and what would be enough. */
+export interface KvCacheDemand {
+  /** Tokens a block. */
+  readonly blockSize: number;
+  /** Blocks, the null block included; goes before `memory`. */
+  readonly numBlocks: number | undefined;
+  /** Bytes. */
+  readonly memory: number | undefined;
+  readonly maxSequences: number;
+  readonly maxModelLen: number;
+}
+
+/** Of the available memory, what the cache takes at most when nobody says. */
+const defaultShare = 1 / 4;
+
+/**
+ * Blocks of the KV cache, the null block included: as asked, or enough for `maxSequences` full contexts within a quarter
+ * of the available memory.
+ *
+ * @param availableMemory - bytes; 0: unknown
+ * @throws ERR_MEMORY when weights, arena and cache do not fit, or the cache holds no block (`details`: bytes of each)
+ */
+export function sizeKvCache(
+  demand: KvCacheDemand,
+  needs: PlanMemory,
+  availableMemory: number,
+): number {
+  const numBlocks = Math.min(wantedBlocks(demand, needs, availableMemory), maxBlocks(demand));
+  const { weights, arena, kvBlock } = needs;
+  const kvCache = numBlocks * kvBlock;
+  const needed = weights + arena + kvCache;
+  const details = { needed, weights, arena, kvCache, kvBlock, available: availableMemory };
+  if (numBlocks < 2) {
+    const message = `The KV cache needs at least two blocks of ${kvBlock} bytes, but ${demand.memory} bytes were given`;
+    throw new PagodaError("ERR_MEMORY", message, { details });
+  }
+  if (availableMemory > 0 && needed > availableMemory) {
+    throw new PagodaError("ERR_MEMORY", tooLarge(needs, kvCache, availableMemory), { details });
+  }
+  return numBlocks;
+}
+
+/** Tokens that one sequence can have: the null block holds none. */
+export function effectiveMaxModelLen(
+  maxModelLen: number,
+  numBlocks: number,
+  blockSize: number,
+): number {
+  return Math.min(maxModelLen, (numBlocks - 1) * blockSize);
+}
+
+function wantedBlocks(
+  { numBlocks, memory, blockSize, maxSequences, maxModelLen }: KvCacheDemand,
+  { kvBlock }: PlanMemory,
+  availableMemory: number,
+): number {
+  if (numBlocks !== undefined) return numBlocks;
+  if (memory !== undefined) return Math.floor(memory / kvBlock);
+  const enough = maxSequences * Math.ceil(maxModelLen / blockSize) + 1;
+  if (availableMemory === 0) return enough;
+  const affordable = Math.floor((availableMemory * defaultShare) / kvBlock);
+  return Math.min(enough, Math.max(affordable, 2));
+}
+
+/** Slots are int32. */
+function maxBlocks({ blockSize }: KvCacheDemand): number {
+  return Math.floor((2 ** 31 - 1) / blockSize);
+}
+
+function tooLarge({ weights, arena }: PlanMemory, kvCache: number, available: number): string {
+  const parts = `weights ${mebibytes(weights)}, workspace ${mebibytes(arena)}, KV cache ${mebibytes(kvCache)}`;
+  const total = mebibytes(weights + arena + kvCache);
+  return `The model needs ${total} (${parts}), but ${mebibytes(available)} are available`;
+}
+
+function mebibytes(bytes: number): string {
+  return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+}

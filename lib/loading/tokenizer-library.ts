@@ -1,0 +1,44 @@
+import { Tokenizer } from "@huggingface/tokenizers";
+
+/**
+ * What this package uses of `@huggingface/tokenizers`. Written out, as the library's declarations
+ * do not resolve under TypeScript's `nodenext`.
+ */
+export interface LibraryTokenizer {
+  model: LibraryModel;
+  readonly decoder: LibraryDecoder | null;
+  readonly post_processor: {
+    post_process(
+      tokens: readonly string[],
+      pair: null,
+      addSpecialTokens: boolean,
+    ): { readonly tokens: string[] };
+  } | null;
+  /** An id is undefined where the tokenizer cannot spell the text and has no unknown token. */
+  encode(
+    text: string,
+    options: { readonly add_special_tokens: boolean },
+  ): { readonly ids: (number | undefined)[] };
+  token_to_id(token: string): number | undefined;
+}
+
+export interface LibraryModel {
+  readonly vocab: readonly (string | undefined)[];
+  encode(words: readonly string[]): string[];
+}
+
+export interface LibraryDecoder {
+  decode(tokens: readonly string[]): string;
+  /** Of byte-level and byte-fallback decoders. */
+  text_decoder?: InstanceType<typeof TextDecoder>;
+  /** Of a sequence. */
+  readonly decoders?: readonly LibraryDecoder[];
+}
+
+/** A model that knows no token; for where only the other parts of a tokenizer are needed. */
+export const emptyModel = { type: "BPE", vocab: {}, merges: [] } as const;
+
+/** Throws a plain error when the JSON is not usable. */
+export function createLibraryTokenizer(json: object, config: object): LibraryTokenizer {
+  return new Tokenizer(json, config) as LibraryTokenizer;
+}

@@ -1,0 +1,332 @@
+// cacheWrite, copyBlocks and attention: against double precision, and by bits where the result must not depend on
+// batching, chunking, block size or threads.
+#include <algorithm>
+#include <numeric>
+
+#include "cpu-fixture.h"
+
+namespace pagoda::test {
+namespace {
+
+struct Shape {
+  int32_t numHeads;
+  int32_t numKvHeads;
+  int32_t headDim;
+  PagodaDtype dtype = PAGODA_F32;
+  int32_t slidingWindow = 0;
+  float softcap = 0;
+};
+
+// What a request has computed: q, k, v of all its tokens, [tokens, heads * headDim].
+struct Sequence {
+  int32_t tokens;
+  std::vector<float> q, k, v;
+};
+
+Sequence randomSequence(const Shape& shape, int32_t tokens, uint64_t seed) {
+  Random random(seed);
+  const size_t queryWidth = static_cast<size_t>(shape.numHeads) * shape.headDim;
+  const size_t kvWidth = static_cast<size_t>(shape.numKvHeads) * shape.headDim;
+  Sequence s = {tokens, random.floats(tokens * queryWidth), random.floats(tokens * kvWidth), random.floats(tokens * kvWidth)};
+  for (float& value : s.q) value *= 3;
+  return s;
+}
+
+// One chunk of a request in one step.
+struct Chunk {
+  const Sequence* sequence;
+  int32_t start;   // first token of this step
+  int32_t length;  // tokens of this step
+};
+
+// A KV cache full of NaN, with blocks handed out in a scattered order.
+class Cache {
+ public:
+  Cache(Device& device, const Shape& shape, int32_t blockSize, int32_t numBlocks)
+      : cache{.data = nullptr, .numBlocks = numBlocks, .blockSize = blockSize, .numKvHeads = shape.numKvHeads,
+              .headDim = shape.headDim, .dtype = shape.dtype} {
+    CHECK(device.api->kvBlockBytes(device.handle, &cache, &blockBytes, &device.error) == PAGODA_OK);
+    CHECK(blockBytes == 2ull * shape.numKvHeads * shape.headDim * blockSize * (shape.dtype == PAGODA_BF16 ? 2 : 4));
+    memory.assign(numBlocks * blockBytes, 0xff);  // NaN in both types
+    cache.data = memory.data();
+    free_.resize(numBlocks);
+    std::iota(free_.begin(), free_.end(), 0);
+    Random random(blockSize);
+    for (size_t i = free_.size() - 1; i > 0; --i) std::swap(free_[i], free_[random.below(static_cast<int32_t>(i) + 1)]);
+  }
+
+  std::vector<int32_t> take(int32_t tokens) {
+    std::vector<int32_t> blocks;
+    for (int32_t t = 0; t < tokens; t += cache.blockSize) {
+      blocks.push_back(free_.back());
+      free_.pop_back();
+    }
+    return blocks;
+  }
+
+  PagodaKvCache cache;
+  uint64_t blockBytes = 0;
+  std::vector<uint8_t> memory;
+
+ private:
+  std::vector<int32_t> free_;
+};
+
+// Writes tokens [start, start + length) of a sequence into its blocks.
+void writeCache(Device& device, const Shape& shape, Cache& cache, const Chunk& chunk, const std::vector<int32_t>& blocks) {
+  const int32_t width = shape.numKvHeads * shape.headDim;
+  const int32_t blockSize = cache.cache.blockSize;
+  std::vector<int32_t> slots;
+  for (int32_t t = chunk.start; t < chunk.start + chunk.length; ++t) {
+    slots.push_back(blocks[t / blockSize] * blockSize + t % blockSize);
+  }
+  const size_t offset = static_cast<size_t>(chunk.start) * width;
+  device.run<PagodaCacheWrite>(device.api->cacheWrite,
+                               {.key = tensorAt(const_cast<float*>(chunk.sequence->k.data()) + offset, chunk.length, width),
+                                .value = tensorAt(const_cast<float*>(chunk.sequence->v.data()) + offset, chunk.length, width),
+                                .cache = cache.cache,
+                                .slotMapping = slots.data()});
+}
+
+// Runs the chunks as one batch; result [tokens of all chunks, numHeads * headDim].
+std::vector<float> attend(Device& device, const Shape& shape, Cache& cache, const std::vector<Chunk>& chunks,
+                          const std::vector<std::vector<int32_t>>& blocks) {
+  const int32_t width = shape.numHeads * shape.headDim;
+  int32_t maxBlocks = 1;
+  for (const auto& table : blocks) maxBlocks = std::max(maxBlocks, static_cast<int32_t>(table.size()));
+  std::vector<int32_t> starts = {0};
+  std::vector<int32_t> lengths;
+  std::vector<int32_t> table(chunks.size() * maxBlocks, -1);
+  std::vector<float> queries;
+  for (size_t r = 0; r < chunks.size(); ++r) {
+    const auto begin = chunks[r].sequence->q.begin() + static_cast<int64_t>(chunks[r].start) * width;
+    queries.insert(queries.end(), begin, begin + static_cast<int64_t>(chunks[r].length) * width);
+    starts.push_back(starts.back() + chunks[r].length);
+    lengths.push_back(chunks[r].start + chunks[r].length);
+    std::copy(blocks[r].begin(), blocks[r].end(), table.begin() + r * maxBlocks);
+  }
+  Guarded query(queries);
+  Guarded out(queries.size());
+  const int32_t tokens = starts.back();
+  device.run<PagodaAttention>(device.api->attention,
+                              {.out = tensorOf(out, tokens, width),
+                               .query = tensorOf(query, tokens, width),
+                               .cache = cache.cache,
+                               .batch = {.numRequests = static_cast<int32_t>(chunks.size()),
+                                         .numTokens = tokens,
+                                         .maxBlocks = maxBlocks,
+                                         .maxQueryLen = tokens,
+                                         .maxSeqLen = *std::max_element(lengths.begin(), lengths.end()),
+                                         .queryStartLoc = starts.data(),
+                                         .seqLens = lengths.data(),
+                                         .blockTable = table.data()},
+                               .numHeads = shape.numHeads,
+                               .scale = 1 / std::sqrt(static_cast<float>(shape.headDim)),
+                               .slidingWindow = shape.slidingWindow,
+                               .softcap = shape.softcap});
+  CHECK(out.intact());
+  return {out.data(), out.data() + out.size()};
+}
+
+// The whole sequence, `chunk` tokens a step, alone on its device.
+std::vector<float> runChunked(const std::string& isa, int32_t threads, const Shape& shape, const Sequence& sequence,
+                              int32_t chunk, int32_t blockSize) {
+  Device device(isa.c_str(), threads);
+  Cache cache(device, shape, blockSize, sequence.tokens / blockSize + 3);
+  const std::vector<int32_t> blocks = cache.take(sequence.tokens);
+  std::vector<float> all;
+  for (int32_t start = 0; start < sequence.tokens; start += chunk) {
+    const Chunk step = {&sequence, start, std::min(chunk, sequence.tokens - start)};
+    writeCache(device, shape, cache, step, blocks);
+    const std::vector<float> out = attend(device, shape, cache, {step}, {blocks});
+    all.insert(all.end(), out.begin(), out.end());
+  }
+  return all;
+}
+
+// ---- against double precision ----------------------------------------------------------------------
+
+float stored(const Shape& shape, float x) { return shape.dtype == PAGODA_BF16 ? roundBf16(x) : x; }
+
+std::vector<double> reference(const Shape& shape, const Sequence& s, int32_t token, int32_t head) {
+  const int32_t kvHead = head / (shape.numHeads / shape.numKvHeads);
+  const int32_t first = shape.slidingWindow > 0 ? std::max(0, token - shape.slidingWindow + 1) : 0;
+  const float* q = s.q.data() + (static_cast<int64_t>(token) * shape.numHeads + head) * shape.headDim;
+  std::vector<double> scores;
+  for (int32_t p = first; p <= token; ++p) {
+    const float* k = s.k.data() + (static_cast<int64_t>(p) * shape.numKvHeads + kvHead) * shape.headDim;
+    double score = 0;
+    for (int32_t d = 0; d < shape.headDim; ++d) score += static_cast<double>(q[d]) * stored(shape, k[d]);
+    score /= std::sqrt(static_cast<double>(shape.headDim));
+    scores.push_back(shape.softcap > 0 ? shape.softcap * std::tanh(score / shape.softcap) : score);
+  }
+  const double largest = *std::max_element(scores.begin(), scores.end());
+  double total = 0;
+  for (double& score : scores) total += score = std::exp(score - largest);
+  std::vector<double> out(shape.headDim, 0.0);
+  for (int32_t p = first; p <= token; ++p) {
+    const float* v = s.v.data() + (static_cast<int64_t>(p) * shape.numKvHeads + kvHead) * shape.headDim;
+    for (int32_t d = 0; d < shape.headDim; ++d) out[d] += scores[p - first] / total * stored(shape, v[d]);
+  }
+  return out;
+}
+
+std::string describe(const std::string& isa, const Shape& s) {
+  return text("%s attention heads %d/%d of %d %s window %d softcap %g", isa.c_str(), s.numHeads, s.numKvHeads, s.headDim,
+              s.dtype == PAGODA_BF16 ? "bf16" : "f32", s.slidingWindow, static_cast<double>(s.softcap));
+}
+
+// A batch of prefill, chunk and decode against the definition.
+void testShape(const std::string& isa, const Shape& shape, int32_t blockSize, const std::vector<std::pair<int32_t, int32_t>>& requests) {
+  section(describe(isa, shape) + text(" blocks of %d", blockSize));
+  Device device(isa.c_str(), 2);
+  int32_t numBlocks = 4;
+  for (const auto& request : requests) numBlocks += (request.first + request.second) / blockSize + 1;
+  Cache cache(device, shape, blockSize, numBlocks);
+  std::vector<Sequence> sequences;
+  std::vector<std::vector<int32_t>> blocks;
+  std::vector<Chunk> chunks;
+  sequences.reserve(requests.size());
+  for (const auto& [cached, fresh] : requests) {
+    sequences.push_back(randomSequence(shape, cached + fresh, cached * 7 + fresh));
+    blocks.push_back(cache.take(cached + fresh));
+    writeCache(device, shape, cache, {&sequences.back(), 0, cached + fresh}, blocks.back());
+    chunks.push_back({&sequences.back(), cached, fresh});
+  }
+  const std::vector<float> out = attend(device, shape, cache, chunks, blocks);
+  size_t at = 0;
+  for (const Chunk& chunk : chunks) {
+    for (int32_t t = chunk.start; t < chunk.start + chunk.length; ++t) {
+      for (int32_t head = 0; head < shape.numHeads; ++head) {
+        for (double expected : reference(shape, *chunk.sequence, t, head)) {
+          CHECK_CLOSE(out[at++], expected, 3e-6, text("token %d head %d", t, head));
+        }
+      }
+    }
+  }
+}
+
+void testDefinition(const std::string& isa) {
+  const std::vector<std::pair<int32_t, int32_t>> mixed = {{0, 5}, {70, 1}, {13, 9}, {3, 0}, {0, 1}, {127, 2}, {0, 67}};
+  for (int32_t headDim : {1, 8, 16, 31, 64, 80, 128, 256, 512}) {
+    testShape(isa, {2, 1, headDim}, 16, mixed);
+    testShape(isa, {2, 2, headDim, PAGODA_BF16}, 3, mixed);
+  }
+  for (int32_t group : {1, 3, 4, 5, 6, 7, 8, 71}) {
+    testShape(isa, {group, 1, 16}, 16, mixed);
+    testShape(isa, {2 * group, 2, 16, PAGODA_BF16, 20, 30.0f}, 5, mixed);
+  }
+  for (int32_t window : {1, 2, 63, 64, 65, 100, 1000}) testShape(isa, {4, 2, 16, PAGODA_F32, window}, 16, mixed);
+  for (float softcap : {0.5f, 50.0f}) testShape(isa, {4, 2, 16, PAGODA_F32, 0, softcap}, 64, mixed);
+  testShape(isa, {2, 1, 32}, 16, {{1100, 2}, {511, 1}, {512, 1}, {500, 30}});
+  testShape(isa, {2, 1, 32, PAGODA_BF16, 600}, 256, {{1100, 2}, {511, 1}, {1536, 1}});
+}
+
+// ---- by bits ---------------------------------------------------------------------------------------
+
+void testInvariance(const std::string& isa, const Shape& shape, int32_t tokens) {
+  section(describe(isa, shape) + " invariance");
+  const Sequence sequence = randomSequence(shape, tokens, 99);
+  const std::vector<float> whole = runChunked(isa, 1, shape, sequence, tokens, 16);
+  const struct {
+    int32_t threads, chunk, blockSize;
+  } ways[] = {{2, tokens, 16}, {3, 1, 16}, {2, 7, 1}, {1, 64, 3}, {2, 100, 64}, {1, 65, 256}};
+  for (const auto& way : ways) {
+    const std::vector<float> out = runChunked(isa, way.threads, shape, sequence, way.chunk, way.blockSize);
+    CHECK(out.size() == whole.size() && sameBits(out.data(), whole.data(), out.size()),
+          "threads %d chunk %d blocks of %d", way.threads, way.chunk, way.blockSize);
+  }
+}
+
+// A request's rows are the same beside other requests.
+void testNeighbours(const std::string& isa) {
+  section(isa + " attention neighbours");
+  const Shape shape = {6, 2, 24};
+  Device device(isa.c_str(), 2);
+  Cache cache(device, shape, 8, 100);
+  std::vector<Sequence> sequences;
+  std::vector<Chunk> chunks;
+  std::vector<std::vector<int32_t>> blocks;
+  const int32_t lengths[] = {90, 33, 1, 140};
+  const int32_t fresh[] = {1, 33, 1, 50};
+  sequences.reserve(4);
+  for (int i = 0; i < 4; ++i) {
+    sequences.push_back(randomSequence(shape, lengths[i], i));
+    blocks.push_back(cache.take(lengths[i]));
+    writeCache(device, shape, cache, {&sequences[i], 0, lengths[i]}, blocks[i]);
+    chunks.push_back({&sequences[i], lengths[i] - fresh[i], fresh[i]});
+  }
+  const std::vector<float> together = attend(device, shape, cache, chunks, blocks);
+  size_t at = 0;
+  for (int i = 0; i < 4; ++i) {
+    const std::vector<float> alone = attend(device, shape, cache, {chunks[i]}, {blocks[i]});
+    CHECK(sameBits(alone.data(), together.data() + at, alone.size()), "request %d", i);
+    at += alone.size();
+  }
+}
+
+// NaN and infinities of one token reach the tokens after it, but not those before it.
+void testCausality(const std::string& isa, float poison, int32_t at) {
+  section(text("%s attention causality %g at %d", isa.c_str(), static_cast<double>(poison), at));
+  const Shape shape = {4, 2, 16};
+  Sequence sequence = randomSequence(shape, 150, 5);
+  const std::vector<float> clean = runChunked(isa, 1, shape, sequence, 150, 16);
+  for (int32_t i = 0; i < 32; ++i) sequence.k[at * 32 + i] = sequence.v[at * 32 + i] = poison;
+  const std::vector<float> poisoned = runChunked(isa, 2, shape, sequence, 150, 16);
+  CHECK(sameBits(clean.data(), poisoned.data(), static_cast<size_t>(at) * 64), "tokens before");
+  bool finite = true;
+  for (size_t i = static_cast<size_t>(at) * 64; i < static_cast<size_t>(at + 1) * 64; ++i) finite &= std::isfinite(poisoned[i]);
+  CHECK(!finite, "the token itself");
+}
+
+// ---- cache -----------------------------------------------------------------------------------------
+
+// Blocks are copied in order and nothing else is touched; negative slots are skipped.
+void testCache(const std::string& isa, PagodaDtype dtype) {
+  section(text("%s cache dtype %d", isa.c_str(), dtype));
+  const Shape shape = {2, 2, 5, dtype};
+  Device device(isa.c_str(), 2);
+  Cache cache(device, shape, 3, 8);
+  Random random(1);
+  std::vector<float> rows = random.floats(2 * 10);
+  const std::vector<uint8_t> before = cache.memory;
+  const int32_t none[] = {-1, INT32_MIN};
+  PagodaCacheWrite write = {.key = tensorAt(rows.data(), 2, 10), .value = tensorAt(rows.data(), 2, 10),
+                            .cache = cache.cache, .slotMapping = none};
+  device.run<PagodaCacheWrite>(device.api->cacheWrite, write);
+  CHECK(cache.memory == before, "negative slots");
+  const int32_t slots[] = {7 * 3 + 2, 0};
+  write.slotMapping = slots;
+  device.run<PagodaCacheWrite>(device.api->cacheWrite, write);
+  size_t changed = 0;
+  const size_t element = dtype == PAGODA_BF16 ? 2 : 4;
+  for (size_t i = 0; i < before.size(); i += element) {
+    changed += std::memcmp(&before[i], &cache.memory[i], element) != 0 ? 1 : 0;
+  }
+  CHECK(changed == 40, "%zu elements changed", changed);
+  const int32_t pairs[] = {0, 3, 3, 4, 7, 7, 7, 0};
+  device.run<PagodaCopyBlocks>(device.api->copyBlocks, {.cache = cache.cache, .pairs = pairs, .numPairs = 4});
+  auto block = [&](int32_t i) { return std::vector<uint8_t>(cache.memory.begin() + i * cache.blockBytes, cache.memory.begin() + (i + 1) * cache.blockBytes); };
+  CHECK(block(3) == block(4) && block(0) == block(7) && block(3) != block(0) && block(1) == block(2));
+}
+
+void testIsa(const std::string& isa) {
+  testDefinition(isa);
+  testInvariance(isa, {6, 2, 20}, 150);
+  testInvariance(isa, {3, 1, 64, PAGODA_BF16, 70, 20.0f}, 200);
+  testInvariance(isa, {2, 2, 16, PAGODA_BF16}, 1100);
+  testNeighbours(isa);
+  for (float poison : {kNaN, std::numeric_limits<float>::infinity()}) {
+    for (int32_t at : {0, 40, 63, 64, 100, 149}) testCausality(isa, poison, at);
+  }
+  testCache(isa, PAGODA_F32);
+  testCache(isa, PAGODA_BF16);
+}
+
+}  // namespace
+}  // namespace pagoda::test
+
+int main() {
+  for (const std::string& isa : pagoda::test::isas()) pagoda::test::testIsa(isa);
+  return pagoda::test::finish();
+}

@@ -1,0 +1,110 @@
+import { afterAll, describe, expect, it } from "vitest";
+import type { Executor } from "../../lib/engine/executor.js";
+import { executorKinds, type ExecutorKind } from "../support/executors.js";
+import { goldenNames, loadGolden, type Golden, type GoldenCase } from "../support/golden.js";
+import { makeStep } from "../support/step.js";
+
+/** Against Hugging Face transformers in float64; what it keeps in float32 itself is worth about 1e-6. */
+const logitsTolerance = 1e-4;
+/** Where the two best logits are closer than this, either token is right. */
+const marginTolerance = 1e-4;
+
+const kv = { numBlocks: 40, blockSize: 4 };
+
+const kinds = await executorKinds();
+const report: string[] = [];
+afterAll(() => console.log(report.join("\n")));
+
+describe.each(goldenNames())("%s", (name) => {
+  const golden = loadGolden(name);
+
+  it.each(kinds)("teacher-forced logits on $name", async (kind) => {
+    const model = await golden;
+    const whole = await maxDifference(kind, model, 1000);
+    const chunked = await maxDifference(kind, model, 5);
+    report.push(`${name}, ${kind.name}: ${whole.toExponential(1)} whole, ${chunked.toExponential(1)} in chunks`);
+    expect(whole).toBeLessThan(logitsTolerance);
+    expect(chunked).toBeLessThan(logitsTolerance);
+  });
+
+  it.each(kinds)("greedy tokens on $name", async (kind) => {
+    const model = await golden;
+    await withExecutor(kind, model, async (executor) => {
+      for (const golden of model.cases) await expectGreedy(executor, golden);
+    });
+  });
+});
+
+describe("weights in bf16", () => {
+  // The checkpoint is bf16 itself, so that only AVX-512, which rounds activations too, gives other logits.
+  const golden = loadGolden("hf-extra/llama-bf16", "bf16");
+
+  it.each(kinds)("teacher-forced logits on $name", async (kind) => {
+    const max = await maxDifference(kind, await golden, 1000);
+    report.push(`bf16, ${kind.name}: ${max.toExponential(1)}`);
+    expect(max).toBeLessThan(kind.name.endsWith("avx512") ? 0.1 : logitsTolerance);
+  });
+});
+
+async function withExecutor(kind: ExecutorKind, model: Golden, use: (executor: Executor) => Promise<void>) {
+  const executor = await kind.create({ plan: model.plan, weights: model.weights, kv, maxRequests: 4 });
+  try {
+    await use(executor);
+  } finally {
+    await executor.close();
+  }
+}
+
+/** Largest difference to the golden logits over all cases, run `chunk` tokens at a time. */
+async function maxDifference(kind: ExecutorKind, model: Golden, chunk: number): Promise<number> {
+  let max = 0;
+  await withExecutor(kind, model, async (executor) => {
+    for (const { ids, logits } of model.cases) {
+      for (let start = 0; start < ids.length; start += chunk) {
+        const part = ids.slice(start, start + chunk);
+        const actual = await executor.logits(step(part, start));
+        const from = start * executor.limits.vocabSize;
+        const expected = logits.subarray(from, from + actual.length);
+        expect(actual.length).toBe(part.length * executor.limits.vocabSize);
+        for (const [i, value] of actual.entries()) max = Math.max(max, difference(value, expected[i]));
+      }
+    }
+  });
+  return max;
+}
+
+/** NaN counts as infinitely far. */
+function difference(a: number, b = NaN): number {
+  const d = Math.abs(a - b);
+  return Number.isNaN(d) ? Infinity : d;
+}
+
+/** Each next token is the golden one, until the first near-tie that went the other way. */
+async function expectGreedy(executor: Executor, golden: GoldenCase): Promise<void> {
+  let ids = [...golden.ids];
+  let computed = 0;
+  for (const expected of golden.greedy.slice(golden.ids.length)) {
+    const input = step(ids, computed, [ids.length - 1]);
+    const { tokens, finite } = await executor.execute(input);
+    expect([...finite]).toEqual([1]);
+    if (tokens[0] !== expected) {
+      const logits = await executor.logits(input);
+      expect(margin(logits, tokens[0], expected), `at ${computed + ids.length}`).toBeLessThan(marginTolerance);
+      return;
+    }
+    computed += ids.length;
+    ids = [expected];
+  }
+}
+
+function margin(logits: Float32Array, a = -1, b = -1): number {
+  return Math.abs((logits[a] ?? NaN) - (logits[b] ?? NaN));
+}
+
+/** `ids` after `numComputedTokens` others, in blocks that are neither neighbours nor in order. */
+function step(ids: readonly number[], numComputedTokens: number, outputs?: readonly number[]) {
+  const count = Math.ceil((numComputedTokens + ids.length) / kv.blockSize);
+  const blocks = Array.from({ length: count }, (_, i) => 1 + ((i * 7 + 3) % (kv.numBlocks - 1)));
+  const request = { tokenIds: ids, numComputedTokens, blocks };
+  return makeStep([outputs === undefined ? request : { ...request, outputs }], kv.blockSize);
+}

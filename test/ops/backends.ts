@@ -1,0 +1,89 @@
+import type { StepOutput } from "../../lib/engine/step.js";
+import { createNativeExecutor } from "../../lib/engine/native-executor.js";
+import type { KvCacheOptions } from "../../lib/native.js";
+import { copyBlocks, createKvCache } from "../../lib/reference/kv-cache.js";
+import { roundToBf16 } from "../../lib/reference/matrix.js";
+import { runStep, type Memory } from "../../lib/reference/run-step.js";
+import { nativeIsas } from "../support/executors.js";
+import { arenaImage, type CasePlan, type CaseRun, type OpCase } from "./op-case.js";
+
+export interface CaseResult {
+  /** The whole arena after the last run. */
+  readonly arena: Float32Array;
+  /** Of the last run, where the case samples. */
+  readonly output: StepOutput | undefined;
+}
+
+/** Something that runs a case's plan. */
+export interface OpBackend {
+  readonly name: string;
+  run(opCase: OpCase, casePlan: CasePlan): Promise<CaseResult>;
+}
+
+const noKv: KvCacheOptions = { numBlocks: 64, blockSize: 16, dtype: "f32" };
+
+export const reference: OpBackend = {
+  name: "reference",
+  async run(opCase, casePlan) {
+    const { plan, weights } = casePlan;
+    const rounded = weights.map((data, i) =>
+      plan.weights[i]?.dtype === "bf16" ? roundToBf16(data) : data,
+    );
+    const caches = plan.kvLayers.map((layer) => createKvCache(layer, opCase.kv ?? noKv));
+    let result: CaseResult = { arena: new Float32Array(), output: undefined };
+    for (const run of opCase.runs) {
+      const memory: Memory = { plan, arena: arenaImage(casePlan, run), weights: rounded, caches };
+      for (const cache of caches) copyBlocks(cache, run.step.blockCopies);
+      const outputs = plan.steps.map((step) => runStep(memory, step, run.step));
+      result = { arena: memory.arena, output: outputs.at(-1) };
+    }
+    return result;
+  },
+};
+
+function nativeBackend(isa: string): OpBackend {
+  return {
+    name: `cpu ${isa}`,
+    async run(opCase, casePlan) {
+      const { plan, weights } = casePlan;
+      const executor = await createNativeExecutor({
+        plan,
+        kv: opCase.kv ?? noKv,
+        maxRequests: 64,
+        isa,
+        threads: 2,
+        loadWeights: async (sink) => {
+          for (const [index, data] of weights.entries()) await sink.set(index, data);
+        },
+      });
+      try {
+        await executor.jobs.run((native) => native.poison());
+        let output: StepOutput | undefined;
+        for (const run of opCase.runs) output = await runOnce(executor, opCase, casePlan, run);
+        const arena = await executor.jobs.floats((native) =>
+          native.readArena(0, plan.arenaBytes / 4),
+        );
+        return { arena, output };
+      } finally {
+        await executor.close();
+      }
+    },
+  };
+}
+
+async function runOnce(
+  executor: Awaited<ReturnType<typeof createNativeExecutor>>,
+  opCase: OpCase,
+  casePlan: CasePlan,
+  run: CaseRun,
+): Promise<StepOutput | undefined> {
+  await executor.jobs.run((native) => native.writeArena(0, arenaImage(casePlan, run)));
+  if (opCase.ops.at(-1)?.op === "sample") return executor.execute(run.step);
+  await executor.logits(run.step);
+  return undefined;
+}
+
+/** Every backend of this machine that is held to the reference. */
+export async function opBackends(): Promise<OpBackend[]> {
+  return (await nativeIsas()).map(nativeBackend);
+}

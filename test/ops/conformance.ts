@@ -1,0 +1,139 @@
+import { describe, expect, it } from "vitest";
+import type { Op } from "../../lib/graph/ops.js";
+import { opBackends, reference, type CaseResult } from "./backends.js";
+import {
+  arenaImage,
+  elementsOf,
+  planCase,
+  type CasePlan,
+  type Layout,
+  type OpCase,
+  type WeightDtype,
+} from "./op-case.js";
+
+/** Allowed: |actual - expected| <= absolute + relative * |expected| for each element, and 1 - cosine of each tensor. */
+interface Tolerance {
+  readonly absolute: number;
+  readonly relative: number;
+  readonly cosine: number;
+}
+
+const exact: Tolerance = { absolute: 0, relative: 0, cosine: 1e-12 };
+
+/** Operands are about 1 in size. The one place where the accuracy of kernels is stated. */
+const tolerances: Readonly<Record<Op, Tolerance>> = {
+  embed: exact,
+  add: exact,
+  takeRows: exact,
+  cacheWrite: exact,
+  sample: exact,
+  rmsNorm: { absolute: 1e-6, relative: 2e-6, cosine: 1e-10 },
+  linear: { absolute: 1e-5, relative: 1e-5, cosine: 1e-9 },
+  ropeTable: { absolute: 2e-7, relative: 1e-6, cosine: 1e-10 },
+  rope: { absolute: 1e-6, relative: 1e-6, cosine: 1e-10 },
+  attention: { absolute: 1e-5, relative: 1e-5, cosine: 1e-9 },
+  gatedActivation: { absolute: 1e-6, relative: 2e-6, cosine: 1e-10 },
+};
+
+/** AVX-512 rounds activations (linear), queries and probabilities (attention) to bf16 where the other operand is bf16. */
+const bf16Tolerances: Readonly<Partial<Record<Op, Tolerance>>> = {
+  linear: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
+  attention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
+};
+
+export interface ConformanceOptions {
+  /** Types of matrices and tables. @default f32 only */
+  readonly dtypes?: readonly WeightDtype[];
+}
+
+const backends = await opBackends();
+const layouts: readonly Layout[] = ["packed", "strided"];
+
+/** Holds every backend to the reference on all cases, in both layouts. */
+export function conformance(
+  op: Op,
+  cases: readonly OpCase[],
+  options: ConformanceOptions = {},
+): void {
+  const { dtypes = ["f32"] } = options;
+  const runs = cases.flatMap((opCase) =>
+    dtypes.map((dtype) => ({ name: `${opCase.name}, ${dtype}`, opCase, dtype })),
+  );
+  describe.each(backends)(`${op} on $name`, (backend) => {
+    it.each(runs)("$name", async ({ opCase, dtype }) => {
+      const isBf16 = dtype === "bf16" || opCase.kv?.dtype === "bf16";
+      const tolerance = (isBf16 ? bf16Tolerances[op] : undefined) ?? tolerances[op];
+      for (const layout of layouts) {
+        const casePlan = planCase(opCase, dtype, layout);
+        const expected = await reference.run(opCase, casePlan);
+        const actual = await backend.run(opCase, casePlan);
+        expectUntouched(opCase, casePlan, expected);
+        expectUntouched(opCase, casePlan, actual);
+        expectClose(opCase, casePlan, actual, expected, tolerance);
+      }
+    });
+  });
+}
+
+/** All but the output tensors is, bit for bit, as it was before the run. `sample` may overwrite its logits. */
+function expectUntouched(opCase: OpCase, casePlan: CasePlan, { arena }: CaseResult): void {
+  const { image, isOutput } = before(opCase, casePlan);
+  const bits = new Int32Array(arena.buffer, arena.byteOffset, arena.length);
+  const imageBits = new Int32Array(image.buffer);
+  const touched = [...bits.keys()].filter((i) => isOutput[i] === 0 && bits[i] !== imageBits[i]);
+  expect(touched, "elements outside the outputs that changed").toEqual([]);
+}
+
+function before(opCase: OpCase, casePlan: CasePlan): { image: Float32Array; isOutput: Uint8Array } {
+  const run = lastRun(opCase);
+  const image = arenaImage(casePlan, run);
+  const isOutput = new Uint8Array(image.length);
+  for (const [name, operand] of Object.entries(casePlan.operands)) {
+    if (opCase.tensors[name]?.isOutput === true)
+      for (const i of elementsOf(operand, run.step)) isOutput[i] = 1;
+  }
+  return { image, isOutput };
+}
+
+function expectClose(
+  opCase: OpCase,
+  casePlan: CasePlan,
+  actual: CaseResult,
+  expected: CaseResult,
+  tolerance: Tolerance,
+): void {
+  expect(actual.output).toEqual(expected.output);
+  for (const [name, operand] of Object.entries(casePlan.operands)) {
+    if (opCase.tensors[name]?.isOutput !== true || name === "logits") continue;
+    const indices = elementsOf(operand, lastRun(opCase).step);
+    compare(
+      name,
+      Float32Array.from(indices, (i) => actual.arena[i] ?? NaN),
+      Float32Array.from(indices, (i) => expected.arena[i] ?? NaN),
+      tolerance,
+    );
+  }
+}
+
+/** Absolute, relative and cosine error; NaN equals NaN only. */
+function compare(
+  name: string,
+  actual: Float32Array,
+  expected: Float32Array,
+  tolerance: Tolerance,
+): void {
+  const { absolute, relative, cosine } = tolerance;
+  let [dot, squaresA, squaresB] = [0, 0, 0];
+  for (const [i, b] of expected.entries()) {
+    const a = actual[i] ?? NaN;
+    const near = Math.abs(a - b) <= absolute + relative * Math.abs(b) || Object.is(a, b);
+    if (!near) expect.fail(`${name}[${i}] is ${a} but should be ${b}`);
+    [dot, squaresA, squaresB] = [dot + a * b, squaresA + a * a, squaresB + b * b];
+  }
+  const product = Math.sqrt(squaresA * squaresB);
+  if (product > 0) expect(1 - dot / product, `1 - cosine of ${name}`).toBeLessThanOrEqual(cosine);
+}
+
+function lastRun(opCase: OpCase): OpCase["runs"][number] {
+  return opCase.runs.at(-1) as OpCase["runs"][number];
+}

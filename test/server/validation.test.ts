@@ -1,0 +1,348 @@
+import { gzipSync } from "node:zlib";
+import { expect, test } from "vitest";
+import type { ChatRequest, GenerateRequest } from "../../lib/engine/types.js";
+import { FakeEngine } from "../support/fake-engine.js";
+import { ask, errorOf, post, serve } from "../support/http.js";
+
+const completion = { model: "fake", prompt: "a" };
+const chat = { model: "fake", messages: [{ role: "user", content: "a" }] };
+
+/** A fake engine that keeps the requests it gets and ends each after one token. */
+class Recorder extends FakeEngine {
+  readonly requests: (GenerateRequest | ChatRequest)[] = [];
+
+  override generate(request: GenerateRequest): ReturnType<FakeEngine["generate"]> {
+    this.requests.push(request);
+    return super.generate({ ...request, maxTokens: 1 });
+  }
+
+  override chat(request: ChatRequest): ReturnType<FakeEngine["chat"]> {
+    this.requests.push(request);
+    return super.chat({ ...request, maxTokens: 1 });
+  }
+}
+
+/** Values of a wrong type for a field of each kind. */
+const notNumbers = ["1", true, [], [1], {}];
+const notBooleans = [0, 1, "true", [], {}];
+const notIntegers = [...notNumbers, 1.5, 1e300, -1e300];
+
+/** Field, values that are refused, the parameter named. */
+const sampling: [string, unknown[], string?][] = [
+  ["model", [1, true, [], {}]],
+  ["temperature", [...notNumbers, -0.1, 2.1, 1e300]],
+  ["top_p", [...notNumbers, -0.1, 1.1]],
+  ["top_k", [...notIntegers, -2, 2 ** 31]],
+  ["min_p", [...notNumbers, -0.1, 1.1]],
+  ["seed", [...notIntegers, -1, 2 ** 53]],
+  ["max_tokens", [...notIntegers, 0, -1, 2 ** 31, 2 ** 53]],
+  ["stop", [1, true, {}, [1], [null], "", [""], ["a", ""], ["a", "b", "c", "d", "e"], [["a"]]]],
+  ["stop_token_ids", [1, "1", true, {}]],
+  ["stop_token_ids", [["1"], [1.5], [-1], [null], [2 ** 31]], "stop_token_ids[0]"],
+  ["stop_token_ids", [Array.from({ length: 129 }, (_, i) => i)]],
+  ["ignore_eos", notBooleans],
+  ["skip_special_tokens", notBooleans],
+  ["return_token_ids", notBooleans],
+  ["stream", notBooleans],
+  ["stream_options", [1, "a", true, [], {}, { include_usage: true }]],
+];
+
+const unsupported: [string, unknown[], unknown[]][] = [
+  ["n", [0, 2, 129, 1e9, "5", 1.5], [1, null]],
+  ["best_of", [2, 0, 1e9], [1, null]],
+  ["presence_penalty", [1, -2, "a"], [0]],
+  ["frequency_penalty", [1], [0]],
+  ["repetition_penalty", [1.1], [1]],
+  ["logit_bias", [{ 1: 5 }, []], [{}]],
+  ["response_format", [{ type: "json_object" }, "text"], [{ type: "text" }]],
+  ["min_tokens", [1], [0]],
+];
+
+async function expectRefused(
+  url: string,
+  path: string,
+  body: unknown,
+  param: string | null,
+): Promise<void> {
+  const reply = await post(url, path, body);
+  const shown = JSON.stringify(body).slice(0, 200);
+  expect([shown, reply.status]).toEqual([shown, 400]);
+  const error = errorOf(reply);
+  expect([shown, error.param]).toEqual([shown, param]);
+  expect(error.type).toBe("invalid_request_error");
+  if (param !== null) expect(error.message).toContain(param);
+}
+
+test.each(["/v1/completions", "/v1/chat/completions"])("common fields of %s", async (path) => {
+  const engine = new Recorder();
+  const { url } = await serve(engine);
+  const base = path === "/v1/completions" ? completion : chat;
+  for (const [field, values, param = field] of sampling) {
+    for (const value of values) {
+      await expectRefused(url, path, { ...base, [field]: value }, param);
+    }
+  }
+  expect(engine.requests).toEqual([]);
+  for (const [field, values, neutral] of unsupported) {
+    for (const value of values) {
+      await expectRefused(url, path, { ...base, [field]: value }, field);
+    }
+    for (const value of neutral) {
+      expect((await post(url, path, { ...base, [field]: value })).status).toBe(200);
+    }
+  }
+  await expectRefused(url, path, { ...base, temprature: 1 }, "temprature");
+  await expectRefused(url, path, { ...base, constructor: 1 }, "constructor");
+  const { model, ...noModel } = base;
+  await expectRefused(url, path, noModel, "model");
+  const other = await post(url, path, { ...base, model: `${model}x` });
+  expect(other.status).toBe(404);
+  expect(errorOf(other)).toMatchObject({ param: "model", code: "model_not_found" });
+});
+
+test("a __proto__ key is an unknown field, not a prototype", async () => {
+  const { url } = await serve(new Recorder());
+  const headers = { "content-type": "application/json" };
+  const body = '{"model":"fake","prompt":"a","__proto__":{"max_tokens":5}}';
+  const reply = await ask(url, "/v1/completions", { method: "POST", headers, body });
+  expect(reply.status).toBe(400);
+  expect(errorOf(reply).param).toBe("__proto__");
+  const inside = '{"model":"fake","prompt":{"constructor":{"name":{"toString":1}}}}';
+  const typed = await ask(url, "/v1/completions", { method: "POST", headers, body: inside });
+  expect(typed.status).toBe(400);
+});
+
+test("prompts", async () => {
+  const engine = new Recorder();
+  const { url } = await serve(engine);
+  const path = "/v1/completions";
+  const wrong: [unknown, string][] = [
+    [undefined, "prompt"],
+    [null, "prompt"],
+    [5, "prompt"],
+    [true, "prompt"],
+    [{}, "prompt"],
+    [[], "prompt"],
+    [[true], "prompt"],
+    [[{}], "prompt"],
+    [["a", 1], "prompt[1]"],
+    [["a", ["b"]], "prompt[1]"],
+    [[1, "a"], "prompt[1]"],
+    [[1.5], "prompt[0]"],
+    [[-1], "prompt[0]"],
+    [[2 ** 31], "prompt[0]"],
+    [[1, null], "prompt[1]"],
+    [[[1], "a"], "prompt[1]"],
+    [[[1], ["a"]], "prompt[1][0]"],
+    [[[1], [1.5]], "prompt[1][0]"],
+    [Array.from({ length: 129 }, () => "a"), "prompt"],
+  ];
+  for (const [prompt, param] of wrong)
+    await expectRefused(url, path, { ...completion, prompt }, param);
+  await expectRefused(url, path, { ...completion, echo: true }, "echo");
+  await expectRefused(url, path, { ...completion, logprobs: 0 }, "logprobs");
+  await expectRefused(url, path, { ...completion, suffix: "a" }, "suffix");
+  expect(engine.requests).toEqual([]);
+  const right = ["a", [1, 2], ["a", "b"], [[1], [2, 3]]];
+  for (const prompt of right) {
+    const reply = await post(url, path, { ...completion, prompt });
+    const { choices } = JSON.parse(reply.text);
+    const count = Array.isArray(prompt) && typeof prompt[0] !== "number" ? prompt.length : 1;
+    expect(choices.map((choice: { index: number }) => choice.index)).toEqual(
+      Array.from({ length: count }, (_, i) => i),
+    );
+  }
+  expect(engine.requests.map((request) => (request as GenerateRequest).prompt)).toEqual([
+    "a",
+    [1, 2],
+    "a",
+    "b",
+    [1],
+    [2, 3],
+  ]);
+});
+
+test("messages", async () => {
+  const engine = new Recorder();
+  const { url } = await serve(engine);
+  const path = "/v1/chat/completions";
+  const user = { role: "user", content: "a" };
+  const wrong: [unknown, string][] = [
+    [undefined, "messages"],
+    [null, "messages"],
+    ["a", "messages"],
+    [{}, "messages"],
+    [[], "messages"],
+    [["a"], "messages[0]"],
+    [[null], "messages[0]"],
+    [[[]], "messages[0]"],
+    [[{}], "messages[0].role"],
+    [[{ content: "a" }], "messages[0].role"],
+    [[{ role: 1, content: "a" }], "messages[0].role"],
+    [[{ role: "robot", content: "a" }], "messages[0].role"],
+    [[{ role: "__proto__", content: "a" }], "messages[0].role"],
+    [[user, { role: "assistant" }], "messages[1].content"],
+    [[user, { role: "assistant", content: null }], "messages[1].content"],
+    [[{ role: "user", content: 5 }], "messages[0].content"],
+    [[{ role: "user", content: {} }], "messages[0].content"],
+    [[{ role: "user", content: [] }], "messages[0].content"],
+    [[{ role: "user", content: ["a"] }], "messages[0].content[0]"],
+    [[{ role: "user", content: [{}] }], "messages[0].content[0].type"],
+    [[{ role: "user", content: [{ type: "text" }] }], "messages[0].content[0].text"],
+    [[{ role: "user", content: [{ type: "text", text: 1 }] }], "messages[0].content[0].text"],
+    [[{ role: "user", content: [{ type: "image_url" }] }], "messages[0].content[0].type"],
+    [[{ ...user, name: 5 }], "messages[0].name"],
+    [[{ role: "assistant", tool_calls: {} }], "messages[0].tool_calls"],
+    [[{ role: "assistant", tool_calls: [{}] }], "messages[0].tool_calls[0].function"],
+  ];
+  for (const [messages, param] of wrong) {
+    await expectRefused(url, path, { ...chat, messages }, param);
+  }
+  const fields: [string, unknown][] = [
+    ["tools", [{ type: "function" }]],
+    ["tool_choice", "required"],
+    ["functions", [{}]],
+    ["logprobs", true],
+    ["top_logprobs", 5],
+    ["reasoning_effort", "low"],
+    ["chat_template", "x"],
+    ["chat_template_kwargs", { tokenize: true }],
+    ["max_completion_tokens", 0],
+    ["prompt", "a"],
+  ];
+  for (const [field, value] of fields) {
+    await expectRefused(url, path, { ...chat, [field]: value }, field);
+  }
+  const two = { ...chat, max_tokens: 5, max_completion_tokens: 6 };
+  await expectRefused(url, path, two, "max_tokens");
+  expect(engine.requests).toEqual([]);
+});
+
+test("every supported field reaches the engine under its own name", async () => {
+  const engine = new Recorder();
+  const { url } = await serve(engine);
+  const fields = {
+    temperature: 0.5,
+    top_p: 0,
+    top_k: -1,
+    min_p: 0.25,
+    seed: 7,
+    stop: ["x", "y"],
+    stop_token_ids: [3],
+    ignore_eos: true,
+    skip_special_tokens: false,
+  };
+  const expected = {
+    temperature: 0.5,
+    topP: 1e-6,
+    topK: 0,
+    minP: 0.25,
+    seed: 7,
+    stop: ["x", "y"],
+    stopTokenIds: [3],
+    ignoreEos: true,
+    skipSpecialTokens: false,
+    signal: expect.any(AbortSignal),
+  };
+  const harmless = { user: "me", metadata: { a: "b" }, store: true, service_tier: "auto" };
+  await post(url, "/v1/completions", {
+    ...completion,
+    ...fields,
+    ...harmless,
+    max_tokens: 9,
+    add_special_tokens: false,
+  });
+  const messages = [
+    { role: "developer", content: [{ type: "text", text: "b" }] },
+    { role: "user", content: "a", name: "n", extra: 1 },
+    {
+      role: "assistant",
+      content: null,
+      tool_calls: [{ id: "1", type: "function", function: { name: "f", arguments: "{}" } }],
+    },
+    { role: "tool", content: "c", tool_call_id: "1" },
+  ];
+  await post(url, "/v1/chat/completions", {
+    ...chat,
+    ...fields,
+    messages,
+    max_completion_tokens: 9,
+  });
+  await post(url, "/v1/completions", completion);
+  await post(url, "/v1/chat/completions", chat);
+  expect(engine.requests).toEqual([
+    { ...expected, prompt: "a", maxTokens: 9, addSpecialTokens: false },
+    { ...expected, messages, maxTokens: 9 },
+    { prompt: "a", maxTokens: 16, signal: expect.any(AbortSignal) },
+    { messages: chat.messages, signal: expect.any(AbortSignal) },
+  ]);
+});
+
+const json = { "content-type": "application/json" };
+
+const bodies: [string, string | Uint8Array, Record<string, string>, number][] = [
+  ["empty", "", json, 400],
+  ["cut off", '{"model": "fa', json, 400],
+  ["not JSON", "model=fake", json, 400],
+  ["a trailing comma", '{"model":"fake",}', json, 400],
+  ["NaN", '{"model":"fake","prompt":"a","temperature":NaN}', json, 400],
+  ["null", "null", json, 400],
+  ["an array", "[]", json, 400],
+  ["a string", '"a"', json, 400],
+  ["a number", "5", json, 400],
+  ["invalid UTF-8", Buffer.from([0x22, 0xff, 0xfe, 0x22]), json, 400],
+  ["deep arrays", "[".repeat(100_000), json, 400],
+  ["deep objects", '{"a":'.repeat(100_000), json, 400],
+  ["deep and valid", `{"a":${"[".repeat(100)}${"]".repeat(100)}}`, json, 400],
+  ["no content type", JSON.stringify(completion), {}, 415],
+  [
+    "a form",
+    JSON.stringify(completion),
+    { "content-type": "application/x-www-form-urlencoded" },
+    415,
+  ],
+  ["text", JSON.stringify(completion), { "content-type": "text/plain" }, 415],
+  [
+    "another charset",
+    JSON.stringify(completion),
+    { "content-type": "application/json; charset=latin1" },
+    415,
+  ],
+  ["gzip", gzipSync(JSON.stringify(completion)), { ...json, "content-encoding": "gzip" }, 415],
+  ["a body of 9 MiB", `{"prompt":"${"a".repeat(9 * 2 ** 20)}"}`, json, 413],
+  [
+    "a charset in capitals",
+    JSON.stringify(completion),
+    { "content-type": "Application/JSON; Charset=UTF-8" },
+    200,
+  ],
+  ["identity", JSON.stringify(completion), { ...json, "content-encoding": "identity" }, 200],
+];
+
+test.each(bodies)("a body that is %s", async (_, body, headers, status) => {
+  const { url } = await serve(new Recorder());
+  for (const chunked of [false, true]) {
+    const more = chunked ? { "transfer-encoding": "chunked" } : {};
+    const reply = await ask(url, "/v1/completions", {
+      method: "POST",
+      headers: { ...headers, ...more },
+      body,
+    });
+    expect(reply.status).toBe(status);
+    if (status !== 200) expect(errorOf(reply).type).toBe("invalid_request_error");
+  }
+});
+
+test("a body that never ends is cut off", async () => {
+  const { url, port } = await serve(new Recorder(), { maxBodyBytes: 10_000 });
+  const { connectTo, receiveAll } = await import("../support/http.js");
+  const socket = connectTo({ port });
+  const received = receiveAll(socket);
+  const head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+  socket.write(`${head}transfer-encoding: chunked\r\n\r\n`);
+  const timer = setInterval(() => socket.write(`1000\r\n${"a".repeat(4096)}\r\n`), 2);
+  const text = await received;
+  clearInterval(timer);
+  expect(text).toMatch(/^HTTP\/1.1 413 /);
+  expect((await ask(url, "/health")).status).toBe(200);
+});
