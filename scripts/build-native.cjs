@@ -13,13 +13,12 @@ const option = (name, fallback) => {
 const flag = (name) => process.argv.includes(`--${name}`);
 
 const config = option("config", "Release");
-const variant = [config.toLowerCase(), flag("tests") && "tests", flag("sanitize") && "sanitize"]
-  .filter(Boolean)
-  .join("-");
+const isAddon = !flag("tests") && !flag("cuda");
+const variant = [config.toLowerCase(), ...["tests", "sanitize", "cuda"].filter(flag)].join("-");
 const work = path.join(root, "build", `cmake-${variant}`);
 const definitions = {
   PAGODA_OUTPUT_DIR: path.resolve(root, option("out", path.join("build", config))),
-  PAGODA_BUILD_ADDON: flag("tests") ? "OFF" : "ON",
+  PAGODA_BUILD_ADDON: isAddon ? "ON" : "OFF",
   PAGODA_BUILD_TESTS: flag("tests") ? "ON" : "OFF",
   PAGODA_SANITIZE: flag("sanitize") ? "ON" : "OFF",
   PAGODA_CUDA: flag("cuda") ? "ON" : "OFF",
@@ -49,7 +48,7 @@ function resolveCmakeJs() {
 }
 
 function build() {
-  const cmakeJs = flag("tests") ? undefined : resolveCmakeJs();
+  const cmakeJs = isAddon ? resolveCmakeJs() : undefined;
   if (cmakeJs !== undefined) {
     // Not `compile`: it skips the configure step when a CMakeCache.txt is there, and so ignores changed options.
     const common = ["-d", root, "-O", work, "-B", config, "-a", option("arch", process.arch)];
@@ -68,7 +67,8 @@ function build() {
     `-DNODE_EXECUTABLE=${process.execPath}`,
     ...defines,
   ]);
-  run("cmake", ["--build", work, "--config", config, "--parallel"]);
+  const target = flag("cuda") ? ["--target", "pagoda_backend_cuda"] : [];
+  run("cmake", ["--build", work, "--config", config, "--parallel", ...target]);
 }
 
 build();

@@ -1,8 +1,9 @@
-import type { ReadStream, WriteStream } from "node:tty";
+import type { WriteStream } from "node:tty";
+import { PagodaError } from "../errors.js";
 
 /** The process as the commands see it: standard streams that may close at any time, and interrupts. */
 export interface Console {
-  readonly stdin: NodeJS.ReadStream | ReadStream;
+  readonly stdin: NodeJS.ReadStream;
   /** Whether standard output is a terminal. */
   readonly isTty: boolean;
   /** Standard error when it is a terminal. */
@@ -13,13 +14,11 @@ export interface Console {
   write(text: string): Promise<void>;
   /** Writes a line to standard error. */
   warn(line: string): void;
-  /**
-   * Takes over SIGINT and SIGTERM until the returned function is called. Any further one while the first is being dealt
-   * with ends the process at once.
-   */
-  onInterrupt(listener: () => void): () => void;
+  /** Tells of each SIGINT and SIGTERM, which do nothing else until the returned function is called. */
+  onInterrupt(listener: (exitCode: number) => void): () => void;
 }
 
+/** The conventional exit codes: 128 and the signal's number. */
 const interrupts = { SIGINT: 130, SIGTERM: 143 } as const;
 
 export function processConsole(): Console {
@@ -44,23 +43,40 @@ async function writeTo(
   text: string,
 ): Promise<void> {
   if (closed.aborted || text === "") return;
-  await new Promise<void>((resolve) => {
-    closed.addEventListener("abort", () => resolve(), { once: true });
-    stream.write(text, () => resolve());
-  });
+  await new Promise<void>((resolve) => stream.write(text, () => resolve()));
 }
 
-function onInterrupt(listener: () => void): () => void {
-  let count = 0;
-  const handlers = Object.entries(interrupts).map(([name, exitCode]) => {
-    const handler = (): void => {
-      if (count++ > 0) process.exit(exitCode);
-      listener();
-    };
-    return [name, handler] as const;
-  });
+function onInterrupt(listener: (exitCode: number) => void): () => void {
+  const handlers = Object.entries(interrupts).map(
+    ([name, exitCode]) => [name, () => listener(exitCode)] as const,
+  );
   for (const [name, handler] of handlers) process.on(name, handler);
   return () => {
     for (const [name, handler] of handlers) process.off(name, handler);
   };
+}
+
+/**
+ * Runs something that the first interrupt cancels, by its signal; the second one ends the process. Resolves with its exit
+ * code, or with that of the interrupt when it ended with ERR_ABORTED.
+ */
+export async function interruptible(
+  console: Console,
+  run: (signal: AbortSignal) => Promise<number>,
+): Promise<number> {
+  const controller = new AbortController();
+  let interruptCode = 0;
+  const release = console.onInterrupt((exitCode) => {
+    if (controller.signal.aborted) process.exit(exitCode);
+    interruptCode = exitCode;
+    controller.abort();
+  });
+  try {
+    return await run(controller.signal);
+  } catch (error) {
+    if (interruptCode > 0 && PagodaError.is(error, "ERR_ABORTED")) return interruptCode;
+    throw error;
+  } finally {
+    release();
+  }
 }

@@ -1,5 +1,6 @@
 import { createEngine } from "../engine/create-engine.js";
 import type { Engine, EngineOptions, SamplingOptions } from "../engine/types.js";
+import { defined } from "../server/defined.js";
 import type { Console } from "./console.js";
 import { choice, flag, integer, number, required, text, texts, type Option } from "./option.js";
 import { progressBar } from "./progress-bar.js";
@@ -103,11 +104,4 @@ export async function loadEngine(
   } finally {
     bar.clear();
   }
-}
-
-type Defined<T> = { [K in keyof T]?: Exclude<T[K], undefined> };
-
-function defined<T extends object>(fields: T): Defined<T> {
-  const entries = Object.entries(fields).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(entries) as Defined<T>;
 }

@@ -2,6 +2,7 @@ import { PagodaError } from "../errors.js";
 import type { DrawnToken } from "../scheduler/scheduler.js";
 import type { Sequence } from "../scheduler/sequence.js";
 import { StopMatcher } from "../sampling/stop.js";
+import { abortError, onAbort } from "./abort.js";
 import { LiveGeneration } from "./generation.js";
 import type { CheckedRequest } from "./request.js";
 import type { FinishReason, GenerateResult } from "./types.js";
@@ -23,6 +24,7 @@ export class LiveRequest {
   #firstTokenAt: number | undefined;
   readonly #tokenIds: number[] = [];
   #text = "";
+  #stopListening: () => void = () => {};
 
   /** @param onEnd - called once, before the caller hears of the end */
   constructor(id: number, request: CheckedRequest, onEnd: (ended: LiveRequest) => void) {
@@ -32,8 +34,8 @@ export class LiveRequest {
     this.#onEnd = onEnd;
     this.#matcher = new StopMatcher(request.stop);
     const { signal } = request;
-    signal?.addEventListener("abort", this.#onAbort, { once: true });
-    if (signal?.aborted) this.#onAbort();
+    if (signal?.aborted) this.fail(abortError(signal), true);
+    else this.#stopListening = onAbort(signal, (error) => this.fail(error, true));
   }
 
   get isDone(): boolean {
@@ -79,14 +81,9 @@ export class LiveRequest {
   }
 
   #end(): void {
-    this.request.signal?.removeEventListener("abort", this.#onAbort);
+    this.#stopListening();
     this.#onEnd(this);
   }
-
-  readonly #onAbort = (): void => {
-    const cause: unknown = this.request.signal?.reason;
-    this.fail(new PagodaError("ERR_ABORTED", "The request's signal was aborted", { cause }), true);
-  };
 
   #result(finishReason: FinishReason): GenerateResult {
     const { promptLength, tokenIds } = this.sequence!;

@@ -1,5 +1,6 @@
 import { BlockTable, type BlockManager } from "../cache/block-manager.js";
 import { PagodaError } from "../errors.js";
+import { abortError, onAbort } from "./abort.js";
 import { deferred, type Deferred } from "./deferred.js";
 import type { Executor } from "./executor.js";
 import type { StepInput } from "./step.js";
@@ -54,15 +55,14 @@ export class LogitsQueue {
    * @throws ERR_MEMORY, ERR_ABORTED, and what `failAll` is given
    */
   async submit(ids: Int32Array, signal: AbortSignal | undefined): Promise<Float32Array> {
-    if (signal?.aborted) throw aborted(signal);
+    if (signal?.aborted) throw abortError(signal);
     const job = newJob(ids, this.#executor.limits.vocabSize);
-    const onAbort = () => this.#reject(job, aborted(signal!));
-    signal?.addEventListener("abort", onAbort, { once: true });
     this.#jobs.push(job);
+    const stopListening = onAbort(signal, (error) => this.#reject(job, error));
     try {
       return await job.result.promise;
     } finally {
-      signal?.removeEventListener("abort", onAbort);
+      stopListening();
     }
   }
 
@@ -153,9 +153,4 @@ function newJob(ids: Int32Array, vocabSize: number): Job {
     const message = `The logits of ${ids.length} tokens take ${bytes} bytes, which cannot be allocated`;
     throw new PagodaError("ERR_MEMORY", message, { details: { bytes }, cause });
   }
-}
-
-function aborted(signal: AbortSignal): PagodaError {
-  const cause: unknown = signal.reason;
-  return new PagodaError("ERR_ABORTED", "The call's signal was aborted", { cause });
 }

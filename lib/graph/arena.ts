@@ -145,12 +145,11 @@ function allocate(
   return { offsets, bytes };
 }
 
-/** For each root value the last step that reads or writes a value in its memory. */
+/** For each root value the last step that reads a value in its memory, or writes its own. */
 function lastUsesOfRoots(graph: Graph, places: readonly Place[]): number[] {
   const last = graph.values.map((value: Value) => value.step);
-  for (const [step, { inputs, output }] of graph.steps.entries()) {
+  for (const [step, { inputs }] of graph.steps.entries()) {
     for (const tensor of inputs) last[at(places, tensor.value).root] = step;
-    if (output !== undefined) last[at(places, output.value).root] = step;
   }
   return last;
 }

@@ -5,6 +5,8 @@ import { createLibraryTokenizer, emptyModel, type LibraryDecoder } from "./token
 
 /** What bytes that are not (yet) a character decode to. */
 const replacement = "\uFFFD";
+/** How many tokens a decoder gets at most, but for what a stream is fed in one piece. */
+const decodedAtOnce = 16_384;
 /** A stream's window is cut when it is longer than this, in tokens... */
 const windowLimit = 24;
 /** ...to this many; at least 4, so that the last character lies inside it whole. */
@@ -28,8 +30,17 @@ export class Detokenizer {
     });
   }
 
+  /** Long sequences are decoded as a stream, since the decoder holds several copies of its text. */
   decode(ids: Iterable<number>, skipSpecialTokens: boolean): string {
-    return this.#join(this.#tokens(ids, skipSpecialTokens));
+    const tokens = this.#tokens(ids, skipSpecialTokens);
+    if (tokens.length <= decodedAtOnce) return this.#join(tokens);
+    const stream = new TokenStream((window) => this.#join(window));
+    let text = "";
+    for (let start = 0; start < tokens.length; start += decodedAtOnce) {
+      const end = start + decodedAtOnce;
+      text += stream.push(tokens.slice(start, end), end >= tokens.length);
+    }
+    return text;
   }
 
   /** The text of the stream follows that of the prompt, of which the tail is enough. */

@@ -34,7 +34,7 @@ export class Encoder {
       ids = allowSpecialText ? encodeWith(this.#full, text) : this.#encodePlain(text);
     } catch (cause) {
       const expected = `a text that the tokenizer can encode (${(cause as Error).message})`;
-      throw argumentError("text", expected, text);
+      throw argumentError("text", expected, text.slice(0, 50));
     }
     return Int32Array.from(addSpecialTokens ? [...this.#before, ...ids, ...this.#after] : ids);
   }

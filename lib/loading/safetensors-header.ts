@@ -129,7 +129,7 @@ function scanIntegers(scanner: JsonScanner, maxLength: number): number[] {
   return values;
 }
 
-/** Bytes of a tensor; every intermediate product stays a safe integer or is refused. */
+/** Bytes of a tensor, perhaps not a whole number of them; every intermediate product stays a safe integer or is refused. */
 function byteLength(name: string, dtype: string, shape: readonly number[]): number {
   const bits = bitsOfDtype.get(dtype);
   if (bits === undefined) {
@@ -140,7 +140,6 @@ function byteLength(name: string, dtype: string, shape: readonly number[]): numb
     if (Number.isSafeInteger(next)) return next;
     throw new JsonSyntaxError(`the shape of tensor ${quote(name)} overflows`);
   }, bits);
-  if (total % 8 !== 0) throw new JsonSyntaxError(`tensor ${quote(name)} ends inside a byte`);
   return total / 8;
 }
 

@@ -79,12 +79,15 @@ export interface Tokenizer {
 const workTimeout = 60_000;
 const renderTimeout = 2_000;
 /**
- * Room for what one step of a hostile template can allocate before the interpreter sees its
- * result or the time is over: hitting the limit of a thread's heap may end the process.
+ * A thread that reaches the limit of its heap in one large step ends the whole process. So texts
+ * are limited, and the heap has room for what the longest text, or one step of a hostile template,
+ * can take before it is over or out of time.
  */
-const renderMemory = { maxOldGenerationSizeMb: 8192 };
-/** Some tokenizers treat a whole text as one word and recurse or spread over it. */
-const encodeMemory = { stackSizeMb: 16 };
+const heapLimit = { maxOldGenerationSizeMb: 8192 };
+/** Some tokenizers treat a whole text as one word and spread its tokens over the stack. */
+const encoderLimits = { ...heapLimit, stackSizeMb: 16 };
+/** In UTF-16 units, or token ids: more than any context holds. */
+const maxLength = 8 * 2 ** 20;
 /** How much of a prompt a stream needs to see, in tokens. */
 const promptTail = 32;
 
@@ -110,12 +113,13 @@ export async function loadTokenizer(
     ...limits,
     setup: { role: "encode", directory: root },
     restarts: true,
-    resourceLimits: encodeMemory,
+    resourceLimits: encoderLimits,
   });
   const decoder = new WorkerClient({
     ...limits,
     setup: { role: "decode", directory: root },
     restarts: false,
+    resourceLimits: heapLimit,
   });
   const abort = () => void closeAll([encoder, decoder], abortError(signal));
   signal?.addEventListener("abort", abort);
@@ -163,12 +167,15 @@ class WorkerTokenizer implements Tokenizer {
       timeoutMilliseconds: renderTimeout,
       failureCode: "ERR_CHAT_TEMPLATE",
       restarts: true,
-      resourceLimits: renderMemory,
+      resourceLimits: heapLimit,
     });
   }
 
   async encode(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
-    if (typeof text !== "string") throw argumentError("text", "a string", text);
+    if (typeof text !== "string" || text.length > maxLength) {
+      const received = typeof text === "string" ? `a string of ${text.length}` : text;
+      throw argumentError("text", `a string of at most ${maxLength} characters`, received);
+    }
     const { addSpecialTokens = true, allowSpecialText = true } = options;
     return this.#encoder.request("encode", { text, addSpecialTokens, allowSpecialText });
   }
@@ -208,23 +215,27 @@ class WorkerTokenizer implements Tokenizer {
     if (!Number.isSafeInteger(id)) throw argumentError("id", "an integer", id);
     if (this.#openIds.has(id)) throw argumentError("id", "an id that is not open", id);
     const { skipSpecialTokens = true } = options;
-    const tail = Array.prototype.slice.call(promptIds, -promptTail) as number[];
-    this.#opening.set(id, { id, prompt: tokenIds("promptIds", tail), skipSpecialTokens });
+    const prompt = tokenIds("promptIds", promptIds, promptTail);
+    this.#opening.set(id, { id, prompt, skipSpecialTokens });
     this.#openIds.add(id);
   }
 
   async feed(batch: readonly StreamInput[]): Promise<readonly StreamOutput[]> {
     if (this.#closed !== undefined) throw this.#closed;
-    const checked = batch.map(({ id, tokens, last }) => {
-      if (!this.#openIds.has(id)) throw argumentError("batch.id", "the id of an open stream", id);
-      return { id, tokens: tokenIds("batch.tokens", tokens), last: last === true };
-    });
+    if (!Array.isArray(batch)) throw argumentError("batch", "a list of stream inputs", batch);
+    const checked = batch.map((input: StreamInput) => this.#checkInput(input));
     const open = [...this.#opening.values()];
     const close = this.#closing;
     this.#opening.clear();
     this.#closing = [];
     for (const { id, last } of checked) if (last) this.#openIds.delete(id);
     return this.#decoder.request("feed", { close, open, batch: checked });
+  }
+
+  #checkInput(input: StreamInput): StreamInput {
+    const id = input?.id;
+    if (!this.#openIds.has(id)) throw argumentError("batch.id", "the id of an open stream", id);
+    return { id, tokens: tokenIds("batch.tokens", input.tokens), last: input.last === true };
   }
 
   closeStream(id: number): void {
@@ -238,16 +249,20 @@ class WorkerTokenizer implements Tokenizer {
   }
 }
 
-/** A plain copy, checked: int32 and not negative. */
-function tokenIds(name: string, ids: ArrayLike<number>): number[] {
-  if (typeof ids !== "object" || ids === null || !Number.isSafeInteger(ids.length)) {
-    throw argumentError(name, "a list of token ids", ids);
+/** A plain copy of the ids, or of the last `tail` of them: int32 and not negative. */
+function tokenIds(name: string, ids: ArrayLike<number>, tail = maxLength): number[] {
+  const length = typeof ids === "object" && ids !== null ? ids.length : undefined;
+  const isList = Number.isSafeInteger(length) && length! >= 0;
+  if (!isList || (tail === maxLength && length! > maxLength)) {
+    throw argumentError(name, `a list of at most ${maxLength} token ids`, ids);
   }
-  return Array.from(ids, (id, index) => {
-    if (Number.isInteger(id) && id >= 0 && id < 2 ** 31) return id;
-    const message = `Expected a token id for \`${name}[${index}]\` but received ${describe(id)}`;
-    throw new PagodaError("ERR_TOKEN_ID", message, { details: { parameter: name, index } });
-  });
+  const last: number[] = Array.prototype.slice.call(ids, -tail);
+  for (const id of last) {
+    if (Number.isInteger(id) && id >= 0 && id < 2 ** 31) continue;
+    const message = `Expected token ids for \`${name}\` but received ${describe(id)}`;
+    throw new PagodaError("ERR_TOKEN_ID", message, { details: { parameter: name } });
+  }
+  return last;
 }
 
 /** Only data reaches the renderer: no functions, no prototypes, no cycles. */

@@ -76,25 +76,29 @@ export class WorkerClient {
       this.#worker?.unref();
       return;
     }
-    if (this.#worker === undefined) this.#start();
-    this.#worker!.ref();
-    if (!this.#isReady) return;
-    this.#current = job;
-    this.#arm(this.#options.timeoutMilliseconds);
-    this.#worker!.postMessage(job.request, job.transfer);
+    try {
+      this.#worker ??= this.#start();
+      this.#worker.ref();
+      if (!this.#isReady) return;
+      this.#current = job;
+      this.#arm(this.#worker, this.#options.timeoutMilliseconds);
+      this.#worker.postMessage(job.request, job.transfer);
+    } catch (error) {
+      this.#lose((error as Error).message);
+    }
   }
 
-  #start(): void {
+  #start(): Worker {
     const worker = new Worker(new URL("./tokenizer-worker.js", import.meta.url), {
       workerData: this.#options.setup,
       execArgv: [],
       ...(this.#options.resourceLimits && { resourceLimits: this.#options.resourceLimits }),
     });
-    this.#worker = worker;
-    this.#arm(startTimeout);
+    this.#arm(worker, startTimeout);
     worker.on("message", (reply: WorkerReply) => this.#receive(worker, reply));
     worker.on("error", (error) => this.#fail(worker, error.message));
     worker.on("exit", () => this.#fail(worker, "its thread ended"));
+    return worker;
   }
 
   #receive(worker: Worker, reply: WorkerReply): void {
@@ -112,11 +116,14 @@ export class WorkerClient {
     this.#advance();
   }
 
-  /** The worker is lost: so is the job that it had. */
+  /** Ignores what a worker says after it was given up. */
   #fail(worker: Worker, reason: string): void {
-    if (worker !== this.#worker) return;
-    this.#detach();
-    void worker.terminate();
+    if (worker === this.#worker) this.#lose(reason);
+  }
+
+  /** The worker is lost, and with it the job that it had or was started for. */
+  #lose(reason: string): void {
+    void this.#detach()?.terminate();
     const { failureCode, restarts, setup } = this.#options;
     const message = `The tokenizer's worker (${setup.role}) failed: ${reason}`;
     const error = new PagodaError(failureCode, message, { details: { role: setup.role, reason } });
@@ -135,8 +142,7 @@ export class WorkerClient {
     return worker;
   }
 
-  #arm(milliseconds: number): void {
-    const worker = this.#worker!;
+  #arm(worker: Worker, milliseconds: number): void {
     const timer = setTimeout(() => {
       // When the event loop was busy, the reply may be waiting: look at messages first.
       setImmediate(() => {

@@ -36,7 +36,8 @@ export function cacheWrite(
   value: Matrix, // [tokens, numKvHeads * headDim]
   slotMapping: Int32Array, // [tokens]
 ): void {
-  const stored = (row: Float32Array): Float32Array => (cache.dtype === "bf16" ? roundToBf16(row) : row);
+  const stored = (row: Float32Array): Float32Array =>
+    cache.dtype === "bf16" ? roundToBf16(row) : row;
   for (const [token, slot] of slotMapping.entries()) {
     if (slot < 0) continue;
     const start = slot * cache.numKvHeads * cache.headDim;

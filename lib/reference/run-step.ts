@@ -80,13 +80,14 @@ class StepArguments {
     return weight === undefined ? undefined : this.#memory.weights[weight];
   }
 
+  /** Scalars are single precision, as in native/backend.h. */
   attributes<const Names extends readonly string[]>(
     ...names: Names
   ): Record<Names[number], number> {
     const values = names.map((name) => {
       const value = this.#step.attributes[name];
       assert(value !== undefined, `${this.#step.name} has the attribute ${name}`);
-      return [name, value] as const;
+      return [name, Number.isInteger(value) ? value : Math.fround(value)] as const;
     });
     return Object.fromEntries(values) as Record<Names[number], number>;
   }

@@ -52,7 +52,10 @@ export function drawToken(logits: Float32Array, options: SamplingRow): number | 
  * (drop p < minP * max p), topK (keep all >= the k-th value), topP (keep the fewest tokens, most probable first and lowest
  * id first among equals, whose share of what is left reaches topP).
  */
-export function keptProbabilities(logits: Float32Array, options: Omit<SamplingRow, "seed" | "position">): Float64Array {
+export function keptProbabilities(
+  logits: Float32Array,
+  options: Omit<SamplingRow, "seed" | "position">,
+): Float64Array {
   const { temperature, minP, topK, topP } = options;
   const max = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const p = Float64Array.from(logits, (logit) => Math.exp((logit - max) / temperature)); // max p is 1

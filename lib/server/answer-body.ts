@@ -5,6 +5,8 @@ import { unixSeconds } from "./options.js";
 /** How one endpoint words its answers. */
 export interface AnswerShape {
   readonly idPrefix: string;
+  /** The request field that holds the prompt. */
+  readonly input: string;
   /** The field `object` of a whole answer and of a chunk of a stream. */
   readonly object: string;
   readonly chunkObject: string;

@@ -37,6 +37,8 @@ export async function sendAnswer(
       const results = await Promise.all(generations);
       sendJson(res, 200, body.whole(results), context.limits.stallTimeoutMs);
     }
+  } catch (error) {
+    throw toApiError(error, shape.input);
   } finally {
     req.socket.off("close", abort);
     abort();

@@ -70,8 +70,12 @@ const mappings: Partial<Record<ErrorCode, Mapping>> = {
   ERR_ABORTED: { status: 503, type: "service_unavailable_error" },
 };
 
-/** Turns whatever was thrown into an answer. What is not the client's fault and not our own wording stays inside. */
-export function toApiError(error: unknown): ApiError {
+/**
+ * Turns whatever was thrown into an answer. What is not the client's fault and not our own wording stays inside.
+ *
+ * @param input - the request field that holds the prompt
+ */
+export function toApiError(error: unknown, input?: string): ApiError {
   if (error instanceof ApiError) return error;
   if (!PagodaError.is(error)) {
     const message = "The server had an error while processing the request";
@@ -79,16 +83,23 @@ export function toApiError(error: unknown): ApiError {
   }
   const mapping = mappings[error.code] ?? { status: 500, type: "server_error" as const };
   return new ApiError(mapping.status, mapping.type, error.message, {
-    param: requestField(error),
+    param: inputCodes.has(error.code) ? input : requestField(error),
     code: mapping.code ?? error.code,
     headers: mapping.headers ?? {},
     cause: error,
   });
 }
 
+/** Codes that are about the prompt as a whole. */
+const inputCodes: ReadonlySet<ErrorCode> = new Set([
+  "ERR_EMPTY_PROMPT",
+  "ERR_CONTEXT_LENGTH",
+  "ERR_TOKENIZER_MISSING",
+  "ERR_CHAT_TEMPLATE",
+]);
+
 /** The HTTP name of the engine's parameter: `topP` becomes `top_p`. */
 function requestField(error: PagodaError): string | undefined {
-  if (error.code === "ERR_CHAT_TEMPLATE") return "messages";
   const { parameter } = error.details;
   if (typeof parameter !== "string") return undefined;
   return parameter.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);

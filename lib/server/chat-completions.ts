@@ -6,6 +6,7 @@ import type { Exchange } from "./options.js";
 
 const shape: AnswerShape = {
   idPrefix: "chatcmpl-",
+  input: "messages",
   object: "chat.completion",
   chunkObject: "chat.completion.chunk",
   opening: { delta: { role: "assistant", content: "" } },

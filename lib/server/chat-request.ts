@@ -1,9 +1,10 @@
 import type { ChatRequest } from "../engine/types.js";
 import type { ChatMessage } from "../loading/chat.js";
 import { badRequest } from "./api-error.js";
+import { defined } from "./defined.js";
 import { Fields, invalidType, invalidValue } from "./fields.js";
 import { answerFields, openRequest, readAnswerOptions, type AnswerOptions } from "./request.js";
-import { defined, readMaxTokens, readSampling, samplingFields } from "./sampling-fields.js";
+import { readMaxTokens, readSampling, samplingFields } from "./sampling-fields.js";
 import { commonIgnored, commonUnsupported, type FieldSupport } from "./support.js";
 
 const support: FieldSupport = {

@@ -1,7 +1,8 @@
 import type { GenerateRequest } from "../engine/types.js";
+import { defined } from "./defined.js";
 import { checkInteger, invalidType, invalidValue, type Fields } from "./fields.js";
 import { answerFields, openRequest, readAnswerOptions, type AnswerOptions } from "./request.js";
-import { defined, readMaxTokens, readSampling, samplingFields } from "./sampling-fields.js";
+import { readMaxTokens, readSampling, samplingFields } from "./sampling-fields.js";
 import { commonIgnored, commonUnsupported, type FieldSupport } from "./support.js";
 
 /** OpenAI's default. */

@@ -6,6 +6,7 @@ import type { Exchange } from "./options.js";
 
 const shape: AnswerShape = {
   idPrefix: "cmpl-",
+  input: "prompt",
   object: "text_completion",
   chunkObject: "text_completion",
   whole: (text) => ({ text }),

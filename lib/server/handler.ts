@@ -40,7 +40,7 @@ function fail(exchange: Exchange, error: unknown): void {
   const { context, req, res } = exchange;
   const { maxBodyBytes, stallTimeoutMs } = context.limits;
   const answer = toApiError(error);
-  if (answer.status >= 500) context.report(error);
+  if (answer.status >= 500) context.report(answer.cause ?? answer);
   if (!req.complete) discardBody(req, 4 * maxBodyBytes);
   sendError(res, answer, stallTimeoutMs);
 }

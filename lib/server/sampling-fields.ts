@@ -1,4 +1,5 @@
 import type { GenerateRequest } from "../engine/types.js";
+import { defined } from "./defined.js";
 import { checkInteger, invalidType, invalidValue, type Fields } from "./fields.js";
 
 const maxInt32 = 2 ** 31 - 1;
@@ -73,12 +74,4 @@ function stopTokenIds(fields: Fields): readonly number[] | undefined {
     throw invalidValue("stop_token_ids", `at most ${maxStopTokenIds} token ids`, ids);
   }
   return ids.map((id, i) => checkInteger(`stop_token_ids[${i}]`, id, { min: 0, max: maxInt32 }));
-}
-
-type Defined<T> = { [K in keyof T]?: Exclude<T[K], undefined> };
-
-/** The object without its undefined fields, which `exactOptionalPropertyTypes` tells from absent ones. */
-export function defined<T extends object>(fields: T): Defined<T> {
-  const entries = Object.entries(fields).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(entries) as Defined<T>;
 }

@@ -8,9 +8,8 @@ void add(const KernelContext& context, const PagodaAdd& op) {
     const float* a = rowOf(op.a, row);
     const float* b = rowOf(op.b, row);
     float* out = rowOf(op.out, row);
-    forVectors(op.out.width, [&](int32_t i, int n) {
-      storeSome(out + i, add(loadSome(a + i, n), loadSome(b + i, n)), n);
-    });
+    forVectors(op.out.width,
+               [&](int32_t i, int n) { storeSome(out + i, add(loadSome(a + i, n), loadSome(b + i, n)), n); });
   });
 }
 

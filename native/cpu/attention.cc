@@ -15,18 +15,18 @@
 namespace pagoda::PAGODA_ISA {
 namespace {
 
-constexpr int32_t kKeys = 64;         // of a tile
-constexpr int32_t kKeyTilesSplit = 8; // tiles of one FlashState
-constexpr int32_t kQueryRows = 64;    // aimed at in a tile: tokens times heads of the group
+constexpr int32_t kKeys = 64;          // of a tile
+constexpr int32_t kKeyTilesSplit = 8;  // tiles of one FlashState
+constexpr int32_t kQueryRows = 128;    // aimed at in a tile: tokens times heads of the group
 
 static_assert(kKeys % kLanes == 0);
 
 // Widths that follow from the op.
 struct Shape {
-  int32_t group;          // query heads of one KV head
+  int32_t group;  // query heads of one KV head
   int32_t tokensPerTile;
-  int32_t rows;           // largest number of rows of a tile
-  int32_t valueWidth;     // headDim in whole vectors
+  int32_t rows;        // largest number of rows of a tile
+  int32_t valueWidth;  // headDim in whole vectors
 };
 
 Shape shapeOf(const PagodaAttention& op) {
@@ -77,8 +77,8 @@ static_assert(sizeof(FlashState) <= 4 * sizeof(float));
 
 // A work item: `tokens` query tokens of one request for one KV head.
 struct QueryTile {
-  int32_t head;           // KV head
-  int32_t row;            // of the first token in query and out
+  int32_t head;  // KV head
+  int32_t row;   // of the first token in query and out
   int32_t tokens;
   int32_t position;       // of the first token
   const int32_t* blocks;  // block table of the request
@@ -97,9 +97,17 @@ Range visible(const PagodaAttention& op, int32_t position, int32_t tileStart) {
 
 // ---- gather ----------------------------------------------------------------------------------------
 
+// Copies rows of n elements, as f32: one vector of columns after the other.
 template <class Element>
-void widen(const Element* from, int32_t n, float* to) {
-  forVectors(n, [&](int32_t i, int lanes) { storeSome(to + i, loadSome(from + i, lanes), lanes); });
+void copyRows(const Element* from, int64_t fromStride, int32_t rows, int32_t n, float* to, int64_t toStride) {
+  int32_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t r = 0; r < rows; ++r) store(to + r * toStride + i, loadSome(from + r * fromStride + i, kLanes));
+  }
+  if (i == n) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    storePartial(to + r * toStride + i, loadSome(from + r * fromStride + i, n - i), n - i);
+  }
 }
 
 // Keys and values of positions [begin, end) of the tile that starts at tileStart.
@@ -114,11 +122,11 @@ void gather(const PagodaAttention& op, const Shape& shape, const QueryTile& tile
     const int32_t offset = position % cache.blockSize;
     const int32_t n = minimum(cache.blockSize - offset, range.end - i);
     const Element* keys = elements + keyOffset(cache, block, tile.head) + offset;
-    for (int64_t d = 0; d < cache.headDim; ++d) widen(keys + d * cache.blockSize, n, scratch.keys + d * kKeys + i);
-    const Element* values = elements + valueOffset(cache, block, tile.head) + static_cast<int64_t>(offset) * cache.headDim;
-    for (int64_t t = 0; t < n; ++t) {
-      widen(values + t * cache.headDim, cache.headDim, scratch.values + (i + t) * shape.valueWidth);
-    }
+    copyRows(keys, cache.blockSize, cache.headDim, n, scratch.keys + i, kKeys);
+    const Element* values =
+        elements + valueOffset(cache, block, tile.head) + static_cast<int64_t>(offset) * cache.headDim;
+    copyRows(values, cache.headDim, n, cache.headDim, scratch.values + static_cast<int64_t>(i) * shape.valueWidth,
+             shape.valueWidth);
     i += n;
   }
 }
@@ -177,8 +185,7 @@ void attendRows(const PagodaAttention& op, const Shape& shape, const QueryTile& 
   multiply<FloatTile>(rows, vectors, headDim, scratch.query + static_cast<int64_t>(first) * headDim, headDim,
                       scratch.keys, kKeys, scratch.scores, kKeys, false);
   for (int32_t r = 0; r < rows; ++r) {
-    softmaxRow(op, scratch.scores + r * kKeys, vectors * kLanes, ranges[r], scratch.split[first + r],
-               shape.valueWidth);
+    softmaxRow(op, scratch.scores + r * kKeys, vectors * kLanes, ranges[r], scratch.split[first + r], shape.valueWidth);
   }
   multiply<FloatTile>(rows, shape.valueWidth / kLanes, all.end - all.begin, scratch.scores + all.begin, kKeys,
                       scratch.values + static_cast<int64_t>(all.begin) * shape.valueWidth, shape.valueWidth,

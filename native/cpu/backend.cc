@@ -35,7 +35,8 @@ namespace {
 constexpr int32_t kMaxThreads = 64;
 
 PagodaStatus outOfMemory(PagodaError* error, uint64_t bytes) {
-  return fail(error, PAGODA_OUT_OF_MEMORY, "Could not allocate %llu bytes of host memory", static_cast<unsigned long long>(bytes));
+  return fail(error, PAGODA_OUT_OF_MEMORY, "Could not allocate %llu bytes of host memory",
+              static_cast<unsigned long long>(bytes));
 }
 
 // ---- device ----------------------------------------------------------------------------------------
@@ -61,7 +62,8 @@ PagodaStatus chooseKernels(const char* name, const KernelTable** kernels, Pagoda
 
 PagodaStatus createDevice(const PagodaDeviceOptions& options, PagodaDevice** device, PagodaError* error) {
   if (options.device != 0) {
-    return fail(error, PAGODA_UNAVAILABLE, "Expected 0 for `device` but received %d: there is one CPU device", options.device);
+    return fail(error, PAGODA_UNAVAILABLE, "Expected 0 for `device` but received %d: there is one CPU device",
+                options.device);
   }
   if (options.threads < 0 || options.threads > kMaxThreads) {
     return fail(error, PAGODA_INVALID, "Expected 0 to %d for `threads` but received %d", kMaxThreads, options.threads);
@@ -152,10 +154,12 @@ PagodaStatus prepareWeight(PagodaDevice* device, const PagodaWeight* weight, int
     return fail(error, PAGODA_INVALID, "Expected addresses for `weight` and `source` but received NULL");
   }
   if (rowStart < 0 || rows < 0 || rows > weight->rows - rowStart) {
-    return fail(error, PAGODA_INVALID, "Expected rows within 0 to %d but received %d rows from %d", weight->rows, rows, rowStart);
+    return fail(error, PAGODA_INVALID, "Expected rows within 0 to %d but received %d rows from %d", weight->rows, rows,
+                rowStart);
   }
   if (sourceDtype != PAGODA_F32 && sourceDtype != PAGODA_BF16 && sourceDtype != PAGODA_F16) {
-    return fail(error, PAGODA_UNSUPPORTED, "Expected f32, bf16 or f16 for `sourceDtype` but received %d", static_cast<int>(sourceDtype));
+    return fail(error, PAGODA_UNSUPPORTED, "Expected f32, bf16 or f16 for `sourceDtype` but received %d",
+                static_cast<int>(sourceDtype));
   }
   packRows(*weight, device->kernels->panelWidth, rowStart, rows, source, sourceDtype, device->pool);
   return PAGODA_OK;
@@ -232,7 +236,9 @@ PagodaStatus takeRows(PagodaDevice* device, const PagodaTakeRows* op, PagodaErro
 }
 
 PagodaStatus runSample(PagodaDevice* device, const PagodaSample* op, PagodaError* error) {
-  auto kernel = [](const KernelContext& context, const PagodaSample& op) { sample(*context.pool, context.scratch, op); };
+  auto kernel = [](const KernelContext& context, const PagodaSample& op) {
+    sample(*context.pool, context.scratch, op);
+  };
   return runOp(device, *op, error, sampleScratch, kernel);
 }
 

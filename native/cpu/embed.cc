@@ -7,18 +7,15 @@ namespace {
 
 template <class Element>
 void scaleRow(const Element* row, int32_t width, float scale, float* out) {
-  forVectors(width, [&](int32_t i, int n) {
-    storeSome(out + i, mul(loadSome(row + i, n), broadcast(scale)), n);
-  });
+  forVectors(width, [&](int32_t i, int n) { storeSome(out + i, mul(loadSome(row + i, n), broadcast(scale)), n); });
 }
 
 // A row of a packed matrix lies panelWidth elements (or pairs) apart.
 void scaleMatrixRow(const PagodaWeight& matrix, int32_t row, float scale, float* out) {
   for (int32_t col = 0; col < matrix.cols; ++col) {
     const int64_t i = matrixIndex(matrix, kPanelWidth, row, col);
-    const float value = matrix.dtype == PAGODA_BF16
-                            ? bf16ToFloat(static_cast<const uint16_t*>(matrix.data)[i])
-                            : static_cast<const float*>(matrix.data)[i];
+    const float value = matrix.dtype == PAGODA_BF16 ? bf16ToFloat(static_cast<const uint16_t*>(matrix.data)[i])
+                                                    : static_cast<const float*>(matrix.data)[i];
     out[col] = value * scale;
   }
 }

@@ -1,6 +1,6 @@
-// The running state of a softmax-weighted sum over keys seen so far: m is the largest score, l the sum of exp(score - m),
-// o the sum of exp(score - m) * value. States over disjoint keys merge (Milakov and Gimelshein 2018, arXiv:1805.02867;
-// Dao et al. 2022, arXiv:2205.14135). Included by files compiled per instruction set.
+// The running state of a softmax-weighted sum over the keys seen so far: m is the largest score, l the sum of
+// exp(score - m), o the sum of exp(score - m) * value. States over disjoint keys merge (Milakov and Gimelshein 2018,
+// arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135). Included by files compiled per instruction set.
 #ifndef PAGODA_CPU_FLASH_STATE_H
 #define PAGODA_CPU_FLASH_STATE_H
 
@@ -38,9 +38,8 @@ inline void merge(FlashState& into, const FlashState& from, int32_t width) {
   rescale(into, m, width);
   const float factor = exp(from.m - m);
   into.l += from.l * factor;
-  forVectors(width, [&](int32_t i, int) {
-    store(into.o + i, fma(load(from.o + i), broadcast(factor), load(into.o + i)));
-  });
+  forVectors(width,
+             [&](int32_t i, int) { store(into.o + i, fma(load(from.o + i), broadcast(factor), load(into.o + i))); });
 }
 
 // out[outWidth] = o / l. Adding zero makes -0 to 0: the sign of a zero may depend on the keys masked beside it.

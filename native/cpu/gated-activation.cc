@@ -7,13 +7,9 @@
 namespace pagoda::PAGODA_ISA {
 namespace {
 
-PAGODA_INLINE f32v silu(f32v x) {
-  return div(x, add(broadcast(1.0f), exp(sub(zero(), x))));
-}
+PAGODA_INLINE f32v silu(f32v x) { return div(x, add(broadcast(1.0f), exp(sub(zero(), x)))); }
 
-PAGODA_INLINE f32v gelu(f32v x) {
-  return mul(mul(x, broadcast(0.5f)), onePlusErf(mul(x, broadcast(0.70710678f))));
-}
+PAGODA_INLINE f32v gelu(f32v x) { return mul(mul(x, broadcast(0.5f)), onePlusErf(mul(x, broadcast(0.70710678f)))); }
 
 PAGODA_INLINE f32v geluTanh(f32v x) {
   const f32v cubic = fma(mul(mul(x, x), x), broadcast(0.044715f), x);

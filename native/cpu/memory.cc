@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
@@ -7,8 +9,6 @@
 #include <cstring>
 #include <memory>
 #include <string>
-
-#include <unistd.h>
 
 #if defined(__linux__)
 #include <sys/mman.h>

@@ -103,9 +103,11 @@ struct Packing {
     if (rows == 0) return;
     if (weight->kind == PAGODA_MATRIX) {
       const int32_t panels = (rowStart + (rows - 1)) / panelWidth - rowStart / panelWidth + 1;
-      return pool.run(panels, 1, [](void* p, int32_t b, int32_t e, int32_t) { static_cast<Packing*>(p)->packPanels(b, e); }, self);
+      return pool.run(
+          panels, 1, [](void* p, int32_t b, int32_t e, int32_t) { static_cast<Packing*>(p)->packPanels(b, e); }, self);
     }
-    pool.run(rows, 64, [](void* p, int32_t b, int32_t e, int32_t) { static_cast<Packing*>(p)->copyRows(b, e); }, self);
+    pool.run(
+        rows, 64, [](void* p, int32_t b, int32_t e, int32_t) { static_cast<Packing*>(p)->copyRows(b, e); }, self);
   }
 };
 

@@ -1,6 +1,6 @@
-// angle = (float)position * frequency[i] in f32; out[t] = [cos(angle) * scaling | sin(angle) * scaling]. Sine and cosine
-// are those of libm in double, once a step: a vector version would lose exactness at large positions for no time worth
-// having.
+// angle = (float)position * frequency[i] in f32; out[t] = [cos(angle) * scaling | sin(angle) * scaling]. Sine and
+// cosine are those of libm in double, once a step: a vector version would lose exactness at large positions for no time
+// worth having.
 #include "rope-table.h"
 
 #include <cmath>

@@ -67,12 +67,11 @@ bool heavier(const Candidate& a, const Candidate& b) {
 // Candidates of weight >= the k-th largest, in their order.
 int32_t keepTopK(Candidate* candidates, int32_t count, int32_t k, const float* logits) {
   if (k <= 0 || k >= count) return count;
-  std::nth_element(candidates, candidates + (k - 1), candidates + count, [logits](const Candidate& a, const Candidate& b) {
-    return logits[a.token] > logits[b.token];
-  });
+  std::nth_element(candidates, candidates + (k - 1), candidates + count,
+                   [logits](const Candidate& a, const Candidate& b) { return logits[a.token] > logits[b.token]; });
   const float least = logits[candidates[k - 1].token];
-  Candidate* end = std::partition(candidates + k, candidates + count,
-                                  [&](const Candidate& c) { return logits[c.token] == least; });
+  Candidate* end =
+      std::partition(candidates + k, candidates + count, [&](const Candidate& c) { return logits[c.token] == least; });
   return static_cast<int32_t>(end - candidates);
 }
 

@@ -39,15 +39,9 @@ PAGODA_INLINE __mmask16 firstLanes(int n) { return static_cast<__mmask16>((1u <<
 PAGODA_INLINE f32v broadcast(float x) { return _mm512_set1_ps(x); }
 PAGODA_INLINE f32v load(const float* p) { return _mm512_loadu_ps(p); }
 PAGODA_INLINE void store(float* p, f32v v) { _mm512_storeu_ps(p, v); }
-PAGODA_INLINE f32v loadPartial(const float* p, int n) {
-  return _mm512_maskz_loadu_ps(firstLanes(n), p);
-}
-PAGODA_INLINE void storePartial(float* p, f32v v, int n) {
-  _mm512_mask_storeu_ps(p, firstLanes(n), v);
-}
-PAGODA_INLINE f32v widenBf16(__m256i x) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-}
+PAGODA_INLINE f32v loadPartial(const float* p, int n) { return _mm512_maskz_loadu_ps(firstLanes(n), p); }
+PAGODA_INLINE void storePartial(float* p, f32v v, int n) { _mm512_mask_storeu_ps(p, firstLanes(n), v); }
+PAGODA_INLINE f32v widenBf16(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
 PAGODA_INLINE f32v loadBf16(const uint16_t* p) {
   return widenBf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -172,9 +166,7 @@ PAGODA_INLINE f32v div(f32v a, f32v b) { return vdivq_f32(a, b); }
 PAGODA_INLINE f32v max(f32v a, f32v b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 PAGODA_INLINE f32v min(f32v a, f32v b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 PAGODA_INLINE f32v fma(f32v a, f32v b, f32v c) { return vfmaq_f32(c, a, b); }
-PAGODA_INLINE f32v whereLess(f32v a, f32v b, f32v yes, f32v no) {
-  return vbslq_f32(vcltq_f32(a, b), yes, no);
-}
+PAGODA_INLINE f32v whereLess(f32v a, f32v b, f32v yes, f32v no) { return vbslq_f32(vcltq_f32(a, b), yes, no); }
 PAGODA_INLINE f32v powerOfTwo(f32v t) {
   const uint32x4_t bits = vshlq_n_u32(vreinterpretq_u32_f32(t), 23);
   return vreinterpretq_f32_u32(vaddq_u32(bits, vdupq_n_u32(0x3f800000)));
@@ -197,9 +189,7 @@ PAGODA_INLINE f32v load(const float* p) {
 }
 PAGODA_INLINE void store(float* p, f32v v) { __builtin_memcpy(p, &v, sizeof v); }
 PAGODA_INLINE f32v asFloats(u32v bits) { return reinterpret_cast<f32v>(bits); }
-PAGODA_INLINE f32v loadBf16(const uint16_t* p) {
-  return asFloats(u32v{p[0], p[1], p[2], p[3]} << 16);
-}
+PAGODA_INLINE f32v loadBf16(const uint16_t* p) { return asFloats(u32v{p[0], p[1], p[2], p[3]} << 16); }
 PAGODA_INLINE void loadBf16Pairs(const uint16_t* p, f32v& even, f32v& odd) {
   even = asFloats(u32v{p[0], p[2], p[4], p[6]} << 16);
   odd = asFloats(u32v{p[1], p[3], p[5], p[7]} << 16);
@@ -212,9 +202,7 @@ PAGODA_INLINE f32v max(f32v a, f32v b) { return a > b ? a : b; }
 PAGODA_INLINE f32v min(f32v a, f32v b) { return a < b ? a : b; }
 PAGODA_INLINE f32v fma(f32v a, f32v b, f32v c) { return a * b + c; }
 PAGODA_INLINE f32v whereLess(f32v a, f32v b, f32v yes, f32v no) { return a < b ? yes : no; }
-PAGODA_INLINE f32v powerOfTwo(f32v t) {
-  return asFloats((reinterpret_cast<u32v>(t) << 23) + 0x3f800000u);
-}
+PAGODA_INLINE f32v powerOfTwo(f32v t) { return asFloats((reinterpret_cast<u32v>(t) << 23) + 0x3f800000u); }
 PAGODA_INLINE float sum(f32v v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 PAGODA_INLINE float maxOf(f32v v) {
   const float a = v[0] > v[2] ? v[0] : v[2];
@@ -256,12 +244,8 @@ PAGODA_INLINE f32v keepLanes(f32v v, int begin, int end, f32v other) {
 PAGODA_INLINE f32v zero() { return broadcast(0.0f); }
 
 // First n <= kLanes elements.
-PAGODA_INLINE f32v loadSome(const float* p, int n) {
-  return n >= kLanes ? load(p) : loadPartial(p, n);
-}
-PAGODA_INLINE f32v loadSome(const uint16_t* p, int n) {
-  return n >= kLanes ? loadBf16(p) : loadBf16Partial(p, n);
-}
+PAGODA_INLINE f32v loadSome(const float* p, int n) { return n >= kLanes ? load(p) : loadPartial(p, n); }
+PAGODA_INLINE f32v loadSome(const uint16_t* p, int n) { return n >= kLanes ? loadBf16(p) : loadBf16Partial(p, n); }
 PAGODA_INLINE void storeSome(float* p, f32v v, int n) {
   if (n >= kLanes) return store(p, v);
   storePartial(p, v, n);

@@ -31,7 +31,8 @@ class Checker {
   bool ok() const { return status_ == PAGODA_OK; }
 
   void notNull(const char* name, const void* pointer) {
-    if (ok() && pointer == nullptr) status_ = fail(error_, PAGODA_INVALID, "Expected data for `%s` but received NULL", name);
+    if (ok() && pointer == nullptr)
+      status_ = fail(error_, PAGODA_INVALID, "Expected data for `%s` but received NULL", name);
   }
 
   void equal(const char* name, int64_t received, int64_t expected) {
@@ -120,7 +121,8 @@ PagodaStatus validateWeight(const PagodaWeight& weight, PagodaError* error) {
   check.between("weight.kind", weight.kind, PAGODA_MATRIX, PAGODA_VECTOR);
   check.between("weight.rows", weight.rows, 1, kMaxSide);
   check.between("weight.cols", weight.cols, 1, kMaxSide);
-  check.supported(weight.dtype == PAGODA_F32 || weight.dtype == PAGODA_BF16, "The CPU backend keeps weights as f32 or bf16");
+  check.supported(weight.dtype == PAGODA_F32 || weight.dtype == PAGODA_BF16,
+                  "The CPU backend keeps weights as f32 or bf16");
   if (weight.kind != PAGODA_VECTOR) return check.status();
   check.equal("weight.rows", weight.rows, 1);
   check.supported(weight.dtype == PAGODA_F32, "Vectors are always f32");
@@ -133,7 +135,8 @@ PagodaStatus validateCache(const PagodaKvCache& cache, PagodaError* error) {
   check.between("cache.numKvHeads", cache.numKvHeads, 1, 1 << 16);
   check.between("cache.headDim", cache.headDim, 1, INT32_MAX);
   check.supported(cache.headDim <= kMaxHeadDim, "The CPU backend supports a headDim of at most 512");
-  check.supported(cache.dtype == PAGODA_F32 || cache.dtype == PAGODA_BF16, "The CPU backend keeps the KV cache as f32 or bf16");
+  check.supported(cache.dtype == PAGODA_F32 || cache.dtype == PAGODA_BF16,
+                  "The CPU backend keeps the KV cache as f32 or bf16");
   return check.status();
 }
 
@@ -219,7 +222,8 @@ PagodaStatus validate(const PagodaAttention& op, PagodaError* error) {
   check.tensor("out", op.out);
   check.sameShape("query", op.query, op.out);
   check.between("numHeads", op.numHeads, 1, 1 << 16);
-  if (check.ok()) check.expect(op.numHeads % op.cache.numKvHeads == 0, "Expected `numHeads` to be a multiple of `numKvHeads`");
+  if (check.ok())
+    check.expect(op.numHeads % op.cache.numKvHeads == 0, "Expected `numHeads` to be a multiple of `numKvHeads`");
   check.equal("query.width", op.query.width, static_cast<int64_t>(op.numHeads) * op.cache.headDim);
   check.equal("batch.numTokens", op.batch.numTokens, op.query.rows);
   check.between("slidingWindow", op.slidingWindow, 0, INT32_MAX);

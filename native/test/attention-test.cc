@@ -27,7 +27,8 @@ Sequence randomSequence(const Shape& shape, int32_t tokens, uint64_t seed) {
   Random random(seed);
   const size_t queryWidth = static_cast<size_t>(shape.numHeads) * shape.headDim;
   const size_t kvWidth = static_cast<size_t>(shape.numKvHeads) * shape.headDim;
-  Sequence s = {tokens, random.floats(tokens * queryWidth), random.floats(tokens * kvWidth), random.floats(tokens * kvWidth)};
+  Sequence s = {tokens, random.floats(tokens * queryWidth), random.floats(tokens * kvWidth),
+                random.floats(tokens * kvWidth)};
   for (float& value : s.q) value *= 3;
   return s;
 }
@@ -43,8 +44,12 @@ struct Chunk {
 class Cache {
  public:
   Cache(Device& device, const Shape& shape, int32_t blockSize, int32_t numBlocks)
-      : cache{.data = nullptr, .numBlocks = numBlocks, .blockSize = blockSize, .numKvHeads = shape.numKvHeads,
-              .headDim = shape.headDim, .dtype = shape.dtype} {
+      : cache{.data = nullptr,
+              .numBlocks = numBlocks,
+              .blockSize = blockSize,
+              .numKvHeads = shape.numKvHeads,
+              .headDim = shape.headDim,
+              .dtype = shape.dtype} {
     CHECK(device.api->kvBlockBytes(device.handle, &cache, &blockBytes, &device.error) == PAGODA_OK);
     CHECK(blockBytes == 2ull * shape.numKvHeads * shape.headDim * blockSize * (shape.dtype == PAGODA_BF16 ? 2 : 4));
     memory.assign(numBlocks * blockBytes, 0xff);  // NaN in both types
@@ -73,7 +78,8 @@ class Cache {
 };
 
 // Writes tokens [start, start + length) of a sequence into its blocks.
-void writeCache(Device& device, const Shape& shape, Cache& cache, const Chunk& chunk, const std::vector<int32_t>& blocks) {
+void writeCache(Device& device, const Shape& shape, Cache& cache, const Chunk& chunk,
+                const std::vector<int32_t>& blocks) {
   const int32_t width = shape.numKvHeads * shape.headDim;
   const int32_t blockSize = cache.cache.blockSize;
   std::vector<int32_t> slots;
@@ -81,11 +87,12 @@ void writeCache(Device& device, const Shape& shape, Cache& cache, const Chunk& c
     slots.push_back(blocks[t / blockSize] * blockSize + t % blockSize);
   }
   const size_t offset = static_cast<size_t>(chunk.start) * width;
-  device.run<PagodaCacheWrite>(device.api->cacheWrite,
-                               {.key = tensorAt(const_cast<float*>(chunk.sequence->k.data()) + offset, chunk.length, width),
-                                .value = tensorAt(const_cast<float*>(chunk.sequence->v.data()) + offset, chunk.length, width),
-                                .cache = cache.cache,
-                                .slotMapping = slots.data()});
+  device.run<PagodaCacheWrite>(
+      device.api->cacheWrite,
+      {.key = tensorAt(const_cast<float*>(chunk.sequence->k.data()) + offset, chunk.length, width),
+       .value = tensorAt(const_cast<float*>(chunk.sequence->v.data()) + offset, chunk.length, width),
+       .cache = cache.cache,
+       .slotMapping = slots.data()});
 }
 
 // Runs the chunks as one batch; result [tokens of all chunks, numHeads * headDim].
@@ -172,12 +179,13 @@ std::vector<double> reference(const Shape& shape, const Sequence& s, int32_t tok
 }
 
 std::string describe(const std::string& isa, const Shape& s) {
-  return text("%s attention heads %d/%d of %d %s window %d softcap %g", isa.c_str(), s.numHeads, s.numKvHeads, s.headDim,
-              s.dtype == PAGODA_BF16 ? "bf16" : "f32", s.slidingWindow, static_cast<double>(s.softcap));
+  return text("%s attention heads %d/%d of %d %s window %d softcap %g", isa.c_str(), s.numHeads, s.numKvHeads,
+              s.headDim, s.dtype == PAGODA_BF16 ? "bf16" : "f32", s.slidingWindow, static_cast<double>(s.softcap));
 }
 
 // A batch of prefill, chunk and decode against the definition.
-void testShape(const std::string& isa, const Shape& shape, int32_t blockSize, const std::vector<std::pair<int32_t, int32_t>>& requests) {
+void testShape(const std::string& isa, const Shape& shape, int32_t blockSize,
+               const std::vector<std::pair<int32_t, int32_t>>& requests) {
   section(describe(isa, shape) + text(" blocks of %d", blockSize));
   Device device(isa.c_str(), 2);
   int32_t numBlocks = 4;
@@ -275,7 +283,8 @@ void testCausality(const std::string& isa, float poison, int32_t at) {
   const std::vector<float> poisoned = runChunked(isa, 2, shape, sequence, 150, 16);
   CHECK(sameBits(clean.data(), poisoned.data(), static_cast<size_t>(at) * 64), "tokens before");
   bool finite = true;
-  for (size_t i = static_cast<size_t>(at) * 64; i < static_cast<size_t>(at + 1) * 64; ++i) finite &= std::isfinite(poisoned[i]);
+  for (size_t i = static_cast<size_t>(at) * 64; i < static_cast<size_t>(at + 1) * 64; ++i)
+    finite &= std::isfinite(poisoned[i]);
   CHECK(!finite, "the token itself");
 }
 
@@ -291,8 +300,10 @@ void testCache(const std::string& isa, PagodaDtype dtype) {
   std::vector<float> rows = random.floats(2 * 10);
   const std::vector<uint8_t> before = cache.memory;
   const int32_t none[] = {-1, INT32_MIN};
-  PagodaCacheWrite write = {.key = tensorAt(rows.data(), 2, 10), .value = tensorAt(rows.data(), 2, 10),
-                            .cache = cache.cache, .slotMapping = none};
+  PagodaCacheWrite write = {.key = tensorAt(rows.data(), 2, 10),
+                            .value = tensorAt(rows.data(), 2, 10),
+                            .cache = cache.cache,
+                            .slotMapping = none};
   device.run<PagodaCacheWrite>(device.api->cacheWrite, write);
   CHECK(cache.memory == before, "negative slots");
   const int32_t slots[] = {7 * 3 + 2, 0};
@@ -306,7 +317,10 @@ void testCache(const std::string& isa, PagodaDtype dtype) {
   CHECK(changed == 40, "%zu elements changed", changed);
   const int32_t pairs[] = {0, 3, 3, 4, 7, 7, 7, 0};
   device.run<PagodaCopyBlocks>(device.api->copyBlocks, {.cache = cache.cache, .pairs = pairs, .numPairs = 4});
-  auto block = [&](int32_t i) { return std::vector<uint8_t>(cache.memory.begin() + i * cache.blockBytes, cache.memory.begin() + (i + 1) * cache.blockBytes); };
+  auto block = [&](int32_t i) {
+    return std::vector<uint8_t>(cache.memory.begin() + i * cache.blockBytes,
+                                cache.memory.begin() + (i + 1) * cache.blockBytes);
+  };
   CHECK(block(3) == block(4) && block(0) == block(7) && block(3) != block(0) && block(1) == block(2));
 }
 

@@ -34,14 +34,13 @@ inline std::string text() { return ""; }
 // What the following checks are about; printed with each failure.
 inline void section(const std::string& name) { report().section = name; }
 
-inline bool check(bool condition, const char* file, int line, const char* expression, const std::string& context) {
+// Counts a check that failed and prints the first ones.
+inline void failed(const char* file, int line, const char* expression, const std::string& context) {
   constexpr long kShown = 40;
   Report& r = report();
-  (condition ? r.passed : r.failed) += 1;
-  if (!condition && r.failed <= kShown) {
-    std::printf("%s:%d: [%s] %s: %s\n", file, line, r.section.c_str(), expression, context.c_str());
-  }
-  return condition;
+  r.failed += 1;
+  if (r.failed > kShown) return;
+  std::printf("%s:%d: [%s] %s: %s\n", file, line, r.section.c_str(), expression, context.c_str());
 }
 
 // Prints the totals; the program's exit code.
@@ -52,19 +51,29 @@ inline int finish() {
 
 }  // namespace pagoda::test
 
-// CHECK(condition) or CHECK(condition, "format", ...)
-#define CHECK(condition, ...) \
-  ::pagoda::test::check(static_cast<bool>(condition), __FILE__, __LINE__, #condition, ::pagoda::test::text(__VA_ARGS__))
+// CHECK(condition) or CHECK(condition, "format", ...); the format's arguments are evaluated only on failure.
+#define CHECK(condition, ...)                                                                    \
+  do {                                                                                           \
+    if (condition) {                                                                             \
+      ::pagoda::test::report().passed += 1;                                                      \
+    } else {                                                                                     \
+      ::pagoda::test::failed(__FILE__, __LINE__, #condition, ::pagoda::test::text(__VA_ARGS__)); \
+    }                                                                                            \
+  } while (0)
 
-// |received - expected| <= tolerance * max(1, |expected|); not for NaN.
-#define CHECK_CLOSE(received, expected, tolerance, context)                                                    \
-  do {                                                                                                         \
-    const double checkReceived = (received);                                                                   \
-    const double checkExpected = (expected);                                                                   \
-    const double checkBound = (tolerance) * std::fmax(1.0, std::fabs(checkExpected));                          \
-    ::pagoda::test::check(std::fabs(checkReceived - checkExpected) <= checkBound, __FILE__, __LINE__, #received, \
-                          ::pagoda::test::text("received %.9g, expected %.9g at %s", checkReceived,            \
-                                               checkExpected, std::string(context).c_str()));                  \
+// |received - expected| <= tolerance * max(1, |expected|); fails for NaN. `context` is evaluated only on failure.
+#define CHECK_CLOSE(received, expected, tolerance, context)                                                           \
+  do {                                                                                                                \
+    const double checkReceived = (received);                                                                          \
+    const double checkExpected = (expected);                                                                          \
+    const double checkBound = (tolerance)*std::fmax(1.0, std::fabs(checkExpected));                                   \
+    if (std::fabs(checkReceived - checkExpected) <= checkBound) {                                                     \
+      ::pagoda::test::report().passed += 1;                                                                           \
+    } else {                                                                                                          \
+      ::pagoda::test::failed(__FILE__, __LINE__, #received,                                                           \
+                             ::pagoda::test::text("received %.9g, expected %.9g at %s", checkReceived, checkExpected, \
+                                                  std::string(context).c_str()));                                     \
+    }                                                                                                                 \
   } while (0)
 
 #endif

@@ -79,7 +79,8 @@ void checkRope(const RopeCase& c, const Guarded& x, const Guarded& table, const 
 }
 
 void testRope(Device& device, const RopeCase& c) {
-  section(text("rope rows %d heads %d of %d rotary %d interleaved %d", c.rows, c.heads, c.headDim, c.rotaryDim, c.interleaved));
+  section(text("rope rows %d heads %d of %d rotary %d interleaved %d", c.rows, c.heads, c.headDim, c.rotaryDim,
+               c.interleaved));
   const int32_t width = c.heads * c.headDim;
   Random random(width);
   Guarded x(random.floats(c.rows * width));
@@ -88,7 +89,8 @@ void testRope(Device& device, const RopeCase& c) {
   std::vector<int32_t> positions(c.rows);
   for (int32_t& position : positions) position = random.below(100000);
   std::vector<float> frequencies(c.rotaryDim / 2);
-  for (int32_t i = 0; i < c.rotaryDim / 2; ++i) frequencies[i] = static_cast<float>(std::pow(10000.0, -2.0 * i / c.rotaryDim));
+  for (int32_t i = 0; i < c.rotaryDim / 2; ++i)
+    frequencies[i] = static_cast<float>(std::pow(10000.0, -2.0 * i / c.rotaryDim));
   Weight frequency(device, PAGODA_VECTOR, PAGODA_F32, 1, c.rotaryDim / 2, frequencies);
   device.run<PagodaRopeTable>(device.api->ropeTable, {.out = tensorOf(table, c.rows, c.rotaryDim),
                                                       .positions = positions.data(),
@@ -97,8 +99,10 @@ void testRope(Device& device, const RopeCase& c) {
   for (int32_t r = 0; r < c.rows; ++r) {
     for (int32_t i = 0; i < c.rotaryDim / 2; ++i) {
       const float angle = static_cast<float>(positions[r]) * frequencies[i];
-      CHECK_CLOSE(table[r * c.rotaryDim + i], 1.25 * std::cos(static_cast<double>(angle)), 1e-7, text("cosine %d %d", r, i));
-      CHECK_CLOSE(table[r * c.rotaryDim + c.rotaryDim / 2 + i], 1.25 * std::sin(static_cast<double>(angle)), 1e-7, text("sine %d %d", r, i));
+      CHECK_CLOSE(table[r * c.rotaryDim + i], 1.25 * std::cos(static_cast<double>(angle)), 1e-7,
+                  text("cosine %d %d", r, i));
+      CHECK_CLOSE(table[r * c.rotaryDim + c.rotaryDim / 2 + i], 1.25 * std::sin(static_cast<double>(angle)), 1e-7,
+                  text("sine %d %d", r, i));
     }
   }
   PagodaRope op = {.out = tensorOf(out, c.rows, width),
@@ -202,10 +206,11 @@ void testTakeRows(Device& device, int32_t count, int32_t width) {
   std::vector<int32_t> rows(count);
   for (int32_t& row : rows) row = random.below(kRows);
   if (count > 0) rows.back() = kRows - 1;
-  device.run<PagodaTakeRows>(device.api->takeRows, {.out = tensorOf(out, count, width, width + 1),
-                                                    .x = tensorOf(x, kRows, width, width + 2),
-                                                    .rows = rows.data()});
-  for (int32_t s = 0; s < count; ++s) CHECK(sameBits(out.data() + s * (width + 1), x.data() + rows[s] * (width + 2), width));
+  device.run<PagodaTakeRows>(
+      device.api->takeRows,
+      {.out = tensorOf(out, count, width, width + 1), .x = tensorOf(x, kRows, width, width + 2), .rows = rows.data()});
+  for (int32_t s = 0; s < count; ++s)
+    CHECK(sameBits(out.data() + s * (width + 1), x.data() + rows[s] * (width + 2), width));
   checkPadding(out, count, width);
 }
 

@@ -50,7 +50,8 @@ void testCase(Device& device, const std::string& isa, const LinearCase& c) {
       const double difference = std::fabs(out[r * outStride + n] - sum);
       worst = difference <= worst ? worst : difference;  // keeps NaN out of `worst <=`
     }
-    for (int64_t n = c.outputs; n < outStride; ++n) CHECK(std::isnan(out[r * outStride + n]), "row %d wrote %d", r, (int)n);
+    for (int64_t n = c.outputs; n < outStride; ++n)
+      CHECK(std::isnan(out[r * outStride + n]), "row %d wrote %d", r, (int)n);
   }
   CHECK(worst <= 3e-7 * (4 + c.inputs / 4.0), "worst difference %g", worst);
 }
@@ -104,7 +105,8 @@ uint16_t halfBits(float x) {  // exact for the values used here
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   if ((bits & 0x7fffffffu) == 0) return static_cast<uint16_t>(bits >> 16);
-  return static_cast<uint16_t>(((bits >> 16) & 0x8000u) | ((((bits >> 23) & 0xffu) - 112u) << 10) | ((bits >> 13) & 0x3ffu));
+  return static_cast<uint16_t>(((bits >> 16) & 0x8000u) | ((((bits >> 23) & 0xffu) - 112u) << 10) |
+                               ((bits >> 13) & 0x3ffu));
 }
 
 // All three source types give the same packed bytes, whole or in parts, where the values are exact in each.
@@ -150,7 +152,8 @@ void testConversions(Device& device) {
     if (exponent == 31) expected = mantissa == 0 ? INFINITY : NAN;
     if ((half & 0x8000) != 0) expected = -expected;
     const float received = packedValue(device, PAGODA_F32, &half, PAGODA_F16);
-    CHECK(std::isnan(expected) ? std::isnan(received) : received == expected, "f16 %04x: %g, expected %g", bits, received, expected);
+    CHECK(std::isnan(expected) ? std::isnan(received) : received == expected, "f16 %04x: %g, expected %g", bits,
+          received, expected);
   }
   const struct {
     uint32_t from;

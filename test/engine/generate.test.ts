@@ -8,7 +8,7 @@ import { promptOf } from "../support/simulate.js";
 checkEnginesAfterEach();
 
 /** An executor that writes `text` behind any prompt of `promptLength` tokens, then the end-of-sequence token. */
-export function writer(text: string, promptLength: number): FakeExecutor {
+function writer(text: string, promptLength: number): FakeExecutor {
   const bytes = [...Buffer.from(text), fakeEos];
   return new FakeExecutor({ nextToken: ({ length }) => bytes[length - promptLength] ?? fakeEos });
 }

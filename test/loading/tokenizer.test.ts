@@ -62,6 +62,13 @@ describe("a loaded tokenizer", () => {
     expect(await tokenizer.decode(plain)).toBe(text);
   });
 
+  test("decodes long sequences as it does short ones", async () => {
+    const text = "你好 👩‍👩‍👧‍👦 the river\n";
+    const ids = [...(await tokenizer.encode(text))];
+    const many = Array.from({ length: 5_000 }, () => ids).flat();
+    expect(await tokenizer.decode(many)).toBe(text.repeat(5_000));
+  });
+
   test("decodes nothing to nothing, and leaves out ids without a token", async () => {
     expect(await tokenizer.decode([])).toBe("");
     expect(await tokenizer.decode([2 ** 31 - 1, 516])).toBe("");
@@ -75,7 +82,27 @@ describe("a loaded tokenizer", () => {
     },
   );
 
-  test.each([undefined, null, 1, {}])("refuses %j as text", async (text) => {
+  test.each([[undefined], [null], [1], ["12"], [{}], [{ length: -1 }], [{ length: 2 ** 40 }]])(
+    "refuses %j as a list of ids",
+    async (ids) => {
+      const refused = code("ERR_ARGUMENT");
+      await expect(tokenizer.decode(ids as never)).rejects.toEqual(refused);
+      tokenizer.openStream(1, []);
+      const batch = [{ id: 1, tokens: ids, last: false }];
+      await expect(tokenizer.feed(batch as never)).rejects.toEqual(refused);
+      await expect(tokenizer.feed(ids as never)).rejects.toEqual(refused);
+      tokenizer.closeStream(1);
+    },
+  );
+
+  test.each([[undefined], [null], [1], ["12"], [{}], [{ length: -1 }]])(
+    "refuses %j as a prompt",
+    (ids) => {
+      expect(() => tokenizer.openStream(1, ids as never)).toThrow(code("ERR_ARGUMENT"));
+    },
+  );
+
+  test.each([undefined, null, 1, {}, " ".repeat(2 ** 23 + 1)])("refuses text %#", async (text) => {
     await expect(tokenizer.encode(text as never)).rejects.toEqual(code("ERR_ARGUMENT"));
   });
 
@@ -233,13 +260,13 @@ test("a long text holds up neither the event loop nor the streams", async () => 
   await tokenizer.feed([{ id: 1, tokens: [a!], last: false }]);
   const delay = monitorEventLoopDelay({ resolution: 1 });
   delay.enable();
-  let isEncoding = true;
+  const state = { isEncoding: true };
   const long = tokenizer.encode("The river ran past the old mill. ".repeat(30_000)).then((ids) => {
-    isEncoding = false;
+    state.isEncoding = false;
     return ids;
   });
   let steps = 0;
-  while (isEncoding) {
+  while (state.isEncoding) {
     await tokenizer.feed([{ id: 1, tokens: [a!], last: false }]);
     steps++;
   }

@@ -49,7 +49,7 @@ function nativeBackend(isa: string): OpBackend {
       const executor = await createNativeExecutor({
         plan,
         kv: opCase.kv ?? noKv,
-        maxRequests: 64,
+        maxRequests: 4096,
         isa,
         threads: 2,
         loadWeights: async (sink) => {

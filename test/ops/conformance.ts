@@ -20,8 +20,11 @@ interface Tolerance {
 
 const exact: Tolerance = { absolute: 0, relative: 0, cosine: 1e-12 };
 
+/** What is tested: an op, or block copies, which are an input of the step and no op of the plan. */
+type Subject = Op | "copyBlocks";
+
 /** Operands are about 1 in size. The one place where the accuracy of kernels is stated. */
-const tolerances: Readonly<Record<Op, Tolerance>> = {
+const tolerances: Readonly<Record<Subject, Tolerance>> = {
   embed: exact,
   add: exact,
   takeRows: exact,
@@ -32,11 +35,12 @@ const tolerances: Readonly<Record<Op, Tolerance>> = {
   ropeTable: { absolute: 2e-7, relative: 1e-6, cosine: 1e-10 },
   rope: { absolute: 1e-6, relative: 1e-6, cosine: 1e-10 },
   attention: { absolute: 1e-5, relative: 1e-5, cosine: 1e-9 },
+  copyBlocks: { absolute: 1e-5, relative: 1e-5, cosine: 1e-9 }, // read back by attention
   gatedActivation: { absolute: 1e-6, relative: 2e-6, cosine: 1e-10 },
 };
 
 /** AVX-512 rounds activations (linear), queries and probabilities (attention) to bf16 where the other operand is bf16. */
-const bf16Tolerances: Readonly<Partial<Record<Op, Tolerance>>> = {
+const bf16Tolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
   linear: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
   attention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
 };
@@ -51,7 +55,7 @@ const layouts: readonly Layout[] = ["packed", "strided"];
 
 /** Holds every backend to the reference on all cases, in both layouts. */
 export function conformance(
-  op: Op,
+  subject: Subject,
   cases: readonly OpCase[],
   options: ConformanceOptions = {},
 ): void {
@@ -59,13 +63,13 @@ export function conformance(
   const runs = cases.flatMap((opCase) =>
     dtypes.map((dtype) => ({ name: `${opCase.name}, ${dtype}`, opCase, dtype })),
   );
-  describe.each(backends)(`${op} on $name`, (backend) => {
+  const expectation = rememberExpectations();
+  describe.each(backends)(`${subject} on $name`, (backend) => {
     it.each(runs)("$name", async ({ opCase, dtype }) => {
       const isBf16 = dtype === "bf16" || opCase.kv?.dtype === "bf16";
-      const tolerance = (isBf16 ? bf16Tolerances[op] : undefined) ?? tolerances[op];
+      const tolerance = (isBf16 ? bf16Tolerances[subject] : undefined) ?? tolerances[subject];
       for (const layout of layouts) {
-        const casePlan = planCase(opCase, dtype, layout);
-        const expected = await reference.run(opCase, casePlan);
+        const { casePlan, expected } = await expectation(opCase, dtype, layout);
         const actual = await backend.run(opCase, casePlan);
         expectUntouched(opCase, casePlan, expected);
         expectUntouched(opCase, casePlan, actual);
@@ -73,6 +77,29 @@ export function conformance(
       }
     });
   });
+}
+
+/** The reference's result, computed once for all backends. */
+type Expectation = (
+  opCase: OpCase,
+  dtype: WeightDtype,
+  layout: Layout,
+) => Promise<{ casePlan: CasePlan; expected: CaseResult }>;
+
+function rememberExpectations(): Expectation {
+  const results = new Map<OpCase, Map<string, ReturnType<Expectation>>>();
+  const compute: Expectation = async (opCase, dtype, layout) => {
+    const casePlan = planCase(opCase, dtype, layout);
+    return { casePlan, expected: await reference.run(opCase, casePlan) };
+  };
+  return (opCase, dtype, layout) => {
+    const ofCase = results.get(opCase) ?? new Map<string, ReturnType<Expectation>>();
+    results.set(opCase, ofCase);
+    const key = `${dtype} ${layout}`;
+    const result = ofCase.get(key) ?? compute(opCase, dtype, layout);
+    ofCase.set(key, result);
+    return result;
+  };
 }
 
 /** All but the output tensors is, bit for bit, as it was before the run. `sample` may overwrite its logits. */

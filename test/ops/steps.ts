@@ -51,20 +51,56 @@ export function scatterBlocks(
   };
 }
 
-/** The step that computes tokens `[from, to)` of each request whose range is not empty. */
-export function rangeStep(
-  ranges: readonly {
-    readonly from: number;
-    readonly to: number;
-    readonly blocks: readonly number[];
-  }[],
+/**
+ * The step that only writes K and V of the first `context` tokens of each request. Every token is a request of its own that
+ * sees one slot, so that attention, which runs too, costs nothing.
+ */
+export function writeContextStep(
+  shapes: readonly RequestShape[],
+  blocks: readonly (readonly number[])[],
   blockSize: number,
 ): StepInput {
-  const requests = ranges
-    .filter(({ from, to }) => to > from)
-    .map(({ from, to, blocks }): RequestStep => {
-      const tokenIds = Array.from({ length: to - from }, () => 0);
-      return { tokenIds, numComputedTokens: from, blocks, outputs: [] };
-    });
+  const slots = shapes.flatMap(({ context }, request) =>
+    Array.from({ length: context }, (_, position) =>
+      slotOf(blocks[request] ?? [], position, blockSize),
+    ),
+  );
+  const requests = slots.map((): RequestStep => ({ tokenIds: [0], blocks: [1], outputs: [] }));
+  return { ...makeStep(requests, blockSize), slotMapping: Int32Array.from(slots) };
+}
+
+/** The step that computes `tokens` tokens of each request after its context. */
+export function attendStep(
+  shapes: readonly RequestShape[],
+  blocks: readonly (readonly number[])[],
+  blockSize: number,
+): StepInput {
+  const requests = shapes.map(({ context, tokens }, request): RequestStep => {
+    const tokenIds = Array.from({ length: tokens }, () => 0);
+    return { tokenIds, numComputedTokens: context, blocks: blocks[request] ?? [], outputs: [] };
+  });
   return makeStep(requests, blockSize);
+}
+
+/** `step` with the blocks that lie wholly before the window replaced by the null block. */
+export function dropBlocksBehindWindow(
+  step: StepInput,
+  window: number,
+  blockSize: number,
+): StepInput {
+  const blockTable = step.blockTable.slice();
+  for (const [request, seqLen] of step.seqLens.entries()) {
+    const queryLen = (step.queryStartLoc[request + 1] ?? 0) - (step.queryStartLoc[request] ?? 0);
+    const firstSeen = Math.max(0, seqLen - queryLen - window + 1);
+    blockTable.fill(
+      0,
+      request * step.maxBlocks,
+      request * step.maxBlocks + Math.floor(firstSeen / blockSize),
+    );
+  }
+  return { ...step, blockTable };
+}
+
+function slotOf(blocks: readonly number[], position: number, blockSize: number): number {
+  return (blocks[Math.floor(position / blockSize)] ?? 0) * blockSize + (position % blockSize);
 }

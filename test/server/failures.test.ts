@@ -22,6 +22,13 @@ const refusals: [ErrorCode, number, string][] = [
   ["ERR_INTERNAL", 500, "ERR_INTERNAL"],
 ];
 
+const aboutTheInput: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  "ERR_EMPTY_PROMPT",
+  "ERR_CONTEXT_LENGTH",
+  "ERR_CHAT_TEMPLATE",
+  "ERR_TOKENIZER_MISSING",
+]);
+
 test.each(refusals)("%s of the engine is answered with %i", async (code, status, apiCode) => {
   const failure = new PagodaError(code, "Because", { details: { parameter: "maxTokens" } });
   for (const options of [{ refuse: failure }, { failure }]) {
@@ -33,7 +40,7 @@ test.each(refusals)("%s of the engine is answered with %i", async (code, status,
       expect(reply.status).toBe(status);
       const error = errorOf(reply);
       expect(error).toMatchObject({ message: "Because", code: apiCode });
-      expect(error.param).toBe(code === "ERR_CHAT_TEMPLATE" ? "messages" : "max_tokens");
+      expect(error.param).toBe(aboutTheInput.has(code) ? "messages" : "max_tokens");
       expect(reply.headers["retry-after"] !== undefined).toBe(
         code === "ERR_QUEUE_FULL" || code === "ERR_MEMORY",
       );

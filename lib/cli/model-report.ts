@@ -1,0 +1,125 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { planToString } from "../graph/plan-to-string.js";
+import type { Plan, PlanWeight } from "../graph/plan.js";
+import { openModelDirectory } from "../loading/model-directory.js";
+import type { Checkpoint } from "../loading/safetensors.js";
+import { readChatTemplates, readTokenizerFiles } from "../loading/tokenizer-files.js";
+import { resolveWeight } from "../loading/weights.js";
+import { compileModel } from "../models/model-definition.js";
+import { defineModel } from "../models/registry.js";
+
+/** What `pagoda inspect` tells, as plain data. */
+export interface ModelReport {
+  readonly name: string;
+  readonly path: string;
+  readonly architecture: string;
+  readonly parameters: number;
+  /** Of the files, by dtype, the most parameters first. */
+  readonly tensors: readonly { dtype: string; count: number; parameters: number }[];
+  readonly numLayers: number;
+  readonly hiddenSize: number;
+  readonly vocabSize: number;
+  readonly contextLength: number;
+  readonly hasTokenizer: boolean;
+  readonly hasChatTemplate: boolean;
+  /** In memory, before the backend's packing. */
+  readonly weights: { readonly dtype: "f32" | "bf16"; readonly bytes: number };
+  readonly kvCache: {
+    readonly dtype: "f32" | "bf16";
+    readonly bytesPerToken: number;
+    readonly bytesPer1kTokens: number;
+  };
+  /** Workspace of a step. */
+  readonly arenaBytes: number;
+  readonly maxBatchTokens: number;
+  readonly plan: string;
+}
+
+/** The engine's defaults. */
+const maxBatchTokens = 2048;
+const maxSequences = 64;
+
+const bytesPerElement = { f32: 4, bf16: 2 } as const;
+
+/**
+ * Reads config and headers of a model, but no weights, and checks that all tensors are there.
+ *
+ * @throws PagodaError as `createEngine` does for the same directory
+ */
+export async function inspectModel(
+  directory: string,
+  dtype: "auto" | "f32" | "bf16",
+): Promise<ModelReport> {
+  const { path, name, config, checkpoint } = await openModelDirectory(directory);
+  const model = defineModel(config);
+  const inMemory = dtype === "auto" ? automaticDtype(checkpoint) : dtype;
+  const plan = compileModel(model, {
+    maxTokens: maxBatchTokens,
+    maxOutputs: maxSequences,
+    dtype: inMemory,
+  });
+  for (const weight of plan.weights) resolveWeight(checkpoint, weight);
+  const bytesPerToken = kvBytesPerToken(plan, inMemory);
+  return {
+    name,
+    path,
+    architecture: model.architecture,
+    parameters: countParameters(plan),
+    tensors: tensorsByDtype(checkpoint),
+    numLayers: model.numLayers,
+    hiddenSize: model.hiddenSize,
+    vocabSize: model.vocabSize,
+    contextLength: model.maxPositionEmbeddings,
+    ...tokenizerFacts(path),
+    weights: { dtype: inMemory, bytes: plan.weights.reduce((sum, w) => sum + weightBytes(w), 0) },
+    kvCache: { dtype: inMemory, bytesPerToken, bytesPer1kTokens: 1024 * bytesPerToken },
+    arenaBytes: plan.arenaBytes,
+    maxBatchTokens,
+    plan: planToString(plan),
+  };
+}
+
+/** As the engine counts them: of the weights that come from the files. */
+function countParameters({ weights }: Plan): number {
+  const loaded = weights.filter(({ source }) => "parts" in source);
+  return loaded.reduce((sum, { rows, cols }) => sum + rows * cols, 0);
+}
+
+function weightBytes({ rows, cols, dtype }: PlanWeight): number {
+  return rows * cols * bytesPerElement[dtype];
+}
+
+/** K and V of every layer. */
+function kvBytesPerToken(plan: Plan, dtype: "f32" | "bf16"): number {
+  const elements = plan.kvLayers.reduce((sum, kv) => sum + 2 * kv.numKvHeads * kv.headDim, 0);
+  return elements * bytesPerElement[dtype];
+}
+
+function tensorsByDtype(
+  checkpoint: Checkpoint,
+): { dtype: string; count: number; parameters: number }[] {
+  const groups = new Map<string, { dtype: string; count: number; parameters: number }>();
+  for (const { dtype, shape } of checkpoint.tensors.values()) {
+    const group = groups.get(dtype) ?? { dtype, count: 0, parameters: 0 };
+    group.count++;
+    group.parameters += shape.reduce((product, size) => product * size, 1);
+    groups.set(dtype, group);
+  }
+  return [...groups.values()].sort((a, b) => b.parameters - a.parameters);
+}
+
+/** As `createEngine` chooses it: bf16 when most of the bytes are, else f32. */
+function automaticDtype({ tensors }: Checkpoint): "f32" | "bf16" {
+  let balance = 0;
+  for (const { dtype, bytes } of tensors.values()) balance += dtype === "BF16" ? bytes : -bytes;
+  return balance > 0 ? "bf16" : "f32";
+}
+
+function tokenizerFacts(path: string): { hasTokenizer: boolean; hasChatTemplate: boolean } {
+  if (!existsSync(join(path, "tokenizer.json"))) {
+    return { hasTokenizer: false, hasChatTemplate: false };
+  }
+  const { sources } = readChatTemplates(path, readTokenizerFiles(path));
+  return { hasTokenizer: true, hasChatTemplate: Object.keys(sources).length > 0 };
+}

@@ -1,0 +1,148 @@
+import { readFile } from "node:fs/promises";
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import { fileURLToPath } from "node:url";
+import { createEngine, type Engine, type GenerateRequest } from "pagoda-llm";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const model = `${root}models/demo`;
+
+async function fixture<T>(name: string): Promise<T> {
+  const text = await readFile(`${root}test/fixtures/demo-model/${name}.json`, "utf8");
+  return JSON.parse(text) as T;
+}
+
+/** Requests that differ in length, sampling and stop conditions. */
+function mixedRequests(count: number): GenerateRequest[] {
+  const prompts = [
+    "Once upon a time",
+    "One sunny day, a boy",
+    "27 + 48 =",
+    "The colour of the sky",
+  ];
+  return Array.from({ length: count }, (_, i) => ({
+    prompt: prompts[i % prompts.length]!.repeat(1 + (i % 3)),
+    maxTokens: 20 + 7 * (i % 5),
+    ignoreEos: i % 2 === 0,
+    seed: i,
+    ...(i % 4 === 0 ? { temperature: 0 } : { temperature: 0.5 + (i % 3) / 4 }),
+    ...(i % 5 === 1 && { topK: 5 }),
+    ...(i % 5 === 2 && { topP: 0.8 }),
+    ...(i % 5 === 3 && { minP: 0.05 }),
+    ...(i % 6 === 5 && { stop: [". "] }),
+  }));
+}
+
+async function streamed(engine: Engine, request: GenerateRequest) {
+  let text = "";
+  const tokenIds: number[] = [];
+  for await (const delta of engine.generate(request)) {
+    text += delta.text;
+    tokenIds.push(...delta.tokenIds);
+  }
+  return { text, tokenIds };
+}
+
+describe.each(["bf16", "f32"] as const)("the demo model in %s", (dtype) => {
+  let engine: Engine;
+  beforeAll(async () => {
+    engine = await createEngine({ model, dtype, scheduler: { maxSequences: 32 } });
+  });
+  afterEach(() => {
+    const { freeBlocks, totalBlocks, running, waiting } = engine.stats();
+    expect({ freeBlocks, running, waiting }).toEqual({
+      freeBlocks: totalBlocks,
+      running: 0,
+      waiting: 0,
+    });
+  });
+  afterAll(() => engine.close());
+
+  it("gives 16 concurrent streams the same text as each alone", async () => {
+    const requests = mixedRequests(16);
+    const alone = [];
+    for (const request of requests) alone.push(await streamed(engine, request));
+    const together = await Promise.all(requests.map((request) => streamed(engine, request)));
+    expect(together).toEqual(alone);
+    expect(new Set(alone.map(({ text }) => text)).size).toBeGreaterThan(8);
+  });
+
+  it("gives the same text for any block size, chunk size and a pool that forces preemption", async () => {
+    const requests = mixedRequests(12);
+    const expected = await Promise.all(requests.map((request) => streamed(engine, request)));
+    const variants = [
+      { kvCache: { blockSize: 1 }, scheduler: { maxChunkTokens: 3 } },
+      { kvCache: { blockSize: 7 }, scheduler: { maxBatchTokens: 5 } },
+      { kvCache: { blockSize: 8, numBlocks: 20 }, maxModelLen: 128 },
+      { kvCache: { blockSize: 64 }, threads: 1 },
+    ];
+    for (const variant of variants) {
+      const other = await createEngine({ model, dtype, ...variant });
+      const results = await Promise.all(requests.map((request) => streamed(other, request)));
+      expect(results).toEqual(expected);
+      if (variant.kvCache.numBlocks === 20) expect(other.stats().preemptions).toBeGreaterThan(0);
+      expect(other.stats().freeBlocks).toBe(other.stats().totalBlocks);
+      await other.close();
+    }
+  });
+
+  it("agrees with Hugging Face code on greedy tokens wherever the margin is clear", async () => {
+    type Case = { promptTokenIds: number[]; outputTokenIds: number[]; smallestMargin: number };
+    const cases = await fixture<Case[]>("greedy");
+    const clear = cases.filter(
+      ({ smallestMargin }) => smallestMargin > (dtype === "f32" ? 1e-3 : 0.5),
+    );
+    if (dtype === "f32") expect(clear.length).toBeGreaterThan(3);
+    for (const { promptTokenIds, outputTokenIds } of clear) {
+      const maxTokens = outputTokenIds.length;
+      const { tokenIds } = await engine.generate({
+        prompt: promptTokenIds,
+        maxTokens,
+        temperature: 0,
+      });
+      expect(tokenIds).toEqual(outputTokenIds);
+    }
+  });
+
+  it("adds two-digit numbers that training has not seen", async () => {
+    type Case = { messages: { role: string; content: string }[]; answer: string };
+    const cases = await fixture<Case[]>("held-out-sums");
+    const results = await Promise.all(
+      cases.map(
+        async ({ messages }) =>
+          (await engine.chat({ messages, temperature: 0, maxTokens: 32 })).text,
+      ),
+    );
+    const right = results.filter((text, i) => text === cases[i]!.answer).length;
+    expect(right / cases.length).toBeGreaterThanOrEqual(0.95);
+  });
+
+  it("leaves the event loop free while it loads, prefills and decodes", async () => {
+    const delay = monitorEventLoopDelay({ resolution: 1 });
+    delay.enable();
+    const other = await createEngine({ model, dtype });
+    await Promise.all(mixedRequests(8).map((request) => streamed(other, request)));
+    await other.logits(Int32Array.from({ length: 600 }, (_, i) => i));
+    await other.close();
+    delay.disable();
+    // Generous, as the machine may be busy: what is looked for are steps or loading on the loop.
+    expect(delay.percentile(95) / 1e6).toBeLessThan(25);
+  });
+
+  it("teacher-forced logits agree with the tokens that are drawn", async () => {
+    const { promptTokenIds, tokenIds } = await engine.generate({
+      prompt: "Once upon a time",
+      maxTokens: 20,
+      temperature: 0,
+      ignoreEos: true,
+    });
+    const ids = [...promptTokenIds, ...tokenIds];
+    const logits = await engine.logits(ids);
+    const vocab = engine.info.model.vocabSize;
+    expect(logits.length).toBe(ids.length * vocab);
+    for (let t = promptTokenIds.length - 1; t < ids.length - 1; t++) {
+      const row = logits.subarray(t * vocab, (t + 1) * vocab);
+      expect(row.indexOf(Math.max(...row))).toBe(ids[t + 1]);
+    }
+  });
+});

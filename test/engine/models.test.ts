@@ -1,0 +1,76 @@
+import { afterAll, describe, expect, it } from "vitest";
+import type { Executor } from "../../lib/engine/executor.js";
+import type { GenerateRequest } from "../../lib/engine/types.js";
+import { checkEnginesAfterEach, testEngine, type TestEngineOptions } from "../support/engines.js";
+import { executorKinds } from "../support/executors.js";
+import { loadGolden } from "../support/golden.js";
+
+checkEnginesAfterEach();
+
+const golden = await loadGolden("hf-tiny/llama");
+const { plan, weights, cases } = golden;
+const kinds = await executorKinds();
+const executors: Executor[] = [];
+afterAll(() => Promise.all(executors.map((executor) => executor.close())));
+
+/** The same sequences on small machines: few blocks, small blocks, small chunks, few at a time. */
+const machines = [
+  { numBlocks: 257, blockSize: 16, scheduler: {} },
+  { numBlocks: 41, blockSize: 3, scheduler: { maxChunkTokens: 5 } },
+  { numBlocks: 14, blockSize: 8, scheduler: { maxBatchTokens: 7 } },
+  { numBlocks: 257, blockSize: 1, scheduler: { maxSequences: 2 } },
+];
+
+const requests: GenerateRequest[] = Array.from({ length: 16 }, (_, i) => ({
+  prompt: cases[i % cases.length]!.ids.slice(0, 1 + ((7 * i) % 24)),
+  maxTokens: 4 + (i % 12),
+  ignoreEos: true,
+  ...(i % 3 === 0 ? { temperature: 0 } : { temperature: 0.9, topP: 0.95, topK: 40, seed: i }),
+}));
+
+describe.each(kinds)("a model on $name", (kind) => {
+  const engineOn = async ({ numBlocks, blockSize, scheduler }: (typeof machines)[number]) => {
+    const kv = { numBlocks, blockSize };
+    const { checkpoint } = golden;
+    const executor = await kind.create({ plan, weights, kv, maxRequests: 16, checkpoint });
+    executors.push(executor);
+    const options: TestEngineOptions = { maxModelLen: 100, eosTokenIds: [], scheduler };
+    return testEngine(executor, options);
+  };
+
+  it("continues as Hugging Face transformers does", async () => {
+    const engine = await engineOn(machines[0]!);
+    for (const { ids, greedy } of cases) {
+      const maxTokens = greedy.length - ids.length;
+      const request = { prompt: ids, maxTokens, temperature: 0, ignoreEos: true };
+      const { tokenIds } = await engine.generate(request);
+      expect([...ids, ...tokenIds]).toEqual(greedy);
+    }
+  });
+
+  it("has its logits, bit by bit the same for any chunk and block size", async () => {
+    const ids = cases[0]!.ids;
+    const first = await (await engineOn(machines[0]!)).logits(ids);
+    const expected = cases[0]!.logits;
+    expect(first.length).toBe(expected.length);
+    const errors = first.map((value, i) => Math.abs(value - expected[i]!));
+    expect(errors.reduce((max, error) => Math.max(max, error), 0)).toBeLessThan(1e-4);
+    for (const machine of machines.slice(1)) {
+      expect(await (await engineOn(machine)).logits(ids)).toEqual(first);
+    }
+  });
+
+  it("draws the same tokens for 16 requests together as for each alone, on any machine", async () => {
+    const roomy = await engineOn(machines[0]!);
+    const alone: (readonly number[])[] = [];
+    for (const request of requests) alone.push((await roomy.generate(request)).tokenIds);
+    let preemptions = 0;
+    for (const machine of machines) {
+      const engine = await engineOn(machine);
+      const results = await Promise.all(requests.map((request) => engine.generate(request)));
+      expect(results.map(({ tokenIds }) => tokenIds)).toEqual(alone);
+      preemptions += engine.stats().preemptions;
+    }
+    expect(preemptions).toBeGreaterThan(0);
+  });
+});

@@ -1,0 +1,106 @@
+import { describe, expect, it } from "vitest";
+import type { ExecutorLimits } from "../../lib/engine/executor.js";
+import type { SamplingInput, StepInput } from "../../lib/engine/step.js";
+import { validateStep } from "../../lib/engine/validate-step.js";
+import { makeStep } from "../support/step.js";
+
+const limits: ExecutorLimits = {
+  maxTokens: 8,
+  maxRequests: 2,
+  maxOutputs: 3,
+  numBlocks: 6,
+  blockSize: 4,
+  vocabSize: 100,
+};
+
+/** Two requests: five new tokens, and one after six. */
+const valid = makeStep(
+  [
+    { tokenIds: [1, 2, 3, 4, 99], blocks: [1, 2], outputs: [4] },
+    { tokenIds: [7], numComputedTokens: 6, blocks: [5, 3], outputs: [0] },
+  ],
+  4,
+);
+
+const ints = (...values: number[]): Int32Array => Int32Array.from(values);
+const sampling = (change: Partial<SamplingInput>): Partial<StepInput> => ({
+  sampling: { ...valid.sampling, ...change },
+});
+
+function errorOf(change: Partial<StepInput>): unknown {
+  try {
+    validateStep({ ...valid, ...change }, limits);
+    return undefined;
+  } catch (error) {
+    return error;
+  }
+}
+
+describe("validateStep", () => {
+  it.each([
+    ["as it is", {}],
+    ["no outputs", makeStep([{ tokenIds: [1], blocks: [1], outputs: [] }], 4)],
+    ["slots that are not written", { slotMapping: valid.slotMapping.map(() => -1) }],
+    ["copies", { blockCopies: ints(1, 2, 5, 4) }],
+    ["a full block table", { seqLens: ints(8, 8) }],
+    [
+      "extreme sampling",
+      sampling({
+        temperature: Float32Array.of(0, 1e6),
+        topP: Float32Array.of(1e-29, 1),
+        minP: Float32Array.of(0, 1),
+      }),
+    ],
+  ] satisfies [string, Partial<StepInput>][])("accepts %s", (_, change) => {
+    expect(errorOf(change)).toBeUndefined();
+  });
+
+  const mistakes: [string, Partial<StepInput>][] = [
+    ["tokenIds", { tokenIds: [1, 2, 3, 4, 5, 6] as never }],
+    ["tokenIds", { tokenIds: new Int32Array() }],
+    ["tokenIds", { tokenIds: new Int32Array(9) }],
+    ["tokenIds[2]", { tokenIds: ints(1, 2, 100, 4, 5, 6) }],
+    ["tokenIds[0]", { tokenIds: ints(-1, 2, 3, 4, 5, 6) }],
+    ["positions", { positions: new Int32Array(5) }],
+    ["positions[5]", { positions: ints(0, 1, 2, 3, 4, -1) }],
+    ["slotMapping", { slotMapping: new Int32Array(7) }],
+    ["slotMapping[1]", { slotMapping: ints(4, 24, 6, 7, 8, 9) }],
+    ["slotMapping[0]", { slotMapping: ints(-2, 5, 6, 7, 8, 9) }],
+    ["queryStartLoc", { queryStartLoc: ints(0, 6) }],
+    ["queryStartLoc[0]", { queryStartLoc: ints(1, 5, 6) }],
+    ["queryStartLoc[1]", { queryStartLoc: ints(0, 0, 6) }],
+    ["queryStartLoc[2]", { queryStartLoc: ints(0, 5, 4) }],
+    ["queryStartLoc[1]", { queryStartLoc: ints(0, 7, 6) }],
+    ["queryStartLoc", { queryStartLoc: ints(0, 4, 5) }],
+    ["seqLens", { seqLens: new Int32Array() }],
+    ["seqLens", { seqLens: ints(1, 1, 1), queryStartLoc: ints(0, 1, 2, 6) }],
+    ["seqLens[0]", { seqLens: ints(4, 7) }],
+    ["seqLens[1]", { seqLens: ints(5, 9) }],
+    ["seqLens[1]", { seqLens: ints(5, 0) }],
+    ["maxBlocks", { maxBlocks: 0 }],
+    ["maxBlocks", { maxBlocks: 1.5 }],
+    ["maxBlocks", { maxBlocks: 2 ** 30 }],
+    ["blockTable", { blockTable: ints(1, 2, 5) }],
+    ["blockTable[3]", { blockTable: ints(1, 2, 5, 6) }],
+    ["blockTable[0]", { blockTable: ints(-1, 2, 5, 3) }],
+    ["blockCopies", { blockCopies: ints(1, 2, 3) }],
+    ["blockCopies[1]", { blockCopies: ints(1, 6) }],
+    ["outputRows", { outputRows: ints(0, 1, 2, 3) }],
+    ["outputRows[1]", { outputRows: ints(0, 6) }],
+    ["outputRows[0]", { outputRows: ints(-1, 5) }],
+    ["sampling.temperature", sampling({ temperature: new Float32Array(1) })],
+    ["sampling.temperature[1]", sampling({ temperature: Float32Array.of(1, NaN) })],
+    ["sampling.temperature[0]", sampling({ temperature: Float32Array.of(-1, 1) })],
+    ["sampling.temperature[0]", sampling({ temperature: Float32Array.of(Infinity, 1) })],
+    ["sampling.topK[1]", sampling({ topK: ints(0, -1) })],
+    ["sampling.topP[0]", sampling({ topP: Float32Array.of(0, 1) })],
+    ["sampling.topP[1]", sampling({ topP: Float32Array.of(1, 1.01) })],
+    ["sampling.minP[1]", sampling({ minP: Float32Array.of(0, -0.1) })],
+    ["sampling.seed", sampling({ seed: new Uint32Array(3) })],
+    ["sampling.position[0]", sampling({ position: ints(-1, 0) })],
+  ];
+
+  it.each(mistakes)("names %s", (parameter, change) => {
+    expect(errorOf(change)).toMatchObject({ code: "ERR_ARGUMENT", details: { parameter } });
+  });
+});
