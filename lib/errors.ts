@@ -72,9 +72,19 @@ export function argumentError(parameter: string, expected: string, received: unk
     {
       details: {
         parameter,
-        received: typeof received === "object" ? describe(received) : received,
+        received: isPlain(received) ? received : describe(received),
       },
     },
+  );
+}
+
+/** Whether a value survives JSON as it is. */
+function isPlain(value: unknown): boolean {
+  return (
+    value === null ||
+    typeof value === "boolean" ||
+    typeof value === "string" ||
+    Number.isFinite(value)
   );
 }
 

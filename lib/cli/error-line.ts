@@ -6,7 +6,7 @@ export function errorLine(
   debug: string | undefined = process.env["PAGODA_DEBUG"],
 ): string {
   if (debug !== undefined && debug !== "") return `pagoda: ${inspect(error)}`;
-  const { message, code } = error as { message?: unknown; code?: unknown };
+  const { message, code } = (error ?? {}) as { message?: unknown; code?: unknown };
   const text = typeof message === "string" ? message : String(error);
   const suffix = typeof code === "string" ? ` (${code})` : "";
   return `pagoda: ${text.replace(/\s*\n\s*/g, " ")}${suffix}`;

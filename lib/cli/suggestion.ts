@@ -1,8 +1,8 @@
 /** The candidate nearest to a mistyped word; undefined when none is near. */
 export function closest(word: string, candidates: readonly string[]): string | undefined {
-  const limit = Math.max(2, Math.floor(word.length / 3));
   let best: { readonly candidate: string; readonly distance: number } | undefined;
   for (const candidate of candidates) {
+    const limit = Math.max(2, Math.floor(candidate.length / 3));
     const distance = editDistance(word.slice(0, 40), candidate);
     if (distance <= limit && distance < (best?.distance ?? Number.POSITIVE_INFINITY)) {
       best = { candidate, distance };

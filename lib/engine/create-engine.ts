@@ -1,13 +1,16 @@
-import { chooseDevice } from "../backends.js";
 import { checkInteger } from "../arguments.js";
+import { chooseDevice } from "../backends.js";
+import { readEnvironment } from "../environment.js";
+import { planToString } from "../graph/plan-to-string.js";
 import type { Plan } from "../graph/plan.js";
 import { openModelDirectory, type ModelDirectory } from "../loading/model-directory.js";
 import { throwIfAborted, type Checkpoint } from "../loading/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../loading/tokenizer.js";
 import { compileModel, type ModelDefinition } from "../models/model-definition.js";
 import { defineModel } from "../models/registry.js";
-import { samplingDefaults } from "../sampling/sampling-params.js";
 import type { KvCacheOptions } from "../native.js";
+import { samplingDefaults } from "../sampling/sampling-params.js";
+import { onAbort } from "./abort.js";
 import { LlmEngine } from "./engine.js";
 import { checkEngineOptions, type CheckedEngineOptions, type Dtype } from "./engine-options.js";
 import { effectiveMaxModelLen, sizeKvCache } from "./kv-cache-size.js";
@@ -25,6 +28,7 @@ import {
   type NativeExecutor,
   type PlanMemory,
 } from "./native-executor.js";
+import { profiledExecutor } from "./profiled-executor.js";
 import type { Engine, EngineInfo, EngineOptions } from "./types.js";
 
 /**
@@ -124,17 +128,24 @@ function dtypeOf({ tensors }: Checkpoint): Dtype {
   return 2 * bytes(bf16) > bytes(all) ? "bf16" : "f32";
 }
 
-function loadExecutor(
+async function loadExecutor(
   { plan, sources, device, kv, maxSequences }: Prepared,
   loading: { signal: AbortSignal; progress: ProgressReporter },
 ): Promise<NativeExecutor> {
-  return createNativeExecutor({
+  const { debug } = readEnvironment();
+  if (debug.has("plan")) printLine(planToString(plan));
+  const executor = await createNativeExecutor({
     ...device,
     plan,
     kv,
     maxRequests: maxSequences,
     loadWeights: (sink) => loadWeights(plan, sources, sink, loading),
   });
+  return debug.has("step") ? profiledExecutor(executor, plan, printLine) : executor;
+}
+
+function printLine(line: string): void {
+  process.stderr.write(`${line}\n`);
 }
 
 /** Loads both at the same time. When one fails, the other is cancelled and closed before the error is passed on. */
@@ -144,9 +155,9 @@ async function loadTogether(
   signal: AbortSignal | undefined,
 ): Promise<readonly [NativeExecutor, Tokenizer | undefined]> {
   const cancel = new AbortController();
-  const either = signal === undefined ? cancel.signal : AbortSignal.any([signal, cancel.signal]);
-  const executor = loadExecutor(either);
-  const tokenizer = loadTokenizer(either);
+  const stopListening = onAbort(signal, ({ cause }) => cancel.abort(cause));
+  const executor = loadExecutor(cancel.signal);
+  const tokenizer = loadTokenizer(cancel.signal);
   try {
     return await Promise.all([executor, tokenizer]);
   } catch (error) {
@@ -155,6 +166,8 @@ async function loadTogether(
       if (load.status === "fulfilled") await load.value?.close();
     }
     throw error;
+  } finally {
+    stopListening();
   }
 }
 

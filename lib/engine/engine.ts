@@ -1,6 +1,6 @@
-import { BlockManager } from "../cache/block-manager.js";
 import { checkObject, checkSignal } from "../arguments.js";
-import { assert, PagodaError } from "../errors.js";
+import { BlockManager } from "../cache/block-manager.js";
+import { assert, PagodaError, type ErrorCode } from "../errors.js";
 import type { GenerationDefaults } from "../loading/generation-config.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
 import { samplingDefaults } from "../sampling/sampling-params.js";
@@ -203,27 +203,30 @@ export class LlmEngine implements Engine {
 
   // ---- the life of a request ----
 
-  #start(checked: CheckedRequest, prompt: Int32Array | (() => Promise<Int32Array>)): Generation {
+  #start(checked: CheckedRequest, prompt: PromptSource): Generation {
     if (this.#live.size >= this.#maxLive) throw queueFull(this.#maxLive);
     const request = new LiveRequest(this.#counts.requests++, checked, this.#onEnd);
-    if (request.isDone) return request.generation;
+    if (request.isDone) return request.generation; // its signal was aborted already
     this.#live.set(request.id, request);
-    if (typeof prompt !== "function") this.#enqueue(request, prompt);
-    else void this.#tokenize(request, prompt);
+    void this.#begin(request, prompt);
     return request.generation;
   }
 
-  /** Never rejects: what is wrong with the text is the generation's error. */
-  async #tokenize(request: LiveRequest, encode: () => Promise<Int32Array>): Promise<void> {
+  /** Queues ids at once, text when it is tokenised. Never rejects: what is wrong is the generation's error. */
+  async #begin(request: LiveRequest, prompt: PromptSource): Promise<void> {
     try {
-      const ids = await encode();
-      if (request.isDone) return;
-      checkPromptLength(ids.length, this.#limits.maxModelLen);
-      checkVocabulary(ids, this.#limits.vocabSize);
-      this.#enqueue(request, ids);
+      const ids = prompt instanceof Int32Array ? prompt : await this.#encode(prompt);
+      if (!request.isDone) this.#enqueue(request, ids);
     } catch (error) {
       request.fail(error);
     }
+  }
+
+  async #encode(encode: () => Promise<Int32Array>): Promise<Int32Array> {
+    const ids = await encode();
+    checkPromptLength(ids.length, this.#limits.maxModelLen);
+    checkVocabulary(ids, this.#limits.vocabSize);
+    return ids;
   }
 
   #enqueue(live: LiveRequest, promptTokenIds: Int32Array): void {
@@ -252,7 +255,7 @@ export class LlmEngine implements Engine {
 
   /** Text of steps that succeeded is delivered first: a stop text in it may have ended a request. */
   async #fail(cause: unknown): Promise<void> {
-    const error = PagodaError.is(cause) ? cause : backendFailed(cause);
+    const error = isEngineFailure(cause) ? cause : backendFailed(cause);
     this.#stopped ??= error;
     await this.#detokenizer.drain();
     this.#logits.failAll(error);
@@ -294,6 +297,9 @@ export class LlmEngine implements Engine {
   }
 }
 
+/** Checked ids, or what makes them from text. */
+type PromptSource = Int32Array | (() => Promise<Int32Array>);
+
 const noTokens: ReadonlySet<number> = new Set();
 
 /** Resolves after the event loop has turned once. */
@@ -305,6 +311,17 @@ function queueFull(maxLive: number): PagodaError {
   return new PagodaError("ERR_QUEUE_FULL", `${maxLive} requests run or wait already`, {
     details: { live: maxLive },
   });
+}
+
+/** Other codes, such as ERR_ARGUMENT for a step, would tell callers that their requests were at fault. */
+const engineFailures: ReadonlySet<ErrorCode> = new Set([
+  "ERR_BACKEND_FAILED",
+  "ERR_MEMORY",
+  "ERR_INTERNAL",
+]);
+
+function isEngineFailure(error: unknown): error is PagodaError {
+  return PagodaError.is(error) && engineFailures.has(error.code);
 }
 
 function backendFailed(cause: unknown): PagodaError {

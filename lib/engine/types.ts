@@ -16,9 +16,9 @@ export interface EngineOptions {
   readonly kvCache?: {
     /** Tokens a block, 1 to 256. @default 16 */
     readonly blockSize?: number;
-    /** Blocks of the cache. @default as many as `memory` holds */
+    /** Blocks of the cache, at least 2; one of them, the null block, holds no tokens. @default as many as `memory` holds */
     readonly numBlocks?: number;
-    /** Bytes for the cache. @default enough for `maxSequences` full contexts, but at most a quarter of the available memory */
+    /** Bytes for the cache; unused when `numBlocks` is set. @default enough for `maxSequences` full contexts, but at most a quarter of the available memory */
     readonly memory?: number;
     /** @default as the weights */
     readonly dtype?: "auto" | "f32" | "bf16";
@@ -28,18 +28,21 @@ export interface EngineOptions {
     readonly maxBatchTokens?: number;
     /** Requests run in one step at most. @default 64 */
     readonly maxSequences?: number;
-    /** Requests that wait at most; further ones fail with ERR_QUEUE_FULL. @default 1024 */
+    /** Requests accepted beyond `maxSequences` at most; further ones fail with ERR_QUEUE_FULL. @default 1024 */
     readonly maxQueue?: number;
     /** Tokens of one prompt run in one step at most. @default maxBatchTokens */
     readonly maxChunkTokens?: number;
   };
-  /** Prompt and output tokens of one request at most. @default the model's max_position_embeddings */
+  /**
+   * Prompt and output tokens of one request at most, from 2 on. A KV cache that holds fewer lowers it.
+   * @default the model's max_position_embeddings, which it must not exceed
+   */
   readonly maxModelLen?: number;
-  /** CPU workers. @default the number of cores */
+  /** CPU workers, 1 to 1024. @default the number of cores */
   readonly threads?: number;
   /** Cancels loading. */
   readonly signal?: AbortSignal;
-  /** Called while loading, not more than about 30 times a second and once at the end. */
+  /** Called while loading, at each new phase and else about 30 times a second at most. What it throws ends the loading. */
   readonly onProgress?: (progress: LoadProgress) => void;
 }
 
@@ -56,7 +59,7 @@ export interface LoadProgress {
 export interface SamplingOptions {
   /** 0 is greedy; at most 100. @default 1 */
   readonly temperature?: number;
-  /** Keep the k most probable tokens; 0 keeps all. @default 0 */
+  /** Keep the k most probable tokens, at most 2^31 - 1; 0 keeps all. @default 0 */
   readonly topK?: number;
   /** Keep the smallest set of most probable tokens whose sum reaches topP, in (0, 1]. @default 1 */
   readonly topP?: number;
@@ -69,11 +72,11 @@ export interface SamplingOptions {
 export interface GenerateRequest extends SamplingOptions {
   /** Text (needs a tokenizer) or token ids. */
   readonly prompt: string | readonly number[] | Int32Array;
-  /** Tokens to generate at most, at least 1. @default as many as the context holds */
+  /** Tokens to generate at most, at least 1; the end of the context ends it, too. @default as many as the context holds */
   readonly maxTokens?: number;
-  /** Generation ends before any of these texts. At most 16, none empty. */
+  /** Generation ends before any of these texts. At most 16, none empty, without lone surrogates. Needs a tokenizer. */
   readonly stop?: string | readonly string[];
-  /** Generation ends at any of these tokens. */
+  /** Generation ends at any of these tokens, 128 at most; the token is in `tokenIds`, but not in the text. */
   readonly stopTokenIds?: readonly number[];
   /** Go on after the end-of-sequence token. @default false */
   readonly ignoreEos?: boolean;
@@ -90,6 +93,11 @@ export interface ChatRequest extends Omit<GenerateRequest, "prompt" | "addSpecia
 
 /**
  * One running request. Iterate it, or await it, or both. Leaving the loop cancels it and gives its blocks back.
+ *
+ * It can be iterated once. Deltas that are not read in time are joined, so a slow reader gets fewer, larger ones.
+ *
+ * A failure that nobody awaits or iterates is an unhandled rejection, unless it is the owner's wish: cancel(), the signal,
+ * leaving the loop, closing the engine.
  *
  * It is thenable: returning it from an `async` function awaits the whole result; hand it on inside an object.
  */
@@ -140,14 +148,19 @@ export interface Usage {
 
 /** Plain numbers about the engine, at the time of the call. */
 export interface EngineStats {
+  /** Requests that are tokenised, queued, or preempted. */
   readonly waiting: number;
+  /** Requests that hold blocks. */
   readonly running: number;
   /** Usable blocks of the KV cache (the null block excluded). */
   readonly totalBlocks: number;
   readonly freeBlocks: number;
+  /** Of requests; those of `logits` are not counted. */
   readonly steps: number;
   readonly preemptions: number;
+  /** Of requests that have drawn a token. */
   readonly promptTokens: number;
+  /** Drawn tokens, including the few that are drawn before a stop text is found. */
   readonly outputTokens: number;
 }
 
@@ -169,6 +182,7 @@ export interface EngineInfo {
   readonly device: DeviceInfo;
   readonly kvCache: {
     readonly blockSize: number;
+    /** The null block included. */
     readonly numBlocks: number;
     readonly dtype: "f32" | "bf16";
     /** Bytes. */
@@ -195,13 +209,15 @@ export interface Engine extends AsyncDisposable {
   chat(request: ChatRequest): Generation;
   /**
    * Teacher-forced logits of every position, float32 [ids.length, vocabSize]: row t is the distribution of token t + 1.
-   * Runs between steps of other requests, in chunks.
+   * Runs between steps of other requests, in chunks; needs KV blocks for all ids at once.
+   *
+   * @throws ERR_ARGUMENT, ERR_TOKEN_ID, ERR_EMPTY_PROMPT, ERR_CONTEXT_LENGTH, ERR_MEMORY, ERR_ABORTED, ERR_CLOSED
    */
   logits(
     ids: readonly number[] | Int32Array,
     options?: { signal?: AbortSignal },
   ): Promise<Float32Array>;
   stats(): EngineStats;
-  /** Running requests are cancelled (ERR_CLOSED), memory is freed. Idempotent. */
+  /** Running requests are cancelled (ERR_CLOSED); when the step under way is over, memory is freed. Idempotent. */
   close(): Promise<void>;
 }

@@ -2,7 +2,7 @@ import { argumentError } from "../errors.js";
 import { invalidTokenizer, specialContents } from "./tokenizer-files.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
 import { createLibraryTokenizer, emptyModel } from "./tokenizer-library.js";
-import type { LibraryTokenizer } from "./tokenizer-library.js";
+import type { LibraryPreTokenizer, LibraryTokenizer } from "./tokenizer-library.js";
 
 /** Text to token ids. */
 export class Encoder {
@@ -18,7 +18,7 @@ export class Encoder {
   constructor(files: TokenizerFiles) {
     this.#special = specialContents(files);
     try {
-      this.#full = createLibraryTokenizer(files.tokenizer, files.config);
+      this.#full = createTokenizer(files.tokenizer, files.config);
       this.#plain = createPlain(files, this.#full, this.#special);
       [this.#before, this.#after] = frame(this.#full);
     } catch (cause) {
@@ -61,6 +61,22 @@ function idsOf(tokenizer: LibraryTokenizer, tokens: readonly string[]): number[]
   return ids.filter((id) => id !== undefined);
 }
 
+function createTokenizer(json: object, config: object): LibraryTokenizer {
+  const tokenizer = createLibraryTokenizer(json, config);
+  if (tokenizer.pre_tokenizer !== null) useUnicodeSpaces(tokenizer.pre_tokenizer);
+  return tokenizer;
+}
+
+/** GPT-2's pattern for words. */
+const words =
+  /'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+
+/** The library splits by JavaScript's `\s`, which has U+FEFF but not U+0085; Unicode's is right. */
+function useUnicodeSpaces(preTokenizer: LibraryPreTokenizer): void {
+  if (preTokenizer.use_regex === true) preTokenizer.pattern = words;
+  preTokenizer.tokenizers?.forEach(useUnicodeSpaces);
+}
+
 /** Shares the model, which holds nearly all the memory. */
 function createPlain(
   { tokenizer, config }: TokenizerFiles,
@@ -69,7 +85,7 @@ function createPlain(
 ): LibraryTokenizer {
   const added = tokenizer.added_tokens.filter(({ content }) => !special.has(content));
   const json = { ...tokenizer, added_tokens: added, model: emptyModel };
-  const plain = createLibraryTokenizer(json, config);
+  const plain = createTokenizer(json, config);
   plain.model = full.model;
   return plain;
 }

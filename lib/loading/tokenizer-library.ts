@@ -6,6 +6,7 @@ import { Tokenizer } from "@huggingface/tokenizers";
  */
 export interface LibraryTokenizer {
   model: LibraryModel;
+  readonly pre_tokenizer: LibraryPreTokenizer | null;
   readonly decoder: LibraryDecoder | null;
   readonly post_processor: {
     post_process(
@@ -25,6 +26,14 @@ export interface LibraryTokenizer {
 export interface LibraryModel {
   readonly vocab: readonly (string | undefined)[];
   encode(words: readonly string[]): string[];
+}
+
+export interface LibraryPreTokenizer {
+  /** Of a byte-level pre-tokenizer: whether it splits by GPT-2's pattern. */
+  readonly use_regex?: boolean;
+  pattern?: RegExp;
+  /** Of a sequence. */
+  readonly tokenizers?: readonly LibraryPreTokenizer[];
 }
 
 export interface LibraryDecoder {

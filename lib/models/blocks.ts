@@ -12,19 +12,31 @@ import type { DecoderConfig } from "./fields.js";
 // ---- weights
 
 /** Checkpoint matrices `[rows, cols]` below the open scopes, stacked into one weight. */
-export function matrix(g: Graph, name: string, rows: Readonly<Record<string, number>>, cols: number): Weight {
+export function matrix(
+  g: Graph,
+  name: string,
+  rows: Readonly<Record<string, number>>,
+  cols: number,
+): Weight {
   return g.matrix(name, matrixParts(g, rows, cols));
 }
 
 function matrixParts(g: Graph, rows: Readonly<Record<string, number>>, cols: number): WeightPart[] {
   return Object.entries(rows).map(([part, count]) => {
-    return { tensor: `model.${g.path(part)}.weight`, shape: [count, cols], rowStart: 0, rows: count };
+    return {
+      tensor: `model.${g.path(part)}.weight`,
+      shape: [count, cols],
+      rowStart: 0,
+      rows: count,
+    };
   });
 }
 
 /** Checkpoint biases below the open scopes, joined into one vector. */
 export function bias(g: Graph, name: string, lengths: Readonly<Record<string, number>>): Weight {
-  const parts = Object.entries(lengths).map(([part, length]) => vectorPart(g, `${part}.bias`, length));
+  const parts = Object.entries(lengths).map(([part, length]) =>
+    vectorPart(g, `${part}.bias`, length),
+  );
   return g.vector(`${name}.bias`, parts);
 }
 
@@ -36,8 +48,15 @@ function vectorPart(g: Graph, name: string, length: number): WeightPart {
 
 const embedding = "embed_tokens";
 
-export function embedTokens(g: Graph, c: DecoderConfig, options: { readonly scale?: number } = {}): Tensor {
-  return g.embed(g.table(embedding, matrixParts(g, { [embedding]: c.vocab_size }, c.hidden_size)), options);
+export function embedTokens(
+  g: Graph,
+  c: DecoderConfig,
+  options: { readonly scale?: number } = {},
+): Tensor {
+  return g.embed(
+    g.table(embedding, matrixParts(g, { [embedding]: c.vocab_size }, c.hidden_size)),
+    options,
+  );
 }
 
 /** Logits `[outputs, vocab_size]`; the weight is the embedding's where the two are tied. */
@@ -60,13 +79,25 @@ export interface NormOptions {
 }
 
 /** RMS norm over whole rows. */
-export function norm(g: Graph, c: DecoderConfig, x: Tensor, name: string, options: NormOptions = {}): Tensor {
+export function norm(
+  g: Graph,
+  c: DecoderConfig,
+  x: Tensor,
+  name: string,
+  options: NormOptions = {},
+): Tensor {
   const weight = g.vector(name, [vectorPart(g, `${name}.weight`, x.width)]);
   return g.rmsNorm(x, weight, { eps: c.rms_norm_eps, ...options });
 }
 
 /** RMS norm over each head (query and key norms). */
-export function headNorm(g: Graph, c: DecoderConfig, x: Tensor, name: string, options: NormOptions = {}): Tensor {
+export function headNorm(
+  g: Graph,
+  c: DecoderConfig,
+  x: Tensor,
+  name: string,
+  options: NormOptions = {},
+): Tensor {
   const weight = g.vector(name, [vectorPart(g, `${name}.weight`, c.head_dim)]);
   return g.rmsNorm(x, weight, { eps: c.rms_norm_eps, ...options });
 }
@@ -126,18 +157,33 @@ export function projection(
   options: { readonly bias?: boolean } = {},
 ): Tensor {
   const rows = { [name]: width };
-  return g.linear(x, matrix(g, name, rows, x.width), options.bias ? bias(g, name, rows) : undefined);
+  return g.linear(
+    x,
+    matrix(g, name, rows, x.width),
+    options.bias ? bias(g, name, rows) : undefined,
+  );
 }
 
 // ---- feed-forward
 
 /** down(activation(gate(x)) * up(x)), gate and up by one fused linear over the stacked gate_proj, up_proj. */
-export function gatedMlp(g: Graph, c: DecoderConfig, x: Tensor, options: { readonly bias?: boolean } = {}): Tensor {
+export function gatedMlp(
+  g: Graph,
+  c: DecoderConfig,
+  x: Tensor,
+  options: { readonly bias?: boolean } = {},
+): Tensor {
   const rows = { gate_proj: c.intermediate_size, up_proj: c.intermediate_size };
   const weight = matrix(g, "gate_up_proj", rows, x.width);
   const gateUp = g.linear(x, weight, options.bias ? bias(g, "gate_up_proj", rows) : undefined);
   const [gate, up] = g.split(gateUp, [c.intermediate_size, c.intermediate_size]);
-  return projection(g, g.gatedActivation(gate, up, c.activation), "down_proj", c.hidden_size, options);
+  return projection(
+    g,
+    g.gatedActivation(gate, up, c.activation),
+    "down_proj",
+    c.hidden_size,
+    options,
+  );
 }
 
 // ---- layers
@@ -153,17 +199,35 @@ export interface LayerParts {
 }
 
 /** x + attention(norm(x)), then x + mlp(norm(x)). */
-export function preNormLayer(g: Graph, c: DecoderConfig, x: Tensor, isLast: boolean, parts: LayerParts): Tensor {
+export function preNormLayer(
+  g: Graph,
+  c: DecoderConfig,
+  x: Tensor,
+  isLast: boolean,
+  parts: LayerParts,
+): Tensor {
   const normed = norm(g, c, x, "input_layernorm");
   const attended = g.scope("self_attn", () => parts.attention(normed));
   const [mixed, residual] = isLast ? takeOutputs(g, attended, x) : [attended, x];
-  const h = g.add(residual, g.scope("self_attn", () => parts.output(mixed)), "attention_residual");
+  const h = g.add(
+    residual,
+    g.scope("self_attn", () => parts.output(mixed)),
+    "attention_residual",
+  );
   const normedAgain = norm(g, c, h, "post_attention_layernorm");
-  return g.add(h, g.scope("mlp", () => parts.mlp(normedAgain)), "mlp_residual");
+  return g.add(
+    h,
+    g.scope("mlp", () => parts.mlp(normedAgain)),
+    "mlp_residual",
+  );
 }
 
 /** After the last attention no row needs its neighbours, so only those that need logits go on. */
-export function takeOutputs(g: Graph, attended: Tensor, residual: Tensor): [attended: Tensor, residual: Tensor] {
+export function takeOutputs(
+  g: Graph,
+  attended: Tensor,
+  residual: Tensor,
+): [attended: Tensor, residual: Tensor] {
   return [g.takeRows(attended, "take_attention"), g.takeRows(residual, "take_residual")];
 }
 

@@ -41,7 +41,10 @@ export function decoderConfig(config: ConfigReader, defaults: DecoderDefaults = 
     head_dim: headDim(config, hidden_size, num_attention_heads, defaults.head_dim),
     max_position_embeddings: config.integer("max_position_embeddings", { min: 1, max: 2 ** 27 }),
     rms_norm_eps: config.number("rms_norm_eps", { exclusiveMin: 0, max: 1, default: 1e-6 }),
-    tie_word_embeddings: config.boolean("tie_word_embeddings", defaults.tie_word_embeddings ?? false),
+    tie_word_embeddings: config.boolean(
+      "tie_word_embeddings",
+      defaults.tie_word_embeddings ?? false,
+    ),
     activation: activation(config, defaults.activationField ?? "hidden_act"),
   };
 }
@@ -52,11 +55,20 @@ function kvHeads(config: ConfigReader, heads: number): number {
   throw config.error("num_key_value_heads", `a divisor of num_attention_heads (${heads})`, kvHeads);
 }
 
-function headDim(config: ConfigReader, hidden: number, heads: number, fallback: number | undefined): number {
+function headDim(
+  config: ConfigReader,
+  hidden: number,
+  heads: number,
+  fallback: number | undefined,
+): number {
   const explicit = config.optionalInteger("head_dim", { min: 1, max: 512 }) ?? fallback;
   if (explicit !== undefined) return explicit;
   if (hidden % heads === 0 && hidden / heads <= 512) return hidden / heads;
-  throw config.error("num_attention_heads", `heads of at most 512 that divide hidden_size (${hidden})`, heads);
+  throw config.error(
+    "num_attention_heads",
+    `heads of at most 512 that divide hidden_size (${hidden})`,
+    heads,
+  );
 }
 
 const activationNames: Readonly<Record<string, Activation>> = {
@@ -70,7 +82,11 @@ const activationNames: Readonly<Record<string, Activation>> = {
 function activation(config: ConfigReader, field: string): Activation {
   const name = config.string(field);
   if (Object.hasOwn(activationNames, name)) return activationNames[name] as Activation;
-  throw unsupported(config, `the activation ${describe(name)} (\`${field}\`)`, Object.keys(activationNames));
+  throw unsupported(
+    config,
+    `the activation ${describe(name)} (\`${field}\`)`,
+    Object.keys(activationNames),
+  );
 }
 
 /** An integer of at least 1; 0 where the field is null or absent. */
@@ -88,7 +104,8 @@ export function readLayerTypes(
   numLayers: number,
   fallback: (layer: number) => LayerType,
 ): LayerType[] {
-  if (config.raw("layer_types") == null) return Array.from({ length: numLayers }, (_, i) => fallback(i));
+  if (config.raw("layer_types") == null)
+    return Array.from({ length: numLayers }, (_, i) => fallback(i));
   const types = config.strings("layer_types");
   if (types.length !== numLayers) throw config.error("layer_types", `${numLayers} names`, types);
   return types.map((type) => {
@@ -108,9 +125,17 @@ export function layerWindows(config: ConfigReader, types: readonly LayerType[]):
 }
 
 /** ERR_MODEL_UNSUPPORTED for `feature` of the model. */
-export function unsupported(config: ConfigReader, feature: string, supported: readonly string[] = []): PagodaError {
+export function unsupported(
+  config: ConfigReader,
+  feature: string,
+  supported: readonly string[] = [],
+): PagodaError {
   const known = supported.length === 0 ? "" : `; supported: ${supported.join(", ")}`;
-  return new PagodaError("ERR_MODEL_UNSUPPORTED", `${config.file}: ${feature} is not supported${known}`, {
-    details: { file: config.file, feature, supported },
-  });
+  return new PagodaError(
+    "ERR_MODEL_UNSUPPORTED",
+    `${config.file}: ${feature} is not supported${known}`,
+    {
+      details: { file: config.file, feature, supported },
+    },
+  );
 }

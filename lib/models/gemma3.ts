@@ -52,12 +52,18 @@ export function gemma3(config: ConfigReader): Family {
   const c: Gemma3Config = {
     ...shared,
     attention_bias: config.boolean("attention_bias", false),
-    query_pre_attn_scalar: config.number("query_pre_attn_scalar", { exclusiveMin: 0, default: 256 }),
+    query_pre_attn_scalar: config.number("query_pre_attn_scalar", {
+      exclusiveMin: 0,
+      default: 256,
+    }),
     attn_logit_softcapping: config.number("attn_logit_softcapping", { min: 0, default: 0 }),
     layer_types,
     windows: layerWindows(config, layer_types),
     embed_scale: roundTo(checkpointDtype(config), Math.sqrt(shared.hidden_size)),
-    ropes: { full_attention: rope("full_attention", 1e6), sliding_attention: rope("sliding_attention", 1e4) },
+    ropes: {
+      full_attention: rope("full_attention", 1e6),
+      sliding_attention: rope("sliding_attention", 1e4),
+    },
   };
   return { config: c, build: (g) => build(g, c) };
 }
@@ -109,10 +115,21 @@ function decoderLayer(
   return g.add(h, norm(mlp, "post_feedforward_layernorm"), "mlp_residual");
 }
 
-function attention(g: Graph, c: Gemma3Config, x: Tensor, rope: Tensor, slidingWindow: number): Tensor {
+function attention(
+  g: Graph,
+  c: Gemma3Config,
+  x: Tensor,
+  rope: Tensor,
+  slidingWindow: number,
+): Tensor {
   const [query, key, value] = blocks.qkvProjection(g, c, x, { bias: c.attention_bias });
   const q = blocks.headNorm(g, c, query, "q_norm", { weightOffset });
   const k = blocks.headNorm(g, c, key, "k_norm", { weightOffset });
   const scale = 1 / Math.sqrt(c.query_pre_attn_scalar);
-  return blocks.attend(g, c, [q, k, value], { rope, slidingWindow, scale, softcap: c.attn_logit_softcapping });
+  return blocks.attend(g, c, [q, k, value], {
+    rope,
+    slidingWindow,
+    scale,
+    softcap: c.attn_logit_softcapping,
+  });
 }

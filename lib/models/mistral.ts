@@ -27,7 +27,8 @@ function build(g: Graph, c: MistralConfig): Tensor {
   let x = blocks.embedTokens(g, c);
   x = blocks.layers(g, c, x, (x, _, isLast) =>
     blocks.preNormLayer(g, c, x, isLast, {
-      attention: (x) => blocks.attend(g, c, blocks.qkvProjection(g, c, x, { bias: false }), options),
+      attention: (x) =>
+        blocks.attend(g, c, blocks.qkvProjection(g, c, x, { bias: false }), options),
       output: (x) => blocks.projection(g, x, "o_proj", c.hidden_size),
       mlp: (x) => blocks.gatedMlp(g, c, x),
     }),

@@ -16,7 +16,8 @@ interface Phi3Config extends DecoderConfig {
 export function phi3(config: ConfigReader): Family {
   const shared = decoderConfig(config);
   const rope = ropeParameters(config, { headDim: shared.head_dim });
-  if (rope.type !== "default") throw unsupported(config, `the rope type "${rope.type}" of Phi-3`, ["default"]);
+  if (rope.type !== "default")
+    throw unsupported(config, `the rope type "${rope.type}" of Phi-3`, ["default"]);
   const c: Phi3Config = { ...shared, sliding_window: slidingWindow(config), rope };
   return { config: c, build: (g) => build(g, c) };
 }
@@ -41,5 +42,10 @@ function build(g: Graph, c: Phi3Config): Tensor {
 function fusedMlp(g: Graph, c: Phi3Config, x: Tensor): Tensor {
   const gateUp = blocks.projection(g, x, "gate_up_proj", 2 * c.intermediate_size);
   const [gate, up] = g.split(gateUp, [c.intermediate_size, c.intermediate_size]);
-  return blocks.projection(g, g.gatedActivation(gate, up, c.activation), "down_proj", c.hidden_size);
+  return blocks.projection(
+    g,
+    g.gatedActivation(gate, up, c.activation),
+    "down_proj",
+    c.hidden_size,
+  );
 }

@@ -44,9 +44,13 @@ export function defineModel(config: ConfigReader): ModelDefinition {
 
 function unknownArchitecture(config: ConfigReader, architecture: string): PagodaError {
   const message = `${config.file}: the architecture ${describe(architecture)} is not supported`;
-  return new PagodaError("ERR_MODEL_UNSUPPORTED", `${message}; supported: ${architectures.join(", ")}`, {
-    details: { architecture, supported: architectures },
-  });
+  return new PagodaError(
+    "ERR_MODEL_UNSUPPORTED",
+    `${message}; supported: ${architectures.join(", ")}`,
+    {
+      details: { architecture, supported: architectures },
+    },
+  );
 }
 
 /** Fields that change what a model computes, and that no family here has. */

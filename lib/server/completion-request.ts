@@ -9,7 +9,7 @@ import { commonIgnored, commonUnsupported, type FieldSupport } from "./support.j
 const defaultMaxTokens = 16;
 /** Prompts in one request at most. */
 const maxPrompts = 128;
-const maxTokenId = 2 ** 31 - 1;
+const tokenIdRange = { min: 0, max: 2 ** 31 - 1 };
 
 const support: FieldSupport = {
   supported: [...answerFields, ...samplingFields, "prompt", "max_tokens", "add_special_tokens"],
@@ -62,7 +62,13 @@ function readIdsOfOne(value: unknown, index: number): readonly number[] {
 }
 
 function readTokenIds(values: readonly unknown[], path: string): readonly number[] {
-  return values.map((id, i) => checkInteger(`${path}[${i}]`, id, { min: 0, max: maxTokenId }));
+  const wrong = values.findIndex((id) => !isTokenId(id));
+  if (wrong >= 0) checkInteger(`${path}[${wrong}]`, values[wrong], tokenIdRange);
+  return values as readonly number[];
+}
+
+function isTokenId(id: unknown): boolean {
+  return Number.isInteger(id) && (id as number) >= 0 && (id as number) <= tokenIdRange.max;
 }
 
 function promptType(value: unknown): Error {

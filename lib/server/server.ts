@@ -1,4 +1,10 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import {
+  createServer,
+  type IncomingMessage,
+  type Server,
+  type ServerOptions as HttpOptions,
+  type ServerResponse,
+} from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Engine } from "../engine/types.js";
 import { checkInteger } from "../arguments.js";
@@ -15,6 +21,10 @@ export interface ServerOptions extends HandlerOptions {
   readonly port?: number;
   /** Connections at most; further ones are closed at once. @default 4096 */
   readonly maxConnections?: number;
+  /** Milliseconds for the head of a request. @default 10000 */
+  readonly headersTimeoutMs?: number;
+  /** Milliseconds for a whole request; an answer may take as long as it needs. @default 30000 */
+  readonly requestTimeoutMs?: number;
 }
 
 /** A server that listens. */
@@ -42,7 +52,7 @@ export async function startServer(
   const { host = "127.0.0.1", maxConnections = 4096 } = options;
   const port = checkInteger("port", options.port ?? 8000, { min: 0, max: 65_535 });
   const drain = new Drain(toNodeHandler(engine, options));
-  const server = createServer(timeouts, (req, res) => drain.handle(req, res));
+  const server = createServer(httpLimits(options), (req, res) => drain.handle(req, res));
   server.maxConnections = checkInteger("maxConnections", maxConnections, { min: 1, max: 65_535 });
   // Each request that waits on a pipelined connection listens for its end.
   server.on("connection", (socket) => socket.setMaxListeners(0));
@@ -58,15 +68,18 @@ export async function startServer(
   };
 }
 
-/** A client gets this long for the head and for the whole request. Answers may take as long as they need. */
-const timeouts = {
-  headersTimeout: 10_000,
-  requestTimeout: 30_000,
-  /** How often the two above are looked at. */
-  connectionsCheckingInterval: 1000,
-  keepAliveTimeout: 5000,
-  maxHeaderSize: 16_384,
-};
+function httpLimits(options: ServerOptions): HttpOptions {
+  const range = { min: 1, max: 2 ** 31 - 1 };
+  const { headersTimeoutMs = 10_000, requestTimeoutMs = 30_000 } = options;
+  return {
+    headersTimeout: checkInteger("headersTimeoutMs", headersTimeoutMs, range),
+    requestTimeout: checkInteger("requestTimeoutMs", requestTimeoutMs, range),
+    // How often the two above are looked at.
+    connectionsCheckingInterval: 1000,
+    keepAliveTimeout: 5000,
+    maxHeaderSize: 16_384,
+  };
+}
 
 function listen(server: Server, host: string, port: number): Promise<void> {
   return new Promise((resolve, reject) => {

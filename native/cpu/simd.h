@@ -111,11 +111,14 @@ PAGODA_INLINE f32v loadBf16(const uint16_t* p) {
   const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
 }
-// Eight bf16 pairs: `even` holds their first members, `odd` their second.
-PAGODA_INLINE void loadBf16Pairs(const uint16_t* p, f32v& even, f32v& odd) {
+// The first, and the second, members of kLanes bf16 pairs.
+PAGODA_INLINE f32v loadEvenBf16(const uint16_t* p) {
   const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  even = _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
-  odd = _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+}
+PAGODA_INLINE f32v loadOddBf16(const uint16_t* p) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 PAGODA_INLINE f32v add(f32v a, f32v b) { return _mm256_add_ps(a, b); }
 PAGODA_INLINE f32v sub(f32v a, f32v b) { return _mm256_sub_ps(a, b); }
@@ -154,10 +157,11 @@ PAGODA_INLINE void store(float* p, f32v v) { vst1q_f32(p, v); }
 PAGODA_INLINE f32v loadBf16(const uint16_t* p) {
   return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p)), 16));
 }
-PAGODA_INLINE void loadBf16Pairs(const uint16_t* p, f32v& even, f32v& odd) {
-  const uint32x4_t x = vreinterpretq_u32_u16(vld1q_u16(p));
-  even = vreinterpretq_f32_u32(vshlq_n_u32(x, 16));
-  odd = vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u)));
+PAGODA_INLINE f32v loadEvenBf16(const uint16_t* p) {
+  return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u16(vld1q_u16(p)), 16));
+}
+PAGODA_INLINE f32v loadOddBf16(const uint16_t* p) {
+  return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u16(vld1q_u16(p)), vdupq_n_u32(0xffff0000u)));
 }
 PAGODA_INLINE f32v add(f32v a, f32v b) { return vaddq_f32(a, b); }
 PAGODA_INLINE f32v sub(f32v a, f32v b) { return vsubq_f32(a, b); }
@@ -179,7 +183,7 @@ PAGODA_INLINE float maxOf(f32v v) { return vmaxvq_f32(v); }
 using f32v = float __attribute__((vector_size(16)));
 using u32v = uint32_t __attribute__((vector_size(16)));
 constexpr int kLanes = 4;
-constexpr int kAccumulators = 12;
+constexpr int kAccumulators = 8;  // products need a register too
 
 PAGODA_INLINE f32v broadcast(float x) { return f32v{x, x, x, x}; }
 PAGODA_INLINE f32v load(const float* p) {
@@ -189,11 +193,19 @@ PAGODA_INLINE f32v load(const float* p) {
 }
 PAGODA_INLINE void store(float* p, f32v v) { __builtin_memcpy(p, &v, sizeof v); }
 PAGODA_INLINE f32v asFloats(u32v bits) { return reinterpret_cast<f32v>(bits); }
-PAGODA_INLINE f32v loadBf16(const uint16_t* p) { return asFloats(u32v{p[0], p[1], p[2], p[3]} << 16); }
-PAGODA_INLINE void loadBf16Pairs(const uint16_t* p, f32v& even, f32v& odd) {
-  even = asFloats(u32v{p[0], p[2], p[4], p[6]} << 16);
-  odd = asFloats(u32v{p[1], p[3], p[5], p[7]} << 16);
+PAGODA_INLINE f32v loadBf16(const uint16_t* p) {
+  uint16_t __attribute__((vector_size(8))) v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return asFloats(__builtin_convertvector(v, u32v) << 16);
 }
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first of a pair is the low half");
+PAGODA_INLINE u32v loadPairs(const uint16_t* p) {
+  u32v v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+PAGODA_INLINE f32v loadEvenBf16(const uint16_t* p) { return asFloats(loadPairs(p) << 16); }
+PAGODA_INLINE f32v loadOddBf16(const uint16_t* p) { return asFloats(loadPairs(p) & 0xffff0000u); }
 PAGODA_INLINE f32v add(f32v a, f32v b) { return a + b; }
 PAGODA_INLINE f32v sub(f32v a, f32v b) { return a - b; }
 PAGODA_INLINE f32v mul(f32v a, f32v b) { return a * b; }

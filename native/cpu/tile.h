@@ -11,7 +11,7 @@
 namespace pagoda::PAGODA_ISA {
 namespace {
 
-constexpr int kTileRows = 6;
+constexpr int kTileRows = kAccumulators >= 12 ? 6 : 4;
 
 // Operands are f32. A row of B is one step of the depth.
 struct FloatTile {
@@ -68,17 +68,17 @@ struct Bf16Tile {
   PAGODA_INLINE static void accumulate(f32v (&c)[kRows][kVectors], int32_t depth, const A* a, int64_t lda, const B* b,
                                        int64_t ldb) {
     for (int32_t k = 0; k < depth; k += 2, b += ldb) {
-      f32v even[kVectors];
-      f32v odd[kVectors];
-      for (int v = 0; v < kVectors; ++v) loadBf16Pairs(b + 2 * v * kLanes, even[v], odd[v]);
+      f32v row[kVectors];
+      for (int v = 0; v < kVectors; ++v) row[v] = loadEvenBf16(b + 2 * v * kLanes);
       for (int r = 0; r < kRows; ++r) {
         const f32v value = broadcast(a[r * lda + k]);
-        for (int v = 0; v < kVectors; ++v) c[r][v] = fma(value, even[v], c[r][v]);
+        for (int v = 0; v < kVectors; ++v) c[r][v] = fma(value, row[v], c[r][v]);
       }
       if (k + 1 == depth) break;
+      for (int v = 0; v < kVectors; ++v) row[v] = loadOddBf16(b + 2 * v * kLanes);
       for (int r = 0; r < kRows; ++r) {
         const f32v value = broadcast(a[r * lda + k + 1]);
-        for (int v = 0; v < kVectors; ++v) c[r][v] = fma(value, odd[v], c[r][v]);
+        for (int v = 0; v < kVectors; ++v) c[r][v] = fma(value, row[v], c[r][v]);
       }
     }
   }

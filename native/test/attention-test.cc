@@ -329,6 +329,7 @@ void testIsa(const std::string& isa) {
   testInvariance(isa, {6, 2, 20}, 150);
   testInvariance(isa, {3, 1, 64, PAGODA_BF16, 70, 20.0f}, 200);
   testInvariance(isa, {2, 2, 16, PAGODA_BF16}, 1100);
+  testInvariance(isa, {1, 1, 8, PAGODA_F32, 600}, 1300);
   testNeighbours(isa);
   for (float poison : {kNaN, std::numeric_limits<float>::infinity()}) {
     for (int32_t at : {0, 40, 63, 64, 100, 149}) testCausality(isa, poison, at);

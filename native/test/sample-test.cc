@@ -173,6 +173,10 @@ void testFilters(Device& device) {
     rows.push_back(
         {.logits = {-kInfinity, -kInfinity, -kInfinity, -1e30f, -kInfinity}, .temperature = 1e-30f, .position = i});
   }
+  for (int32_t i = 0; i < 50; ++i) {
+    const Result half = sample(device, {{.logits = {1, 1, -kInfinity}, .topP = 0.5f, .position = i}});
+    CHECK(half.tokens[0] == 0, "a share of exactly topP is enough");
+  }
   const Result result = sample(device, rows);
   std::vector<std::vector<int32_t>> counts(5, std::vector<int32_t>(5, 0));
   for (size_t s = 0; s < rows.size(); ++s) counts[s % 5][result.tokens[s]] += 1;

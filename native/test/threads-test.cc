@@ -73,18 +73,16 @@ void testLifetime() {
   CHECK(true);
 }
 
-// Each worker takes part when the items are slow.
+// Each worker takes part when the items are slow, and run waits for the slowest.
 void testParticipation() {
   section("participation");
   ThreadPool pool(2);
   std::atomic<int32_t> counts[2] = {0, 0};
-  pool.run(
-      20, 1,
-      [](void* context, int32_t, int32_t, int32_t worker) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        static_cast<std::atomic<int32_t>*>(context)[worker] += 1;
-      },
-      counts);
+  auto body = [](void* context, int32_t, int32_t, int32_t worker) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(worker == 0 ? 2 : 15));
+    static_cast<std::atomic<int32_t>*>(context)[worker] += 1;
+  };
+  pool.run(20, 1, body, counts);
   CHECK(counts[0] > 0 && counts[1] > 0 && counts[0] + counts[1] == 20, "%d and %d", counts[0].load(), counts[1].load());
 }
 

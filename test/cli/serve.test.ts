@@ -95,9 +95,7 @@ test("a client that is killed in mid-stream costs nothing", async () => {
   const curl = startCurl(url, data);
   await untilRunning(url, 1);
   curl.kill("SIGKILL");
-  await untilRunning(url, 0);
-  const { stats } = await health(url);
-  expect(stats.freeBlocks).toBe(stats.totalBlocks);
+  await untilStats(url, (stats) => stats.running === 0 && stats.freeBlocks === stats.totalBlocks);
 });
 
 function startCurl(url: string, data: string): ReturnType<typeof execFile> {
@@ -105,11 +103,16 @@ function startCurl(url: string, data: string): ReturnType<typeof execFile> {
   return execFile("curl", ["-sN", `${url}/v1/completions`, "-H", header, "-d", data]);
 }
 
-async function untilRunning(url: string, count: number): Promise<void> {
+function untilRunning(url: string, count: number): Promise<void> {
+  return untilStats(url, ({ running }) => running === count);
+}
+
+async function untilStats(url: string, holds: (stats: Health["stats"]) => boolean): Promise<void> {
   const end = Date.now() + 5000;
-  while ((await health(url)).stats.running !== count) {
-    if (Date.now() > end)
-      throw new Error(`Not ${count} running: ${JSON.stringify(await health(url))}`);
+  for (;;) {
+    const { stats } = await health(url);
+    if (holds(stats)) return;
+    if (Date.now() > end) throw new Error(`Not ${holds}: ${JSON.stringify(stats)}`);
   }
 }
 

@@ -25,7 +25,7 @@ const mistakes: [string[], number, RegExp][] = [
   [["generate", "--modle", "x"], 2, /has no option --modle; did you mean --model\?/],
   [["generate", "-m", "x"], 2, /has no option -m/],
   [["generate", "--model"], 2, /--model needs a value: --model DIR/],
-  [["generate", "--model="], 1, /ERR_ARGUMENT|ERR_MODEL_NOT_FOUND|missing/],
+  [["generate", "--model=", "--prompt", "a"], 1, /`model`.*\(ERR_ARGUMENT\)\n$/],
   [["generate", ...model, "--prompt", "--json"], 2, /write --prompt=--json/],
   [["generate", ...model, "--prompt", "a", "--json=yes"], 2, /--json takes no value/],
   [["generate", ...model, "--prompt", "a", "--max-tokens", "0"], 2, /--max-tokens takes a whole/],

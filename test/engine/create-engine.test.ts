@@ -257,6 +257,27 @@ describe("loading that ends early leaves nothing behind", () => {
     expect(engine.stats().running).toBe(0);
   });
 
+  it("when a signal of another kind fires", async () => {
+    const listeners: (() => void)[] = [];
+    const signal = {
+      aborted: false,
+      reason: "enough",
+      addEventListener: (_: string, listener: () => void) => listeners.push(listener),
+      removeEventListener: () => listeners.splice(0),
+    };
+    const onProgress = ({ phase }: LoadProgress) => {
+      if (phase !== "weights") return;
+      signal.aborted = true;
+      for (const listener of listeners) listener();
+    };
+    const options = { model: tiny, ...small, signal: signal as unknown as AbortSignal, onProgress };
+    await expect(createEngine(options)).rejects.toMatchObject({
+      code: "ERR_ABORTED",
+      cause: "enough",
+    });
+    expect(listeners).toEqual([]);
+  });
+
   it("when onProgress throws", async () => {
     await using engine = await createEngine({ model: demoModel, ...small });
     const before = threadCount();

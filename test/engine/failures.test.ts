@@ -63,7 +63,8 @@ describe("an executor that fails in step", () => {
   });
 
   it("whatever it throws", async () => {
-    for (const thrown of [undefined, null, "text", 5]) {
+    const ownFault = new PagodaError("ERR_ARGUMENT", "a bad step");
+    for (const thrown of [undefined, null, "text", 5, ownFault]) {
       const engine = testEngine(failing(0, thrown));
       const generation = engine.generate({ prompt: [1], ...request });
       await expect(generation).rejects.toMatchObject({ code: "ERR_BACKEND_FAILED" });

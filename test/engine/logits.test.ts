@@ -52,9 +52,9 @@ describe("logits", () => {
   it("get their blocks although requests keep coming, and those wait their turn", async () => {
     const executor = new FakeExecutor({ numBlocks: 17 });
     const engine = testEngine(executor);
-    let isDone = false;
+    const progress = { isDone: false };
     const stream = async (salt: number) => {
-      for (let i = 0; !isDone; i++) {
+      for (let i = 0; !progress.isDone; i++) {
         const request = {
           prompt: promptOf(12, salt + i),
           maxTokens: 8,
@@ -70,7 +70,7 @@ describe("logits", () => {
     await new Promise((resolve) => setTimeout(resolve, 5));
     const ids = promptOf(60, 7);
     expect(argmaxRows(await engine.logits(ids), 300)).toEqual(expectedRows(executor, ids));
-    isDone = true;
+    progress.isDone = true;
     await Promise.all(streams);
   });
 
@@ -104,6 +104,14 @@ describe("logits refuse", () => {
     [Array(2), "ERR_TOKEN_ID"],
   ])("%s with %s", async (ids, code) => {
     await expect(testEngine(new FakeExecutor()).logits(ids)).rejects.toMatchObject({ code });
+  });
+
+  it("what no memory holds, with the bytes", async () => {
+    const engine = testEngine(new FakeExecutor({ vocabSize: 2 ** 31 - 1 }));
+    await expect(engine.logits(promptOf(64))).rejects.toMatchObject({
+      code: "ERR_MEMORY",
+      details: { bytes: 64 * (2 ** 31 - 1) * 4 },
+    });
   });
 
   it("bad options", async () => {

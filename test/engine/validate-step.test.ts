@@ -2,7 +2,12 @@ import { describe, expect, it } from "vitest";
 import type { ExecutorLimits } from "../../lib/engine/executor.js";
 import type { SamplingInput, StepInput } from "../../lib/engine/step.js";
 import { validateStep } from "../../lib/engine/validate-step.js";
+import { compile } from "../../lib/graph/compile.js";
+import { createGraph, type Graph } from "../../lib/graph/graph.js";
+import { executorKinds } from "../support/executors.js";
 import { makeStep } from "../support/step.js";
+
+const kinds = (await executorKinds()).filter((kind) => !kind.mayLackOps);
 
 const limits: ExecutorLimits = {
   maxTokens: 8,
@@ -103,4 +108,30 @@ describe("validateStep", () => {
   it.each(mistakes)("names %s", (parameter, change) => {
     expect(errorOf(change)).toMatchObject({ code: "ERR_ARGUMENT", details: { parameter } });
   });
+
+  it.each(kinds)("$name refuses the same, and goes on", async (kind) => {
+    const { maxTokens, maxOutputs, maxRequests, numBlocks, blockSize, vocabSize } = limits;
+    const plan = compile(tinyGraph(vocabSize), { maxTokens, maxOutputs, dtype: "f32" });
+    const weights = plan.weights.map(({ rows, cols }) => new Float32Array(rows * cols));
+    const kv = { numBlocks, blockSize };
+    const executor = await kind.create({ plan, weights, kv, maxRequests });
+    try {
+      for (const [parameter, change] of mistakes) {
+        const step = executor.execute({ ...valid, ...change });
+        await expect(step, parameter).rejects.toMatchObject({ code: "ERR_ARGUMENT" });
+      }
+      expect(await executor.execute(valid)).toMatchObject({ finite: Int32Array.of(1, 1) });
+    } finally {
+      await executor.close();
+    }
+  });
 });
+
+/** Logits straight from an embedding. */
+function tinyGraph(vocabSize: number): Graph {
+  const graph = createGraph();
+  const parts = [{ tensor: "embed", shape: [vocabSize, 2], rowStart: 0, rows: vocabSize }];
+  const x = graph.takeRows(graph.embed(graph.table("embed", parts)));
+  graph.sample(graph.linear(x, graph.matrix("head", parts)));
+  return graph;
+}

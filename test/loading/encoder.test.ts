@@ -36,3 +36,27 @@ describe.each(["byte-level", "sentencepiece"])("%s", (name) => {
     expect(detokenizer.decode(withSpecial, false)).toBe(kept);
   });
 });
+
+test("GPT-2's pattern does not take U+FEFF for a space", () => {
+  const files = readTokenizerFiles(`${fixtures}byte-level`);
+  const pattern = {
+    type: "ByteLevel",
+    add_prefix_space: false,
+    trim_offsets: true,
+    use_regex: true,
+  };
+  const nested = { type: "Sequence", pretokenizers: [pattern] };
+  for (const pre_tokenizer of [pattern, nested]) {
+    const encoder = new Encoder({ ...files, tokenizer: { ...files.tokenizer, pre_tokenizer } });
+    expect([...encoder.encode("\ufeff's the", false, true)]).toEqual([171, 119, 123, 6, 82, 259]);
+    expect([...encoder.encode("it's", false, true)]).toEqual([72, 83, 299]);
+  }
+});
+
+test("a text without markers encodes alike with and without special text", () => {
+  for (const name of ["byte-level", "sentencepiece"]) {
+    const encoder = new Encoder(readTokenizerFiles(fixtures + name));
+    const text = "The river ran past 你好 👩‍👩‍👧‍👦.";
+    expect(encoder.encode(text, true, false)).toEqual(encoder.encode(text, true, true));
+  }
+});

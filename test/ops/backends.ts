@@ -4,7 +4,7 @@ import type { KvCacheOptions } from "../../lib/native.js";
 import { copyBlocks, createKvCache } from "../../lib/reference/kv-cache.js";
 import { roundToBf16 } from "../../lib/reference/matrix.js";
 import { runStep, type Memory } from "../../lib/reference/run-step.js";
-import { nativeIsas } from "../support/executors.js";
+import { testDevices, type TestDevice } from "../support/devices.js";
 import { arenaImage, type CasePlan, type CaseRun, type OpCase } from "./op-case.js";
 
 export interface CaseResult {
@@ -17,6 +17,7 @@ export interface CaseResult {
 /** Something that runs a case's plan. */
 export interface OpBackend {
   readonly name: string;
+  readonly mayLackOps: boolean;
   run(opCase: OpCase, casePlan: CasePlan): Promise<CaseResult>;
 }
 
@@ -24,6 +25,7 @@ const noKv: KvCacheOptions = { numBlocks: 64, blockSize: 16, dtype: "f32" };
 
 export const reference: OpBackend = {
   name: "reference",
+  mayLackOps: false,
   async run(opCase, casePlan) {
     const { plan, weights } = casePlan;
     const rounded = weights.map((data, i) =>
@@ -41,17 +43,17 @@ export const reference: OpBackend = {
   },
 };
 
-function nativeBackend(isa: string): OpBackend {
+function nativeBackend({ name, selection, mayLackOps }: TestDevice): OpBackend {
   return {
-    name: `cpu ${isa}`,
+    name,
+    mayLackOps,
     async run(opCase, casePlan) {
       const { plan, weights } = casePlan;
       const executor = await createNativeExecutor({
         plan,
         kv: opCase.kv ?? noKv,
         maxRequests: 4096,
-        isa,
-        threads: 2,
+        ...selection,
         loadWeights: async (sink) => {
           for (const [index, data] of weights.entries()) await sink.set(index, data);
         },
@@ -85,5 +87,5 @@ async function runOnce(
 
 /** Every backend of this machine that is held to the reference. */
 export async function opBackends(): Promise<OpBackend[]> {
-  return (await nativeIsas()).map(nativeBackend);
+  return (await testDevices()).map(nativeBackend);
 }

@@ -97,9 +97,8 @@ describe("attention", () => {
       const ranges = Array.from({ length: Math.ceil(tokens / chunk) }, (_, i) => {
         return { from: i * chunk, to: Math.min(tokens, (i + 1) * chunk), blocks };
       });
-      expect(
-        ranges.flatMap((range) => [...(run([range], blockSize, attributes, ranges)[0] ?? [])]),
-      ).toEqual([...(whole ?? [])]);
+      const parts = ranges.map((range) => run([range], blockSize, attributes, ranges)[0]);
+      expect(joined(parts)).toEqual(whole);
     }
     const inCompany = run(
       [
@@ -157,10 +156,14 @@ function run(
 }
 
 function rowsOf(positions: Int32Array, seed: number, width: number): Matrix {
-  const data = [...positions].flatMap((position) => [
-    ...createRandom(1000 * seed + position).normals(width),
-  ]);
-  return matrix(Float32Array.from(data), width);
+  const rows = [...positions].map((position) =>
+    createRandom(1000 * seed + position).normals(width),
+  );
+  return matrix(joined(rows), width);
+}
+
+function joined(parts: readonly (Float32Array | undefined)[]): Float32Array {
+  return Float32Array.from(parts.flatMap((part) => Array.from(part ?? [])));
 }
 
 describe("the KV cache", () => {

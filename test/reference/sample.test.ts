@@ -101,10 +101,10 @@ describe("keptProbabilities", () => {
   });
 
   it("topP counts shares of what minP and topK left", () => {
-    // Of 1 and 3, equally probable, one is more than 0.4.
-    expect(kept({ topK: 2, topP: 0.4 })).toEqual([1]);
-    expect(kept({ topP: 0.4 })).toEqual([1]);
+    // Tokens 1 and 3 have 0.397 each, and half of what is left when they are alone.
+    expect(kept({ topP: 0.39 })).toEqual([1]);
     expect(kept({ topP: 0.45 })).toEqual([1, 3]);
+    expect(kept({ topK: 2, topP: 0.45 })).toEqual([1]);
     expect(kept({ minP: 0.9, topP: 0.45 })).toEqual([1]);
   });
 });

@@ -92,13 +92,13 @@ describe("the token budget", () => {
 });
 
 describe("blocks", () => {
-  it("are granted only to a sequence that fits as a whole", () => {
-    const simulation = new Simulation({ numBlocks: 11, blockSize: 4, maxTokens: 8 });
+  it("are granted only to a sequence that fits as a whole, beside what others still need", () => {
+    const scheduler = { maxChunkTokens: 4 };
+    const simulation = new Simulation({ numBlocks: 11, blockSize: 4, maxTokens: 8, scheduler });
     simulation.add(promptOf(32), 1);
     simulation.add(promptOf(32, 1), 1);
     simulation.step();
-    simulation.step();
-    // 16 tokens of the first are computed and 24 slots are free, but 16 of these are claimed by its rest.
+    // 9 blocks are free, but the rest of the first prompt claims 7 of them, and the second needs 8.
     expect(simulation.scheduler.numRunning).toBe(1);
     simulation.run();
     expect(simulation.scheduler.numPreemptions).toBe(0);

@@ -184,6 +184,29 @@ test("a client that sends half a body and leaves costs nothing", async () => {
   expect((await post(server.url, "/v1/completions", {})).status).toBe(400);
 });
 
+test("a client that is slow with its head or its body is closed", async () => {
+  const engine = new FakeEngine();
+  const server = await serve(engine, { headersTimeoutMs: 300, requestTimeoutMs: 600 });
+  const head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+  const parts = [
+    "",
+    "P",
+    head,
+    `${head}content-length: 50\r\n\r\n`,
+    `${head}content-length: 50\r\n\r\n{`,
+  ];
+  const slow = Array.from({ length: 100 }, (_, i) => {
+    const socket = connectTo(server);
+    const received = receiveAll(socket);
+    socket.write(parts[i % parts.length]!);
+    return received;
+  });
+  const begin = performance.now();
+  for (const received of slow) expect(await received).toMatch(/^($|HTTP\/1.1 4\d\d )/);
+  expect(performance.now() - begin).toBeLessThan(5000);
+  expect((await ask(server.url, "/health")).status).toBe(200);
+});
+
 test("more connections than allowed are closed", async () => {
   const server = await serve(new FakeEngine(), { maxConnections: 3 });
   const sockets = Array.from({ length: 3 }, () => connectTo(server));

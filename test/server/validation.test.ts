@@ -291,6 +291,8 @@ const bodies: [string, string | Uint8Array, Record<string, string>, number][] = 
   ["a string", '"a"', json, 400],
   ["a number", "5", json, 400],
   ["invalid UTF-8", Buffer.from([0x22, 0xff, 0xfe, 0x22]), json, 400],
+  ["too many keys", `{"a":1${',"b":1'.repeat(70_000)}}`, json, 413],
+  ["too many values", `{"prompt":[1${",1".repeat(270_000)}]}`, json, 413],
   ["deep arrays", "[".repeat(100_000), json, 400],
   ["deep objects", '{"a":'.repeat(100_000), json, 400],
   ["deep and valid", `{"a":${"[".repeat(100)}${"]".repeat(100)}}`, json, 400],

@@ -1,15 +1,11 @@
 import type { Executor } from "../../lib/engine/executor.js";
-import {
-  createNativeExecutor,
-  NativeJobs,
-  type WeightSink,
-} from "../../lib/engine/native-executor.js";
-import { PagodaError } from "../../lib/errors.js";
+import { createNativeExecutor, type WeightSink } from "../../lib/engine/native-executor.js";
 import type { Plan } from "../../lib/graph/plan.js";
 import type { Checkpoint } from "../../lib/loading/safetensors.js";
 import { resolveWeight } from "../../lib/loading/weights.js";
 import type { KvCacheOptions } from "../../lib/native.js";
 import { createReferenceExecutor } from "../../lib/reference/executor.js";
+import { testDevices } from "./devices.js";
 
 export interface TestExecutorOptions {
   readonly plan: Plan;
@@ -23,18 +19,18 @@ export interface TestExecutorOptions {
 
 /** A kind of executor that works on this machine. */
 export interface ExecutorKind {
-  /** "reference", or "cpu" and the instruction set. */
+  /** "reference", or the device. */
   readonly name: string;
+  readonly mayLackOps: boolean;
   create(options: TestExecutorOptions): Promise<Executor>;
 }
 
-const isas = ["base", "avx2", "avx512", "neon"];
-
-/** The reference and one native kind for each instruction set of this machine; only the reference without an addon. */
+/** The reference and one kind for each of {@link testDevices}. */
 export async function executorKinds(): Promise<ExecutorKind[]> {
   const kinds: ExecutorKind[] = [
     {
       name: "reference",
+      mayLackOps: false,
       create: async (options) =>
         createReferenceExecutor({
           ...options,
@@ -42,15 +38,15 @@ export async function executorKinds(): Promise<ExecutorKind[]> {
         }),
     },
   ];
-  for (const isa of await nativeIsas()) {
+  for (const { name, selection, mayLackOps } of await testDevices()) {
     kinds.push({
-      name: `cpu ${isa}`,
+      name,
+      mayLackOps,
       create: (options) =>
         createNativeExecutor({
+          ...selection,
           plan: options.plan,
           maxRequests: options.maxRequests,
-          isa,
-          threads: 2,
           kv: { ...options.kv, dtype: "f32" },
           loadWeights: (sink) => loadWeights(sink, options),
         }),
@@ -66,24 +62,4 @@ async function loadWeights(sink: WeightSink, options: TestExecutorOptions): Prom
     if (parts.length > 0) await sink.load(index, parts);
     else await sink.set(index, weights[index] as Float32Array);
   }
-}
-
-/** Instruction sets of the CPU backend that this machine has; none without an addon. */
-export async function nativeIsas(): Promise<string[]> {
-  const usable: string[] = [];
-  for (const isa of isas) {
-    try {
-      const jobs = new NativeJobs({ isa, threads: 1 }, 1);
-      try {
-        await jobs.run((native) => native.openDevice());
-        usable.push(isa);
-      } finally {
-        await jobs.close();
-      }
-    } catch (error) {
-      const expected = ["ERR_NATIVE_NOT_FOUND", "ERR_BACKEND_UNAVAILABLE"] as const;
-      if (!expected.some((code) => PagodaError.is(error, code))) throw error;
-    }
-  }
-  return usable;
 }

@@ -1,0 +1,63 @@
+import { backends } from "../../lib/backends.js";
+import { NativeJobs, type DeviceSelection } from "../../lib/engine/native-executor.js";
+import { PagodaError } from "../../lib/errors.js";
+
+/** A way to run natively on this machine. */
+export interface TestDevice {
+  /** e.g. "cpu avx2", "cuda" */
+  readonly name: string;
+  readonly selection: DeviceSelection;
+  /** Whether it may lack ops, whose tests are then skipped. The CPU may not. */
+  readonly mayLackOps: boolean;
+}
+
+const isas = ["base", "avx2", "avx512", "neon"];
+
+/**
+ * The CPU with each of its instruction sets, and every plug-in that is installed and finds a device. Nothing without an addon
+ * (test/ops/op-table.test.ts then fails).
+ */
+export async function testDevices(): Promise<TestDevice[]> {
+  const devices: TestDevice[] = [];
+  for (const isa of isas) {
+    const selection = { isa, threads: 2 };
+    if (await canOpen(selection))
+      devices.push({ name: `cpu ${isa}`, selection, mayLackOps: false });
+  }
+  if (devices.length === 0) return [];
+  for (const { name, path, available } of backends()) {
+    if (!available || path === undefined) continue;
+    devices.push({ name, selection: { backend: path }, mayLackOps: true });
+  }
+  return devices;
+}
+
+async function canOpen(selection: DeviceSelection): Promise<boolean> {
+  try {
+    const jobs = new NativeJobs(selection, 1);
+    try {
+      await jobs.run((native) => native.openDevice());
+      return true;
+    } finally {
+      await jobs.close();
+    }
+  } catch (error) {
+    const expected = ["ERR_NATIVE_NOT_FOUND", "ERR_BACKEND_UNAVAILABLE"] as const;
+    if (expected.some((code) => PagodaError.is(error, code))) return false;
+    throw error;
+  }
+}
+
+/** Runs `test`, and skips it where a plug-in reports that it lacks an op. */
+export async function unlessUnsupported(
+  device: { readonly mayLackOps: boolean },
+  skip: (reason: string) => void,
+  test: () => Promise<void>,
+): Promise<void> {
+  try {
+    await test();
+  } catch (error) {
+    if (!device.mayLackOps || !PagodaError.is(error, "ERR_BACKEND_UNSUPPORTED")) throw error;
+    skip(error.message);
+  }
+}
