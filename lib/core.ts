@@ -28,6 +28,7 @@ export {
   resolveSamplingParams,
   type SamplingDefaults,
   type SamplingParams,
+  type Unset,
 } from "./sampling/sampling-params.js";
 export { checkStop, StopMatcher, type StopConditions, type StopMatch } from "./sampling/stop.js";
 

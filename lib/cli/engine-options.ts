@@ -5,7 +5,7 @@ import type { Console } from "./console.js";
 import { choice, flag, integer, number, required, text, texts, type Option } from "./option.js";
 import { progressBar } from "./progress-bar.js";
 
-export const dtypes = ["auto", "f32", "bf16"] as const;
+const dtypes = ["auto", "f32", "bf16"] as const;
 
 const modelOption: Option<string> = required(
   text({ value: "DIR", about: "Directory of the model, in Hugging Face format" }),

@@ -1,6 +1,6 @@
 import { defineCommand, type Command } from "./command.js";
-import { choice, flag } from "./option.js";
-import { dtypes } from "./engine-options.js";
+import { dtypeOption } from "./engine-options.js";
+import { flag } from "./option.js";
 import { inspectModel, type ModelReport } from "./model-report.js";
 import { formatBytes, formatCount } from "./format.js";
 
@@ -10,10 +10,7 @@ export const inspect: Command = defineCommand({
   usage: "inspect DIR [options]",
   positional: "DIR",
   options: {
-    dtype: choice(
-      { value: "D", about: "Type of the weights in memory: auto, f32 or bf16 (default: auto)" },
-      dtypes,
-    ),
+    dtype: dtypeOption,
     json: flag("Print one JSON object instead"),
   },
   run: async ({ dtype = "auto", json }, console, directory) => {

@@ -8,7 +8,6 @@ export interface Option<T> {
   /** What stands for the value in the help; absent for a flag, which takes none. */
   readonly value?: string;
   readonly about: string;
-  readonly required?: boolean;
   /** May be given several times. */
   readonly repeatable?: boolean;
   /** Makes the value from the texts that were given, none when it was not; throws UsageError. */
@@ -55,7 +54,6 @@ export function text(description: Description): Option<string | undefined> {
 export function required<T>(option: Option<T | undefined>): Option<T> {
   return {
     ...option,
-    required: true,
     read: (flag, texts) => {
       const value = option.read(flag, texts);
       if (value === undefined) throw new UsageError(`${flag} ${option.value ?? ""} is missing`);

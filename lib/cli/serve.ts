@@ -6,7 +6,7 @@ import { defineCommand, type Command } from "./command.js";
 import { interruptible, type Console } from "./console.js";
 import { engineOptions, loadEngine } from "./engine-options.js";
 import { errorLine } from "./error-line.js";
-import { integer, text, withDefault } from "./option.js";
+import { integer, text, UsageError, withDefault } from "./option.js";
 
 /** How long running answers may take to end after SIGTERM or SIGINT. */
 const graceMs = 10_000;
@@ -48,6 +48,7 @@ export const serve: Command = defineCommand({
 
 /** A port in use is told before minutes of loading, not after. */
 async function checkAddress(host: string, port: number): Promise<void> {
+  if (host === "") throw new UsageError("--host HOST is empty");
   const probe = createServer();
   try {
     probe.listen(port, host);

@@ -4,7 +4,7 @@ export interface OpSpec {
   readonly inputs: readonly string[];
   /** Weight operands; a name ending in "?" may be absent. */
   readonly weights: readonly string[];
-  /** Scalars, all required. Booleans are 0 or 1, enums their number in native/backend.h. */
+  /** Scalars, all required, in single precision. Booleans are 0 or 1, enums their number in native/backend.h. */
   readonly attributes: readonly string[];
   /** Whether it writes a tensor (the others write the KV cache or the sampled tokens). */
   readonly hasOutput: boolean;

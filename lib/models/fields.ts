@@ -23,8 +23,10 @@ export interface DecoderDefaults {
   readonly head_dim?: number;
   /** @default false */
   readonly tie_word_embeddings?: boolean;
-  /** Field that names the activation. @default "hidden_act" */
-  readonly activationField?: string;
+  /** @default 1e-6 */
+  readonly rms_norm_eps?: number;
+  /** Field that names the activation, and its default. @default `hidden_act`, "silu" */
+  readonly activation?: readonly [field: string, name: string];
 }
 
 /** Reads and checks the shared fields: every dimension is positive, bounded, and divides what it has to divide. */
@@ -40,12 +42,16 @@ export function decoderConfig(config: ConfigReader, defaults: DecoderDefaults = 
     num_key_value_heads: kvHeads(config, num_attention_heads),
     head_dim: headDim(config, hidden_size, num_attention_heads, defaults.head_dim),
     max_position_embeddings: config.integer("max_position_embeddings", { min: 1, max: 2 ** 27 }),
-    rms_norm_eps: config.number("rms_norm_eps", { exclusiveMin: 0, max: 1, default: 1e-6 }),
+    rms_norm_eps: config.number("rms_norm_eps", {
+      exclusiveMin: 0,
+      max: 1,
+      default: defaults.rms_norm_eps ?? 1e-6,
+    }),
     tie_word_embeddings: config.boolean(
       "tie_word_embeddings",
       defaults.tie_word_embeddings ?? false,
     ),
-    activation: activation(config, defaults.activationField ?? "hidden_act"),
+    activation: activation(config, ...(defaults.activation ?? (["hidden_act", "silu"] as const))),
   };
 }
 
@@ -79,8 +85,8 @@ const activationNames: Readonly<Record<string, Activation>> = {
   gelu_pytorch_tanh: "geluTanh",
 };
 
-function activation(config: ConfigReader, field: string): Activation {
-  const name = config.string(field);
+function activation(config: ConfigReader, field: string, fallback: string): Activation {
+  const name = config.string(field, fallback);
   if (Object.hasOwn(activationNames, name)) return activationNames[name] as Activation;
   throw unsupported(
     config,
@@ -89,8 +95,9 @@ function activation(config: ConfigReader, field: string): Activation {
   );
 }
 
-/** An integer of at least 1; 0 where the field is null or absent. */
-export function slidingWindow(config: ConfigReader): number {
+/** `sliding_window` in tokens: 0 where it is null, `absent` where it is not there at all. */
+export function slidingWindow(config: ConfigReader, absent: number): number {
+  if (!config.has("sliding_window")) return absent;
   return config.optionalInteger("sliding_window", { min: 1, max: 2 ** 27 }) ?? 0;
 }
 
@@ -115,9 +122,9 @@ export function readLayerTypes(
   });
 }
 
-/** The window of each layer, 0 for full attention. `sliding_window` must be there if a layer needs it. */
+/** The window of each layer, 0 for full attention. `sliding_window` (by default 4096) must not be null if a layer needs it. */
 export function layerWindows(config: ConfigReader, types: readonly LayerType[]): number[] {
-  const window = slidingWindow(config);
+  const window = slidingWindow(config, 4096);
   if (window === 0 && types.includes("sliding_attention")) {
     throw config.error("sliding_window", "an integer", config.raw("sliding_window"));
   }

@@ -41,7 +41,7 @@ export function gemma3(config: ConfigReader): Family {
   const shared = decoderConfig(config, {
     head_dim: 256,
     tie_word_embeddings: true,
-    activationField: "hidden_activation",
+    activation: ["hidden_activation", "gelu_pytorch_tanh"],
   });
   const pattern = config.integer("sliding_window_pattern", { min: 1, default: 6 });
   const layer_types = readLayerTypes(config, shared.num_hidden_layers, (layer) =>

@@ -16,7 +16,7 @@ export function mistral(config: ConfigReader): Family {
   const shared = decoderConfig(config);
   const c: MistralConfig = {
     ...shared,
-    sliding_window: slidingWindow(config),
+    sliding_window: slidingWindow(config, 4096),
     rope: ropeParameters(config, { headDim: shared.head_dim }),
   };
   return { config: c, build: (g) => build(g, c) };

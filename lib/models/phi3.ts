@@ -14,11 +14,11 @@ interface Phi3Config extends DecoderConfig {
 
 /** Phi-3 and Phi-4 (Abdin et al. 2024, arXiv:2404.14219): checkpoints hold qkv and gate, up fused already. */
 export function phi3(config: ConfigReader): Family {
-  const shared = decoderConfig(config);
+  const shared = decoderConfig(config, { rms_norm_eps: 1e-5 });
   const rope = ropeParameters(config, { headDim: shared.head_dim });
   if (rope.type !== "default")
     throw unsupported(config, `the rope type "${rope.type}" of Phi-3`, ["default"]);
-  const c: Phi3Config = { ...shared, sliding_window: slidingWindow(config), rope };
+  const c: Phi3Config = { ...shared, sliding_window: slidingWindow(config, 0), rope };
   return { config: c, build: (g) => build(g, c) };
 }
 

@@ -81,7 +81,7 @@ export function samplingDefaults(generation: GenerationDefaults): SamplingDefaul
   }
 }
 
-type Unset<T> = { readonly [K in keyof T]?: T[K] | undefined };
+export type Unset<T> = { readonly [K in keyof T]?: T[K] | undefined };
 
 function checkSampling(
   options: Unset<SamplingOptions>,

@@ -42,6 +42,7 @@ export interface Exchange {
 }
 
 export function createContext(engine: Engine, options: HandlerOptions): ServerContext {
+  const onError = reporter(options.onError);
   return {
     engine,
     model: options.model ?? engine.info.model.name,
@@ -54,12 +55,19 @@ export function createContext(engine: Engine, options: HandlerOptions): ServerCo
     fatal: undefined,
     report(error) {
       if (PagodaError.is(error) && fatalCodes.has(error.code)) this.fatal ??= error;
-      try {
-        options.onError?.(error);
-      } catch {
-        // A broken listener must not end the process.
-      }
+      onError(error);
     },
+  };
+}
+
+/** Calls a listener, if there is one, whose own errors must not end the process. */
+export function reporter(onError: HandlerOptions["onError"]): (error: unknown) => void {
+  return (error) => {
+    try {
+      onError?.(error);
+    } catch {
+      // Nobody is left to be told.
+    }
   };
 }
 

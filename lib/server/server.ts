@@ -1,17 +1,11 @@
-import {
-  createServer,
-  type IncomingMessage,
-  type Server,
-  type ServerOptions as HttpOptions,
-  type ServerResponse,
-} from "node:http";
+import { createServer, type Server, type ServerOptions as HttpOptions } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Engine } from "../engine/types.js";
 import { checkInteger } from "../arguments.js";
-import { ApiError } from "./api-error.js";
+import { argumentError } from "../errors.js";
+import { Drain } from "./drain.js";
 import { toNodeHandler } from "./handler.js";
-import type { HandlerOptions } from "./options.js";
-import { sendError } from "./send.js";
+import { reporter, type HandlerOptions } from "./options.js";
 
 /** Options of {@link startServer}. */
 export interface ServerOptions extends HandlerOptions {
@@ -21,7 +15,7 @@ export interface ServerOptions extends HandlerOptions {
   readonly port?: number;
   /** Connections at most; further ones are closed at once. @default 4096 */
   readonly maxConnections?: number;
-  /** Milliseconds for the head of a request. @default 10000 */
+  /** Milliseconds for the head of a request, at most `requestTimeoutMs`. @default 10000 */
   readonly headersTimeoutMs?: number;
   /** Milliseconds for a whole request; an answer may take as long as it needs. @default 30000 */
   readonly requestTimeoutMs?: number;
@@ -50,6 +44,8 @@ export async function startServer(
   options: ServerOptions = {},
 ): Promise<RunningServer> {
   const { host = "127.0.0.1", maxConnections = 4096 } = options;
+  // An empty host would mean all addresses.
+  if (typeof host !== "string" || host === "") throw argumentError("host", "a host name", host);
   const port = checkInteger("port", options.port ?? 8000, { min: 0, max: 65_535 });
   const drain = new Drain(toNodeHandler(engine, options));
   const server = createServer(httpLimits(options), (req, res) => drain.handle(req, res));
@@ -57,7 +53,7 @@ export async function startServer(
   // Each request that waits on a pipelined connection listens for its end.
   server.on("connection", (socket) => socket.setMaxListeners(0));
   await listen(server, host, port);
-  server.on("error", options.onError ?? (() => undefined));
+  server.on("error", reporter(options.onError));
   const bound = (server.address() as AddressInfo).port;
   const name = host.includes(":") ? `[${host}]` : host;
   return {
@@ -69,11 +65,12 @@ export async function startServer(
 }
 
 function httpLimits(options: ServerOptions): HttpOptions {
-  const range = { min: 1, max: 2 ** 31 - 1 };
-  const { headersTimeoutMs = 10_000, requestTimeoutMs = 30_000 } = options;
+  const { requestTimeoutMs = 30_000 } = options;
+  const { headersTimeoutMs = Math.min(10_000, requestTimeoutMs) } = options;
+  const whole = checkInteger("requestTimeoutMs", requestTimeoutMs, { min: 1, max: 2 ** 31 - 1 });
   return {
-    headersTimeout: checkInteger("headersTimeoutMs", headersTimeoutMs, range),
-    requestTimeout: checkInteger("requestTimeoutMs", requestTimeoutMs, range),
+    headersTimeout: checkInteger("headersTimeoutMs", headersTimeoutMs, { min: 1, max: whole }),
+    requestTimeout: whole,
     // How often the two above are looked at.
     connectionsCheckingInterval: 1000,
     keepAliveTimeout: 5000,
@@ -89,59 +86,4 @@ function listen(server: Server, host: string, port: number): Promise<void> {
       resolve();
     });
   });
-}
-
-/** Counts the requests that are being answered, so that a server can close when none is left. */
-class Drain {
-  readonly #handler: (req: IncomingMessage, res: ServerResponse) => void;
-  #active = 0;
-  #closing: Promise<void> | undefined;
-  /** Called when the last active request has ended while closing. */
-  #onIdle: () => void = () => undefined;
-
-  constructor(handler: (req: IncomingMessage, res: ServerResponse) => void) {
-    this.#handler = handler;
-  }
-
-  handle(req: IncomingMessage, res: ServerResponse): void {
-    if (this.#closing !== undefined) return refuse(res);
-    this.#active++;
-    // A response that waits behind another one on its connection has no "close" of its own when the connection goes.
-    const done = (): void => {
-      res.off("close", done);
-      req.socket.off("close", done);
-      this.#active--;
-      if (this.#active === 0) this.#onIdle();
-    };
-    res.on("close", done);
-    req.socket.on("close", done);
-    this.#handler(req, res);
-  }
-
-  close(server: Server, graceMs: number): Promise<void> {
-    this.#closing ??= this.#close(server, graceMs);
-    return this.#closing;
-  }
-
-  async #close(server: Server, graceMs: number): Promise<void> {
-    const closed = new Promise<void>((resolve) => void server.close(() => resolve()));
-    if (this.#active > 0) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, graceMs);
-        this.#onIdle = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-    }
-    server.closeAllConnections();
-    await closed;
-  }
-}
-
-function refuse(res: ServerResponse): void {
-  res.on("error", () => undefined);
-  const headers = { connection: "close", "retry-after": "5" };
-  const message = "The server is shutting down";
-  sendError(res, new ApiError(503, "service_unavailable_error", message, { headers }), 1000);
 }

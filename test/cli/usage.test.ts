@@ -51,6 +51,7 @@ const mistakes: [string[], number, RegExp][] = [
   [["generate", ...model, "--prompt-ids", "1;2"], 2, /not "1;2"/],
   [["serve", ...model, "--port", "70000"], 2, /--port/],
   [["serve", ...model, "--port", "http"], 2, /--port/],
+  [["serve", ...model, "--host", ""], 2, /--host/],
   [
     ["generate", "--model", "/nowhere", "--prompt", "a"],
     1,

@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { createGraph } from "../../lib/graph/graph.js";
+import { activations } from "../../lib/graph/ops.js";
 import { ConfigReader } from "../../lib/loading/config.js";
 import { compileModel } from "../../lib/models/model-definition.js";
 import { architectures, defineModel } from "../../lib/models/registry.js";
@@ -131,6 +132,33 @@ describe("defineModel", () => {
     expect(errorOf(configOf("hf-tiny/llama", change))).toMatchObject({
       code: "ERR_CONFIG_INVALID",
       details: { field: "num_attention_heads" },
+    });
+  });
+
+  it("takes the defaults of Hugging Face transformers for fields that are not there", () => {
+    const step = (
+      config: ConfigReader,
+      op: string,
+    ): Readonly<Record<string, number>> | undefined => {
+      const graph = createGraph();
+      defineModel(config).build(graph);
+      return graph.steps.find((step) => step.op === op)?.attributes;
+    };
+    const without = (name: string, ...fields: string[]): ConfigReader => {
+      return configOf(name, Object.fromEntries(fields.map((field) => [field, undefined])));
+    };
+    expect(step(without("hf-tiny/mistral-swa", "sliding_window"), "attention")).toMatchObject({
+      slidingWindow: 4096,
+    });
+    expect(step(without("hf-tiny/phi3", "sliding_window"), "attention")).toMatchObject({
+      slidingWindow: 0,
+    });
+    expect(step(without("hf-tiny/phi3", "rms_norm_eps"), "rmsNorm")).toMatchObject({ eps: 1e-5 });
+    expect(step(without("hf-tiny/llama", "hidden_act"), "gatedActivation")).toEqual({
+      activation: activations.silu,
+    });
+    expect(step(without("hf-tiny/gemma3", "hidden_activation"), "gatedActivation")).toEqual({
+      activation: activations.geluTanh,
     });
   });
 

@@ -223,9 +223,12 @@ test("bad options are named", async () => {
   const engine = new FakeEngine();
   const { startServer } = await import("../../lib/server/index.js");
   for (const [name, value] of [
+    ["host", ""],
     ["port", -1],
     ["port", 1.5],
     ["maxConnections", 0],
+    ["headersTimeoutMs", 30_001],
+    ["requestTimeoutMs", 0],
     ["maxBodyBytes", Number.NaN],
     ["stallTimeoutMs", 2 ** 31],
     ["maxBufferedChars", "5"],
