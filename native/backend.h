@@ -129,7 +129,8 @@ typedef struct PagodaRopeTable {
 } PagodaRopeTable;
 
 /* Rotates the first rotaryDim columns of each head by the halves rule (x1, x2) -> (x1 c - x2 s, x2 c + x1 s), where
- * x2 stands rotaryDim/2 behind x1; with interleaved != 0, x2 stands next to x1. Other columns are copied. out may be x. */
+ * x2 stands rotaryDim/2 behind x1; with interleaved != 0, x2 stands next to x1. Other columns are copied. out may be x.
+ */
 typedef struct PagodaRope {
   PagodaTensor out;   /* [T, heads * headDim] */
   PagodaTensor x;     /* [T, heads * headDim] */
@@ -194,21 +195,22 @@ typedef struct PagodaTakeRows {
   const int32_t* rows; /* device [S], each in [0, T) */
 } PagodaTakeRows;
 
-/* Draws one token a row. temperature 0: argmax, lowest index among equals. Otherwise logits are divided by the temperature,
- * then minP (drop p < minP * max p), topK (keep all >= the k-th value; 0: all), topP (smallest set of most probable tokens
- * whose sum reaches topP) are applied in this order, and the token is argmax(p_i / e_i), e_i = -log(u_i) (the exponential
- * race), u_i from Philox4x32-10 (Salmon et al. 2011) with key = seed and counter = (i / 4, position, 0, 0), lane i % 4,
- * u = ((x >> 8) + 0.5) / 2^24. A row with a NaN, a +Inf, or nothing but -Inf is reported as not finite. */
+/* Draws one token a row. temperature 0: argmax, lowest index among equals. Otherwise logits are divided by the
+ * temperature, then minP (drop p < minP * max p), topK (keep all >= the k-th value; 0: all), topP (smallest set of most
+ * probable tokens whose sum reaches topP) are applied in this order, and the token is argmax(p_i / e_i), e_i =
+ * -log(u_i) (the exponential race), u_i from Philox4x32-10 (Salmon et al. 2011) with key = seed and counter = (i / 4,
+ * position, 0, 0), lane i % 4, u = ((x >> 8) + 0.5) / 2^24. A row with a NaN, a +Inf, or nothing but -Inf is reported
+ * as not finite. */
 typedef struct PagodaSample {
-  PagodaTensor logits;         /* [S, vocab], f32; may be overwritten */
-  const float* temperature;    /* device [S], >= 0 */
-  const int32_t* topK;         /* device [S], 0: all */
-  const float* topP;           /* device [S], (0, 1] */
-  const float* minP;           /* device [S], [0, 1] */
-  const uint32_t* seed;        /* device [S, 2], low word first */
-  const int32_t* position;     /* device [S], absolute position of the token that is drawn */
-  int32_t* tokens;             /* device [S], result */
-  int32_t* finite;             /* device [S], result: 1, or 0 where the row is not finite (its token is then 0) */
+  PagodaTensor logits;      /* [S, vocab], f32; may be overwritten */
+  const float* temperature; /* device [S], >= 0 */
+  const int32_t* topK;      /* device [S], 0: all */
+  const float* topP;        /* device [S], (0, 1] */
+  const float* minP;        /* device [S], [0, 1] */
+  const uint32_t* seed;     /* device [S, 2], low word first */
+  const int32_t* position;  /* device [S], absolute position of the token that is drawn */
+  int32_t* tokens;          /* device [S], result */
+  int32_t* finite;          /* device [S], result: 1, or 0 where the row is not finite (its token is then 0) */
 } PagodaSample;
 
 /* ---- the table -------------------------------------------------------------------------------------- */

@@ -13,9 +13,7 @@ namespace pagoda {
 class Device {
  public:
   Device(const PagodaBackend* backend, const PagodaDeviceOptions& options) : backend_(backend) {
-    call("openDevice", [&](PagodaError* error) {
-      return backend_->openDevice(&options, &handle_, error);
-    });
+    call("openDevice", [&](PagodaError* error) { return backend_->openDevice(&options, &handle_, error); });
   }
   ~Device() { backend_->closeDevice(handle_); }
   Device(const Device&) = delete;
@@ -35,69 +33,54 @@ class Device {
 
   /// Runs an op or another function of the table that takes (device, parameters, error).
   template <typename Parameters>
-  void run(const std::string& what,
-           PagodaStatus (*function)(PagodaDevice*, const Parameters*, PagodaError*),
+  void run(const std::string& what, PagodaStatus (*function)(PagodaDevice*, const Parameters*, PagodaError*),
            const Parameters& parameters) {
     call(what, [&](PagodaError* error) { return function(handle_, &parameters, error); });
   }
 
   PagodaDeviceInfo info() {
     PagodaDeviceInfo info = {};
-    call("deviceInfo",
-         [&](PagodaError* error) { return backend_->deviceInfo(handle_, &info, error); });
+    call("deviceInfo", [&](PagodaError* error) { return backend_->deviceInfo(handle_, &info, error); });
     return info;
   }
 
   void* allocate(const std::string& what, uint64_t bytes) {
     void* address = nullptr;
-    call(what, [&](PagodaError* error) {
-      return backend_->allocate(handle_, bytes, &address, error);
-    });
+    call(what, [&](PagodaError* error) { return backend_->allocate(handle_, bytes, &address, error); });
     return address;
   }
   void release(void* address) { backend_->release(handle_, address); }
 
   void copyToDevice(void* to, const void* from, uint64_t bytes) {
     if (bytes == 0) return;
-    call("copyToDevice", [&](PagodaError* error) {
-      return backend_->copyToDevice(handle_, to, from, bytes, error);
-    });
+    call("copyToDevice", [&](PagodaError* error) { return backend_->copyToDevice(handle_, to, from, bytes, error); });
   }
   void copyToHost(void* to, const void* from, uint64_t bytes) {
     if (bytes == 0) return;
-    call("copyToHost", [&](PagodaError* error) {
-      return backend_->copyToHost(handle_, to, from, bytes, error);
-    });
+    call("copyToHost", [&](PagodaError* error) { return backend_->copyToHost(handle_, to, from, bytes, error); });
   }
   void fill(void* to, uint8_t value, uint64_t bytes) {
     if (bytes == 0) return;
-    call("fill", [&](PagodaError* error) {
-      return backend_->fill(handle_, to, value, bytes, error);
-    });
+    call("fill", [&](PagodaError* error) { return backend_->fill(handle_, to, value, bytes, error); });
   }
   void synchronize() {
-    call("synchronize",
-         [&](PagodaError* error) { return backend_->synchronize(handle_, error); });
+    call("synchronize", [&](PagodaError* error) { return backend_->synchronize(handle_, error); });
   }
 
   uint64_t weightBytes(const PagodaWeight& weight) {
     uint64_t bytes = 0;
-    call("weightBytes", [&](PagodaError* error) {
-      return backend_->weightBytes(handle_, &weight, &bytes, error);
-    });
+    call("weightBytes", [&](PagodaError* error) { return backend_->weightBytes(handle_, &weight, &bytes, error); });
     return bytes;
   }
-  void prepareWeight(const std::string& what, const PagodaWeight& weight, int32_t rowStart,
-                     int32_t rows, const void* source, PagodaDtype dtype) {
+  void prepareWeight(const std::string& what, const PagodaWeight& weight, int32_t rowStart, int32_t rows,
+                     const void* source, PagodaDtype dtype) {
     call(what, [&](PagodaError* error) {
       return backend_->prepareWeight(handle_, &weight, rowStart, rows, source, dtype, error);
     });
   }
   uint64_t kvBlockBytes(const PagodaKvCache& cache) {
     uint64_t bytes = 0;
-    call("kvBlockBytes", [&](PagodaError* error) {
-      return backend_->kvBlockBytes(handle_, &cache, &bytes, error);
-    });
+    call("kvBlockBytes", [&](PagodaError* error) { return backend_->kvBlockBytes(handle_, &cache, &bytes, error); });
     return bytes;
   }
 

@@ -36,8 +36,7 @@ void runGuarded(const EngineThread::Job& job, Completion& completion) {
 
 }  // namespace
 
-EngineThread::EngineThread(std::function<void()> wake)
-    : wake_(std::move(wake)), thread_([this] { loop(); }) {}
+EngineThread::EngineThread(std::function<void()> wake) : wake_(std::move(wake)), thread_([this] { loop(); }) {}
 
 EngineThread::~EngineThread() {
   close([](Completion&) {});

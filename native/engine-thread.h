@@ -19,11 +19,11 @@ namespace pagoda {
 /// What a job leaves behind.
 struct Completion {
   int32_t job = 0;
-  bool closed = false;                // the job was dropped because the engine closed
+  bool closed = false;  // the job was dropped because the engine closed
   PagodaStatus status = PAGODA_OK;
-  std::string message;                // where status is not PAGODA_OK
-  std::vector<int32_t> values;        // drained with the completion
-  std::vector<float> floats;          // fetched by `take`
+  std::string message;          // where status is not PAGODA_OK
+  std::vector<int32_t> values;  // drained with the completion
+  std::vector<float> floats;    // fetched by `take`
 };
 
 class EngineThread {
@@ -48,8 +48,8 @@ class EngineThread {
   /// Set by close: long jobs should give up soon.
   const std::atomic<bool>& closing() const { return closing_; }
 
-  /// Moves completions into `into` as [job, failed, count, values...] while they fit; returns the words written: call it
-  /// until it returns 0. Failures and results with floats are kept for `take`.
+  /// Moves completions into `into` as [job, failed, count, values...] while they fit; returns the words written: call
+  /// it until it returns 0. Failures and results with floats are kept for `take`.
   size_t drain(int32_t* into, size_t words);
   /// The completion of a drained job that failed or left floats; removes it. False if there is none.
   bool take(int32_t job, Completion* completion);
@@ -72,11 +72,11 @@ class EngineThread {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Queued> queue_;
-  Queued last_{};                          // set by close
+  Queued last_{};  // set by close
   bool closed_ = false;
   int32_t previousId_ = 0;
-  std::deque<Completion> completions_;     // not drained yet
-  std::map<int32_t, Completion> kept_;     // drained, to be taken
+  std::deque<Completion> completions_;  // not drained yet
+  std::map<int32_t, Completion> kept_;  // drained, to be taken
   std::thread thread_;
 };
 

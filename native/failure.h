@@ -1,4 +1,5 @@
-// The one exception of the native core. It never crosses the C ABI or a thread: the engine thread and the addon catch it.
+// The one exception of the native core. It never crosses the C ABI or a thread: the engine thread and the addon catch
+// it.
 #pragma once
 
 #include <stdexcept>
@@ -10,8 +11,7 @@ namespace pagoda {
 
 class Failure : public std::runtime_error {
  public:
-  Failure(PagodaStatus status, const std::string& message)
-      : std::runtime_error(message), status_(status) {}
+  Failure(PagodaStatus status, const std::string& message) : std::runtime_error(message), status_(status) {}
   PagodaStatus status() const { return status_; }
 
  private:

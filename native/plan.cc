@@ -24,10 +24,8 @@ class StepCheck {
   void run() {
     const OpSpec& spec = specOf(step_.op);
     require(step_.inputs.size() == static_cast<size_t>(spec.inputs), text("wrong number of inputs"));
-    require(step_.weights.size() == static_cast<size_t>(spec.weights),
-            text("wrong number of weights"));
-    require(step_.attributes.size() == spec.attributes.size(),
-            text("wrong number of attributes"));
+    require(step_.weights.size() == static_cast<size_t>(spec.weights), text("wrong number of weights"));
+    require(step_.attributes.size() == spec.attributes.size(), text("wrong number of attributes"));
     for (const Operand& input : step_.inputs) checkOperand(input);
     if (spec.hasOutput) checkOperand(step_.output);
     checkShapes();
@@ -46,8 +44,7 @@ class StepCheck {
     need(operand.offset % sizeof(float) == 0, "an operand is not aligned");
     const uint64_t rows = operand.rows == Rows::tokens ? plan_.maxTokens : plan_.maxOutputs;
     const uint64_t elements = (rows - 1) * static_cast<uint64_t>(operand.rowStride) + operand.width;
-    need(operand.offset <= plan_.arenaBytes &&
-             elements * sizeof(float) <= plan_.arenaBytes - operand.offset,
+    need(operand.offset <= plan_.arenaBytes && elements * sizeof(float) <= plan_.arenaBytes - operand.offset,
          "an operand lies outside the arena");
   }
 
@@ -57,8 +54,7 @@ class StepCheck {
 
   const WeightSpec& weight(int i) const {
     const int32_t index = step_.weights[i];
-    need(index >= 0 && static_cast<size_t>(index) < plan_.weights.size(),
-         "a weight index is out of range");
+    need(index >= 0 && static_cast<size_t>(index) < plan_.weights.size(), "a weight index is out of range");
     return plan_.weights[index];
   }
   const WeightSpec& vector(int i, int32_t cols) const {
@@ -68,8 +64,7 @@ class StepCheck {
     return spec;
   }
   const KvLayer& layer(double index) const {
-    need(isInteger(index, 0, static_cast<double>(plan_.kvLayers.size()) - 1),
-         "the layer is out of range");
+    need(isInteger(index, 0, static_cast<double>(plan_.kvLayers.size()) - 1), "the layer is out of range");
     return plan_.kvLayers[static_cast<size_t>(index)];
   }
 
@@ -83,17 +78,28 @@ class StepCheck {
 
   void checkShapes() const {
     switch (step_.op) {
-      case Op::embed: return checkEmbed();
-      case Op::rmsNorm: return checkRmsNorm();
-      case Op::linear: return checkLinear();
-      case Op::ropeTable: return checkRopeTable();
-      case Op::rope: return checkRope();
-      case Op::cacheWrite: return checkCacheWrite();
-      case Op::attention: return checkAttention();
-      case Op::gatedActivation: return checkGatedActivation();
-      case Op::add: return checkAdd();
-      case Op::takeRows: return checkTakeRows();
-      case Op::sample: return checkSample();
+      case Op::embed:
+        return checkEmbed();
+      case Op::rmsNorm:
+        return checkRmsNorm();
+      case Op::linear:
+        return checkLinear();
+      case Op::ropeTable:
+        return checkRopeTable();
+      case Op::rope:
+        return checkRope();
+      case Op::cacheWrite:
+        return checkCacheWrite();
+      case Op::attention:
+        return checkAttention();
+      case Op::gatedActivation:
+        return checkGatedActivation();
+      case Op::add:
+        return checkAdd();
+      case Op::takeRows:
+        return checkTakeRows();
+      case Op::sample:
+        return checkSample();
     }
   }
 
@@ -105,8 +111,7 @@ class StepCheck {
   }
   void checkRmsNorm() const {
     sameShape(input(0), output());
-    need(isInteger(attribute(0), 1, output().width) &&
-             output().width % static_cast<int32_t>(attribute(0)) == 0,
+    need(isInteger(attribute(0), 1, output().width) && output().width % static_cast<int32_t>(attribute(0)) == 0,
          "groupWidth must divide the width");
     need(attribute(1) > 0 && std::isfinite(attribute(1)), "eps must be positive and finite");
     vector(0, static_cast<int32_t>(attribute(0)));
@@ -174,12 +179,10 @@ class StepCheck {
 };
 
 void checkWeight(const WeightSpec& weight) {
-  const bool sized = weight.rows > 0 && weight.cols > 0 && weight.rows <= kMaxDimension &&
-                     weight.cols <= kMaxDimension;
+  const bool sized = weight.rows > 0 && weight.cols > 0 && weight.rows <= kMaxDimension && weight.cols <= kMaxDimension;
   require(sized, "Weight " + weight.name + ": its shape is out of range");
-  const bool typed = weight.kind == PAGODA_VECTOR
-                         ? weight.rows == 1 && weight.dtype == PAGODA_F32
-                         : weight.dtype == PAGODA_F32 || weight.dtype == PAGODA_BF16;
+  const bool typed = weight.kind == PAGODA_VECTOR ? weight.rows == 1 && weight.dtype == PAGODA_F32
+                                                  : weight.dtype == PAGODA_F32 || weight.dtype == PAGODA_BF16;
   require(typed, "Weight " + weight.name + ": a vector is one row of f32, a matrix is f32 or bf16");
 }
 

@@ -52,8 +52,8 @@ struct PlanStep {
   Op op;
   std::string name;
   std::vector<Operand> inputs;
-  Operand output;  // unused where the op has none
-  std::vector<int32_t> weights;  // indices into PlanSpec::weights, kAbsent where optional and absent
+  Operand output;                  // unused where the op has none
+  std::vector<int32_t> weights;    // indices into PlanSpec::weights, kAbsent where optional and absent
   std::vector<double> attributes;  // in the order of OpSpec::attributes
 
   static constexpr int32_t kAbsent = -1;

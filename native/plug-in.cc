@@ -43,9 +43,8 @@ const PagodaBackend* loadPlugIn(const std::string& path) {
   const PagodaBackend* backend = findEntry(path)();
   if (!backend) unavailable(path, "it returned no backend");
   if (backend->abiVersion != PAGODA_ABI_VERSION || backend->structSize != sizeof(PagodaBackend)) {
-    unavailable(path, "it was built for ABI " + std::to_string(backend->abiVersion) +
-                          ", this package has ABI " + std::to_string(PAGODA_ABI_VERSION) +
-                          "; install the same version of both");
+    unavailable(path, "it was built for ABI " + std::to_string(backend->abiVersion) + ", this package has ABI " +
+                          std::to_string(PAGODA_ABI_VERSION) + "; install the same version of both");
   }
   return backend;
 }

@@ -13,17 +13,28 @@ namespace {
 
 bool hasOp(const PagodaBackend& backend, Op op) {
   switch (op) {
-    case Op::embed: return backend.embed;
-    case Op::rmsNorm: return backend.rmsNorm;
-    case Op::linear: return backend.linear;
-    case Op::ropeTable: return backend.ropeTable;
-    case Op::rope: return backend.rope;
-    case Op::cacheWrite: return backend.cacheWrite;
-    case Op::attention: return backend.attention;
-    case Op::gatedActivation: return backend.gatedActivation;
-    case Op::add: return backend.add;
-    case Op::takeRows: return backend.takeRows;
-    case Op::sample: return backend.sample;
+    case Op::embed:
+      return backend.embed;
+    case Op::rmsNorm:
+      return backend.rmsNorm;
+    case Op::linear:
+      return backend.linear;
+    case Op::ropeTable:
+      return backend.ropeTable;
+    case Op::rope:
+      return backend.rope;
+    case Op::cacheWrite:
+      return backend.cacheWrite;
+    case Op::attention:
+      return backend.attention;
+    case Op::gatedActivation:
+      return backend.gatedActivation;
+    case Op::add:
+      return backend.add;
+    case Op::takeRows:
+      return backend.takeRows;
+    case Op::sample:
+      return backend.sample;
   }
   return false;
 }
@@ -36,16 +47,15 @@ void checkOps(const PagodaBackend& backend, const PlanSpec& plan) {
     missing += (missing.empty() ? "" : ", ") + std::string(spec.name);
   }
   if (!missing.empty())
-    throw Failure(PAGODA_UNSUPPORTED, std::string("Backend ") + backend.name + " lacks these ops of the model: " + missing);
+    throw Failure(PAGODA_UNSUPPORTED,
+                  std::string("Backend ") + backend.name + " lacks these ops of the model: " + missing);
 }
 
 PagodaKvCache describeCache(const KvLayer& layer, const KvOptions& kv) {
   return {nullptr, kv.numBlocks, kv.blockSize, layer.numKvHeads, layer.headDim, kv.dtype};
 }
 
-PagodaWeight describeWeight(const WeightSpec& spec) {
-  return {nullptr, spec.kind, spec.rows, spec.cols, spec.dtype};
-}
+PagodaWeight describeWeight(const WeightSpec& spec) { return {nullptr, spec.kind, spec.rows, spec.cols, spec.dtype}; }
 
 /// a + b, throwing where the sum would pass 2^63.
 uint64_t addBytes(uint64_t a, uint64_t b) {
@@ -71,8 +81,8 @@ MemoryNeed measure(Device& device, const PlanSpec& plan, const KvOptions& kv) {
 
 /// Device addresses of one step's inputs and results.
 struct Runner::Uploaded {
-  const int32_t *tokenIds, *positions, *slotMapping, *queryStartLoc, *seqLens, *blockTable, *blockCopies,
-      *outputRows, *topK, *position;
+  const int32_t *tokenIds, *positions, *slotMapping, *queryStartLoc, *seqLens, *blockTable, *blockCopies, *outputRows,
+      *topK, *position;
   const float *temperature, *topP, *minP;
   const uint32_t* seed;
   int32_t *tokens, *finite;  // results, [S] each
@@ -126,10 +136,9 @@ Runner::Uploaded Runner::upload(const StepInput& step) {
   const size_t tokenIds = append(step.tokenIds), positions = append(step.positions),
                slotMapping = append(step.slotMapping), queryStartLoc = append(step.queryStartLoc),
                seqLens = append(step.seqLens), blockTable = append(step.blockTable),
-               blockCopies = append(step.blockCopies), outputRows = append(step.outputRows),
-               topK = append(step.topK), position = append(step.position),
-               temperature = append(step.temperature), topP = append(step.topP), minP = append(step.minP),
-               seed = append(step.seed);
+               blockCopies = append(step.blockCopies), outputRows = append(step.outputRows), topK = append(step.topK),
+               position = append(step.position), temperature = append(step.temperature), topP = append(step.topP),
+               minP = append(step.minP), seed = append(step.seed);
   const size_t inputBytes = staging_.size() * sizeof(int32_t);
   const size_t resultBytes = 2 * step.outputRows.size() * sizeof(int32_t);
   if (inputs_.bytes() < inputBytes + resultBytes)
@@ -183,8 +192,7 @@ void Runner::copyBlocks(const StepInput& step, const Uploaded& uploaded) {
   if (numPairs == 0) return;
   if (!device_.backend().copyBlocks) throw Failure(PAGODA_UNSUPPORTED, "The backend lacks copyBlocks");
   for (const PagodaKvCache& cache : caches_)
-    device_.run("copyBlocks", device_.backend().copyBlocks,
-                PagodaCopyBlocks{cache, uploaded.blockCopies, numPairs});
+    device_.run("copyBlocks", device_.backend().copyBlocks, PagodaCopyBlocks{cache, uploaded.blockCopies, numPairs});
 }
 
 void Runner::runSteps(const StepInput& step, const Uploaded& uploaded, bool sample) {
@@ -209,14 +217,12 @@ PagodaWeight Runner::weightOf(const PlanStep& step, int i) const {
   return index == PlanStep::kAbsent ? PagodaWeight{} : weights_[index];
 }
 
-PagodaKvCache Runner::cacheOf(const PlanStep& step) const {
-  return caches_[static_cast<size_t>(step.attributes[0])];
-}
+PagodaKvCache Runner::cacheOf(const PlanStep& step) const { return caches_[static_cast<size_t>(step.attributes[0])]; }
 
 void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploaded& at) {
   const PagodaBackend& backend = device_.backend();
-  const bool perOutput = specOf(step.op).hasOutput ? step.output.rows == Rows::outputs
-                                                   : step.inputs[0].rows == Rows::outputs;
+  const bool perOutput =
+      specOf(step.op).hasOutput ? step.output.rows == Rows::outputs : step.inputs[0].rows == Rows::outputs;
   if (perOutput && input.numOutputs() == 0) return;
   const auto in = [&](int i) { return tensor(step.inputs[i], input); };
   const auto out = [&] { return tensor(step.output, input); };
@@ -254,8 +260,8 @@ void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploade
     case Op::takeRows:
       return run(backend.takeRows, PagodaTakeRows{out(), in(0), at.outputRows});
     case Op::sample:
-      return run(backend.sample, PagodaSample{in(0), at.temperature, at.topK, at.topP, at.minP, at.seed,
-                                              at.position, at.tokens, at.finite});
+      return run(backend.sample, PagodaSample{in(0), at.temperature, at.topK, at.topP, at.minP, at.seed, at.position,
+                                              at.tokens, at.finite});
   }
 }
 

@@ -26,7 +26,8 @@ struct StepResult {
 /// Owns arena, KV cache and packed weights. Belongs to the engine thread.
 class Runner {
  public:
-  /// Throws: PAGODA_INVALID (bad plan), PAGODA_UNSUPPORTED (lists the ops that the backend lacks), PAGODA_OUT_OF_MEMORY.
+  /// Throws: PAGODA_INVALID (bad plan), PAGODA_UNSUPPORTED (lists the ops that the backend lacks),
+  /// PAGODA_OUT_OF_MEMORY.
   Runner(Device& device, PlanSpec plan, KvOptions kv, int32_t maxRequests);
 
   const PlanSpec& plan() const { return plan_; }
@@ -69,7 +70,7 @@ class Runner {
   std::vector<PagodaWeight> weights_;
   std::vector<DeviceMemory> kvMemory_;  // one a layer
   std::vector<PagodaKvCache> caches_;
-  DeviceMemory inputs_;            // grows with the largest step
+  DeviceMemory inputs_;           // grows with the largest step
   std::vector<int32_t> staging_;  // the step's inputs, packed for one copy
   std::vector<float> times_;
   bool profiling_ = false;

@@ -10,16 +10,16 @@ namespace pagoda {
 namespace {
 
 void checkLength(const char* name, size_t length, size_t expected) {
-  require(length == expected, std::string(name) + " must have " + std::to_string(expected) +
-                                  " elements but has " + std::to_string(length));
+  require(length == expected,
+          std::string(name) + " must have " + std::to_string(expected) + " elements but has " + std::to_string(length));
 }
 
 template <typename T>
 void checkRange(const char* name, const std::vector<T>& values, T low, T high) {
   for (size_t i = 0; i < values.size(); ++i) {
     if (values[i] >= low && values[i] <= high) continue;  // false for NaN, too
-    throw Failure(PAGODA_INVALID, std::string(name) + "[" + std::to_string(i) + "] is " +
-                                      std::to_string(values[i]) + ", out of range");
+    throw Failure(PAGODA_INVALID,
+                  std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(values[i]) + ", out of range");
   }
 }
 
@@ -48,8 +48,7 @@ void checkRequests(const StepInput& step, const KvOptions& kv) {
   for (int32_t r = 0; r < step.numRequests(); ++r) {
     const int32_t length = step.queryStartLoc[r + 1] - step.queryStartLoc[r];
     require(step.queryStartLoc[r + 1] > step.queryStartLoc[r], "queryStartLoc must increase");
-    require(step.seqLens[r] >= length &&
-                step.seqLens[r] <= static_cast<int64_t>(step.maxBlocks) * kv.blockSize,
+    require(step.seqLens[r] >= length && step.seqLens[r] <= static_cast<int64_t>(step.maxBlocks) * kv.blockSize,
             "seqLens[" + std::to_string(r) + "] does not fit the query or the block table");
   }
 }

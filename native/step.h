@@ -1,4 +1,5 @@
-// The inputs of one step: R requests, T scheduled tokens, S output rows, C block copies. Fields as in lib/engine/step.ts.
+// The inputs of one step: R requests, T scheduled tokens, S output rows, C block copies. Fields as in
+// lib/engine/step.ts.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,7 @@ export interface HandlerOptions {
   readonly model?: string;
   /** Bytes of a request body at most; above it the answer is 413. @default 8 MiB */
   readonly maxBodyBytes?: number;
-  /** Characters held for a stream whose client does not read; above it the client is cut off. @default 1 MiB */
+  /** Characters held for a stream whose client does not read; above it the client is cut off. At most 2^28. @default 2^20 */
   readonly maxBufferedChars?: number;
   /** Milliseconds for which a client may take nothing of what waits for it before it is cut off. @default 30000 */
   readonly stallTimeoutMs?: number;
@@ -49,7 +49,7 @@ export function createContext(engine: Engine, options: HandlerOptions): ServerCo
     created: unixSeconds(),
     limits: {
       maxBodyBytes: positive("maxBodyBytes", options.maxBodyBytes, 8 * 2 ** 20),
-      maxBufferedChars: positive("maxBufferedChars", options.maxBufferedChars, 2 ** 20),
+      maxBufferedChars: positive("maxBufferedChars", options.maxBufferedChars, 2 ** 20, 2 ** 28),
       stallTimeoutMs: positive("stallTimeoutMs", options.stallTimeoutMs, 30_000),
     },
     fatal: undefined,
@@ -73,11 +73,14 @@ export function reporter(onError: HandlerOptions["onError"]): (error: unknown) =
 
 const fatalCodes: ReadonlySet<string> = new Set(["ERR_BACKEND_FAILED", "ERR_CLOSED"]);
 
-/** The longest timer that Node takes. */
-const maxOption = 2 ** 31 - 1;
-
-function positive(name: string, value: number | undefined, fallback: number): number {
-  return checkInteger(name, value ?? fallback, { min: 1, max: maxOption });
+/** The default maximum is the longest timer that Node takes. */
+function positive(
+  name: string,
+  value: number | undefined,
+  fallback: number,
+  max: number = 2 ** 31 - 1,
+): number {
+  return checkInteger(name, value ?? fallback, { min: 1, max });
 }
 
 /** Whether nobody is left to answer. A response that waits behind another one does not notice it itself. */

@@ -15,12 +15,18 @@ namespace pagoda {
 /// The `code` of lib/errors.ts for a status.
 inline const char* errorCode(PagodaStatus status) {
   switch (status) {
-    case PAGODA_INVALID: return "ERR_ARGUMENT";
-    case PAGODA_OUT_OF_MEMORY: return "ERR_MEMORY";
-    case PAGODA_UNAVAILABLE: return "ERR_BACKEND_UNAVAILABLE";
-    case PAGODA_UNSUPPORTED: return "ERR_BACKEND_UNSUPPORTED";
-    case PAGODA_IO: return "ERR_MODEL_CORRUPT";
-    default: return "ERR_BACKEND_FAILED";
+    case PAGODA_INVALID:
+      return "ERR_ARGUMENT";
+    case PAGODA_OUT_OF_MEMORY:
+      return "ERR_MEMORY";
+    case PAGODA_UNAVAILABLE:
+      return "ERR_BACKEND_UNAVAILABLE";
+    case PAGODA_UNSUPPORTED:
+      return "ERR_BACKEND_UNSUPPORTED";
+    case PAGODA_IO:
+      return "ERR_MODEL_CORRUPT";
+    default:
+      return "ERR_BACKEND_FAILED";
   }
 }
 
@@ -88,11 +94,17 @@ inline Napi::Array readArray(const Napi::Value& value, const char* name) {
 template <typename T>
 constexpr napi_typedarray_type typedArrayType();
 template <>
-constexpr napi_typedarray_type typedArrayType<int32_t>() { return napi_int32_array; }
+constexpr napi_typedarray_type typedArrayType<int32_t>() {
+  return napi_int32_array;
+}
 template <>
-constexpr napi_typedarray_type typedArrayType<uint32_t>() { return napi_uint32_array; }
+constexpr napi_typedarray_type typedArrayType<uint32_t>() {
+  return napi_uint32_array;
+}
 template <>
-constexpr napi_typedarray_type typedArrayType<float>() { return napi_float32_array; }
+constexpr napi_typedarray_type typedArrayType<float>() {
+  return napi_float32_array;
+}
 
 /// A view of a typed array of elements T, valid until control returns to JavaScript.
 template <typename T>

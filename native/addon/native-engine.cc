@@ -36,8 +36,7 @@ Napi::Value toFloat32Array(Napi::Env env, std::vector<float> data) {
   auto* owned = new std::vector<float>(std::move(data));
   const auto release = [](Napi::BasicEnv, void*, std::vector<float>* memory) { delete memory; };
   try {
-    const auto buffer =
-        Napi::ArrayBuffer::New(env, owned->data(), length * sizeof(float), release, owned);
+    const auto buffer = Napi::ArrayBuffer::New(env, owned->data(), length * sizeof(float), release, owned);
     return Napi::Float32Array::New(env, length, buffer, 0);
   } catch (const Napi::Error&) {
     const std::unique_ptr<std::vector<float>> guard(owned);
@@ -120,8 +119,8 @@ void NativeEngine::shutDown() {
 
 Napi::Value NativeEngine::submit(Napi::Env env, StateJob job) {
   if (closed_) throw codedError(env, "ERR_CLOSED", "The engine is closed");
-  const int32_t id = thread_->submit(
-      [state = state_, job = std::move(job)](Completion& completion) { job(*state, completion); });
+  const int32_t id =
+      thread_->submit([state = state_, job = std::move(job)](Completion& completion) { job(*state, completion); });
   return Napi::Number::New(env, id);
 }
 
@@ -245,9 +244,8 @@ Napi::Value NativeEngine::profile(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     require(info[0].IsBoolean(), "Expected a boolean for on");
     const bool on = info[0].As<Napi::Boolean>().Value();
-    return submit(info.Env(), [on](State& state, Completion& completion) {
-      completion.floats = state.openedRunner().profile(on);
-    });
+    return submit(info.Env(),
+                  [on](State& state, Completion& completion) { completion.floats = state.openedRunner().profile(on); });
   });
 }
 

@@ -51,15 +51,14 @@ PlanStep readStep(const Napi::Value& value) {
   const Napi::Array weights = readArray(property(object, "weights"), "weights");
   for (uint32_t i = 0; i < weights.Length(); ++i) step.weights.push_back(readWeightIndex(weights[i]));
   const Napi::Object attributes = readObject(property(object, "attributes"), "attributes");
-  for (const char* name : spec->attributes)
-    step.attributes.push_back(readNumber(property(attributes, name), name));
+  for (const char* name : spec->attributes) step.attributes.push_back(readNumber(property(attributes, name), name));
   return step;
 }
 
 WeightSpec readWeight(const Napi::Value& value) {
   const Napi::Object object = readObject(value, "weight");
-  return {readString(property(object, "name"), "name"), readKind(property(object, "kind")),
-          readInt32(object, "rows"), readInt32(object, "cols"), readDtype(property(object, "dtype"))};
+  return {readString(property(object, "name"), "name"), readKind(property(object, "kind")), readInt32(object, "rows"),
+          readInt32(object, "cols"), readDtype(property(object, "dtype"))};
 }
 
 KvLayer readKvLayer(const Napi::Value& value) {

@@ -28,8 +28,8 @@ namespace {
 constexpr int32_t kPanelVectors = 4;
 constexpr int32_t kPanelWidth = kPanelVectors * kLanes;
 
-inline int32_t minimum(int32_t a, int32_t b) { return a < b ? a : b; }
-inline int32_t maximum(int32_t a, int32_t b) { return a > b ? a : b; }
+constexpr int32_t minimum(int32_t a, int32_t b) { return a < b ? a : b; }
+constexpr int32_t maximum(int32_t a, int32_t b) { return a > b ? a : b; }
 inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t roundUp(int64_t a, int64_t b) { return ceilDiv(a, b) * b; }
 

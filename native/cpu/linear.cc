@@ -2,7 +2,8 @@
 //
 // The weight lies in panels of kPanelWidth outputs (kernels.h), so one vector holds outputs and a row is the same chain
 // of multiply-adds alone and in a batch. A work item is one panel and a block of rows; the depth is cut so that a part
-// of the panel stays in the cache while the rows stream. With few rows each weight is read from memory once.
+// of the panel stays in the cache while the rows stream, and the next part is fetched meanwhile. Each weight is read
+// from memory once for as many rows as a work item has.
 //
 // f32 weights: f32 multiply-adds. bf16 weights: with AVX-512 the activations are rounded to bf16 (nearest even) and
 // multiplied in pairs; the other instruction sets widen the weights and leave the activations alone.
@@ -48,6 +49,16 @@ void finish(const PagodaLinear& op, int32_t firstRow, int32_t rows, int32_t firs
   }
 }
 
+// The first row blocks of a part of the panel, `steps` long, fetch what lies behind it, an equal share each. A single
+// row block streams through the panel as it is.
+Ahead nextPart(const void* part, int64_t steps, int32_t rowBlock, int32_t rows) {
+  constexpr int32_t kLines = kPanelWidth * 4 / 64;  // of a step
+  const int32_t shares = rows > (kLines - 1) * kTileRows ? kLines : minimum(2, kLines);
+  if (rows <= kTileRows || rowBlock >= shares) return {};
+  const int32_t lines = kLines / shares;
+  return {static_cast<const char*>(part) + steps * 64 * (kLines + rowBlock * lines), lines};
+}
+
 // sums[rows, kPanelWidth] = A[rows, depth] panel
 template <class Tile>
 void multiplyPanel(int32_t rows, int32_t depth, const typename Tile::A* a, int64_t lda, const typename Tile::B* panel,
@@ -55,10 +66,13 @@ void multiplyPanel(int32_t rows, int32_t depth, const typename Tile::A* a, int64
   constexpr int64_t ldb = static_cast<int64_t>(kPanelWidth) * Tile::kDepthPerStep;
   constexpr int32_t kDepth = kDepthSteps * Tile::kDepthPerStep;
   for (int32_t k = 0; k < depth; k += kDepth) {
-    forRowBlocks(rows, [&](int32_t r, int32_t n) {
-      multiply<Tile>(n, kPanelVectors, minimum(kDepth, depth - k), a + r * lda + k, lda,
-                     panel + k / Tile::kDepthPerStep * ldb, ldb, sums + static_cast<int64_t>(r) * kPanelWidth,
-                     kPanelWidth, k > 0);
+    const typename Tile::B* part = panel + k / Tile::kDepthPerStep * ldb;
+    const int32_t n = minimum(kDepth, depth - k);
+    int32_t rowBlock = 0;
+    forRowBlocks(rows, [&](int32_t r, int32_t count) {
+      const Ahead ahead = nextPart(part, ceilDiv(n, Tile::kDepthPerStep), rowBlock++, rows);
+      multiply<Tile>(count, kPanelVectors, n, a + r * lda + k, lda, part, ldb,
+                     sums + static_cast<int64_t>(r) * kPanelWidth, kPanelWidth, k > 0, ahead);
     });
   }
 }

@@ -61,7 +61,7 @@ MemoryInfo memoryInfo() {
 void* allocateAligned(uint64_t bytes) {
   if (bytes >= kCheckedSize && bytes > memoryInfo().available) return nullptr;
   const uint64_t alignment = bytes >= kLargePage ? kLargePage : kAlignment;
-  const uint64_t size = (std::max<uint64_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  const uint64_t size = std::max<uint64_t>(bytes, 1);
   void* address = nullptr;
   if (posix_memalign(&address, alignment, size) != 0) return nullptr;
 #if defined(__linux__)

@@ -13,6 +13,16 @@ namespace {
 
 constexpr int kTileRows = kAccumulators >= 12 ? 6 : 4;
 
+// Memory that will be needed next, asked for while a product is computed: `lines` cache lines a step of the depth.
+struct Ahead {
+  const char* address = nullptr;
+  int32_t lines = 0;
+
+  PAGODA_INLINE void fetch() {
+    for (int32_t i = 0; i < lines; ++i, address += 64) __builtin_prefetch(address, 0, 2);
+  }
+};
+
 // Operands are f32. A row of B is one step of the depth.
 struct FloatTile {
   using A = float;
@@ -21,8 +31,9 @@ struct FloatTile {
 
   template <int kRows, int kVectors>
   PAGODA_INLINE static void accumulate(f32v (&c)[kRows][kVectors], int32_t depth, const A* a, int64_t lda, const B* b,
-                                       int64_t ldb) {
+                                       int64_t ldb, Ahead ahead) {
     for (int32_t k = 0; k < depth; ++k, b += ldb) {
+      ahead.fetch();
       f32v row[kVectors];
       for (int v = 0; v < kVectors; ++v) row[v] = load(b + v * kLanes);
       for (int r = 0; r < kRows; ++r) {
@@ -43,8 +54,9 @@ struct Bf16Tile {
 
   template <int kRows, int kVectors>
   PAGODA_INLINE static void accumulate(f32v (&c)[kRows][kVectors], int32_t depth, const A* a, int64_t lda, const B* b,
-                                       int64_t ldb) {
+                                       int64_t ldb, Ahead ahead) {
     for (int32_t k = 0; k < depth; k += 2, b += ldb) {
+      ahead.fetch();
       f32v row[kVectors];
       for (int v = 0; v < kVectors; ++v) row[v] = load(reinterpret_cast<const float*>(b) + v * kLanes);
       for (int r = 0; r < kRows; ++r) {
@@ -66,8 +78,9 @@ struct Bf16Tile {
 
   template <int kRows, int kVectors>
   PAGODA_INLINE static void accumulate(f32v (&c)[kRows][kVectors], int32_t depth, const A* a, int64_t lda, const B* b,
-                                       int64_t ldb) {
+                                       int64_t ldb, Ahead ahead) {
     for (int32_t k = 0; k < depth; k += 2, b += ldb) {
+      ahead.fetch();
       f32v row[kVectors];
       for (int v = 0; v < kVectors; ++v) row[v] = loadEvenBf16(b + 2 * v * kLanes);
       for (int r = 0; r < kRows; ++r) {
@@ -89,12 +102,12 @@ struct Bf16Tile {
 // One register block. Strides are in elements; ldb is that of one step.
 template <class Tile, int kRows, int kVectors>
 void multiplyBlock(int32_t depth, const typename Tile::A* a, int64_t lda, const typename Tile::B* b, int64_t ldb,
-                   float* c, int64_t ldc, bool accumulate) {
+                   float* c, int64_t ldc, bool accumulate, Ahead ahead) {
   f32v sums[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) sums[r][v] = accumulate ? load(c + r * ldc + v * kLanes) : zero();
   }
-  Tile::accumulate(sums, depth, a, lda, b, ldb);
+  Tile::accumulate(sums, depth, a, lda, b, ldb, ahead);
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) store(c + r * ldc + v * kLanes, sums[r][v]);
   }
@@ -103,35 +116,35 @@ void multiplyBlock(int32_t depth, const typename Tile::A* a, int64_t lda, const 
 // `vectors` vectors of columns: as many at a time as there are registers, then one by one.
 template <class Tile, int kRows>
 void multiplyRows(int32_t vectors, int32_t depth, const typename Tile::A* a, int64_t lda, const typename Tile::B* b,
-                  int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+                  int64_t ldb, float* c, int64_t ldc, bool accumulate, Ahead ahead) {
   constexpr int kVectors = kRows * 4 <= kAccumulators ? 4 : 2;
   constexpr int kElements = Tile::kDepthPerStep * kLanes;  // of B in one vector of columns
   int32_t v = 0;
   for (; v + kVectors <= vectors; v += kVectors) {
-    multiplyBlock<Tile, kRows, kVectors>(depth, a, lda, b + v * kElements, ldb, c + v * kLanes, ldc, accumulate);
+    multiplyBlock<Tile, kRows, kVectors>(depth, a, lda, b + v * kElements, ldb, c + v * kLanes, ldc, accumulate, ahead);
   }
   for (; v < vectors; ++v) {
-    multiplyBlock<Tile, kRows, 1>(depth, a, lda, b + v * kElements, ldb, c + v * kLanes, ldc, accumulate);
+    multiplyBlock<Tile, kRows, 1>(depth, a, lda, b + v * kElements, ldb, c + v * kLanes, ldc, accumulate, ahead);
   }
 }
 
 // C[rows, vectors * kLanes] (+)= A B, rows <= kTileRows.
 template <class Tile>
 void multiply(int32_t rows, int32_t vectors, int32_t depth, const typename Tile::A* a, int64_t lda,
-              const typename Tile::B* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+              const typename Tile::B* b, int64_t ldb, float* c, int64_t ldc, bool accumulate, Ahead ahead = {}) {
   switch (rows) {
     case 1:
-      return multiplyRows<Tile, 1>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+      return multiplyRows<Tile, 1>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
     case 2:
-      return multiplyRows<Tile, 2>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+      return multiplyRows<Tile, 2>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
     case 3:
-      return multiplyRows<Tile, 3>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+      return multiplyRows<Tile, 3>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
     case 4:
-      return multiplyRows<Tile, 4>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+      return multiplyRows<Tile, 4>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
     case 5:
-      return multiplyRows<Tile, 5>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+      return multiplyRows<Tile, 5>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
     case 6:
-      return multiplyRows<Tile, 6>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate);
+      return multiplyRows<Tile, 6>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
   }
 }
 

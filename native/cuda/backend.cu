@@ -1,4 +1,5 @@
-// The CUDA plug-in: discovery, memory and copies. A machine without a driver or a GPU loads it and hears why it is unavailable.
+// The CUDA plug-in: discovery, memory and copies. A machine without a driver or a GPU loads it and hears why it is
+// unavailable.
 #include <cstring>
 #include <new>
 
@@ -16,12 +17,15 @@ PagodaStatus check(cudaError_t result, const char* what, PagodaError* error) {
   std::snprintf(error->message, sizeof(error->message), "%s: %s (%s)", what, cudaGetErrorString(result),
                 cudaGetErrorName(result));
   switch (result) {
-    case cudaErrorMemoryAllocation: return PAGODA_OUT_OF_MEMORY;
+    case cudaErrorMemoryAllocation:
+      return PAGODA_OUT_OF_MEMORY;
     case cudaErrorNoDevice:
     case cudaErrorInsufficientDriver:
     case cudaErrorInitializationError:
-    case cudaErrorSystemDriverMismatch: return PAGODA_UNAVAILABLE;
-    default: return PAGODA_FAILED;
+    case cudaErrorSystemDriverMismatch:
+      return PAGODA_UNAVAILABLE;
+    default:
+      return PAGODA_FAILED;
   }
 }
 
@@ -47,7 +51,8 @@ PagodaStatus openDevice(const PagodaDeviceOptions* options, PagodaDevice** devic
   if (const PagodaStatus status = deviceCount(&count, error)) return status;
   if (options->device < 0 || options->device >= count) return fail(PAGODA_UNAVAILABLE, "No such CUDA device", error);
   cudaDeviceProp properties;
-  if (const PagodaStatus status = check(cudaGetDeviceProperties(&properties, options->device), "cudaGetDeviceProperties", error))
+  if (const PagodaStatus status =
+          check(cudaGetDeviceProperties(&properties, options->device), "cudaGetDeviceProperties", error))
     return status;
   if (properties.major < kMinimumMajor)
     return fail(PAGODA_UNAVAILABLE, "The GPU is older than compute capability 8.0", error);
@@ -74,7 +79,8 @@ void closeDevice(PagodaDevice* device) {
 PagodaStatus deviceInfo(PagodaDevice* device, PagodaDeviceInfo* info, PagodaError* error) {
   cudaDeviceProp properties;
   size_t available = 0, total = 0;
-  if (const PagodaStatus status = check(cudaGetDeviceProperties(&properties, device->index), "cudaGetDeviceProperties", error))
+  if (const PagodaStatus status =
+          check(cudaGetDeviceProperties(&properties, device->index), "cudaGetDeviceProperties", error))
     return status;
   if (const PagodaStatus status = check(cudaMemGetInfo(&available, &total), "cudaMemGetInfo", error)) return status;
   std::memset(info, 0, sizeof(*info));
@@ -108,9 +114,7 @@ PagodaStatus synchronize(PagodaDevice* device, PagodaError* error) {
   return check(cudaStreamSynchronize(device->stream), "synchronize", error);
 }
 
-bool isPlainVector(const PagodaWeight* weight) {
-  return weight->kind == PAGODA_VECTOR && weight->dtype == PAGODA_F32;
-}
+bool isPlainVector(const PagodaWeight* weight) { return weight->kind == PAGODA_VECTOR && weight->dtype == PAGODA_F32; }
 
 PagodaStatus weightBytes(PagodaDevice*, const PagodaWeight* weight, uint64_t* bytes, PagodaError* error) {
   if (!isPlainVector(weight)) return fail(PAGODA_UNSUPPORTED, "Only f32 vectors are supported yet", error);

@@ -38,8 +38,7 @@ __global__ void __launch_bounds__(kThreads) rmsNormKernel(const Parameters p) {
   float squares = 0.0f;
   for (int i = threadIdx.x; i < p.groupWidth; i += kThreads) squares += x[i] * x[i];
   const float scale = rsqrtf(blockSum(squares) / p.groupWidth + p.eps);
-  for (int i = threadIdx.x; i < p.groupWidth; i += kThreads)
-    out[i] = x[i] * scale * (p.weight[i] + p.weightOffset);
+  for (int i = threadIdx.x; i < p.groupWidth; i += kThreads) out[i] = x[i] * scale * (p.weight[i] + p.weightOffset);
 }
 
 }  // namespace
@@ -50,9 +49,14 @@ PagodaStatus rmsNorm(PagodaDevice* device, const PagodaRmsNorm* op, PagodaError*
   if (op->groupWidth <= 0 || op->x.width % op->groupWidth != 0 || op->x.width / op->groupWidth > 65535)
     return fail(PAGODA_INVALID, "rmsNorm: groupWidth must divide the width", error);
   if (op->x.rows == 0) return PAGODA_OK;
-  const Parameters parameters = {static_cast<float*>(op->out.data), static_cast<const float*>(op->x.data),
-                                 static_cast<const float*>(op->weight.data), op->out.rowStride, op->x.rowStride,
-                                 op->groupWidth, op->eps, op->weightOffset};
+  const Parameters parameters = {static_cast<float*>(op->out.data),
+                                 static_cast<const float*>(op->x.data),
+                                 static_cast<const float*>(op->weight.data),
+                                 op->out.rowStride,
+                                 op->x.rowStride,
+                                 op->groupWidth,
+                                 op->eps,
+                                 op->weightOffset};
   const dim3 grid(op->x.rows, op->x.width / op->groupWidth);
   rmsNormKernel<<<grid, kThreads, 0, device->stream>>>(parameters);
   return check(cudaGetLastError(), "rmsNorm", error);

@@ -60,7 +60,7 @@ void testMemory() {
     CHECK(host == std::vector<uint8_t>(bytes, 7));
     host.assign(bytes, 9);
     CHECK(d.api->copyToDevice(d.handle, address, host.data(), bytes, &d.error) == PAGODA_OK);
-    CHECK(std::memcmp(address, host.data(), bytes) == 0 || bytes == 0);
+    CHECK(bytes == 0 || std::memcmp(address, host.data(), bytes) == 0);
     d.api->release(d.handle, address);
   }
   d.api->release(d.handle, nullptr);
@@ -249,7 +249,7 @@ void testWeights(Device& d) {
                {{nullptr, PAGODA_VECTOR, 2, 4, PAGODA_F32}, kInvalid},
                {{nullptr, PAGODA_VECTOR, 1, 4, PAGODA_BF16}, kUnsupported},
                {{nullptr, PAGODA_TABLE, 4, 4, PAGODA_F16}, kUnsupported},
-               {{nullptr, static_cast<PagodaWeightKind>(9), 4, 4, PAGODA_F32}, kInvalid},
+               {{nullptr, static_cast<PagodaWeightKind>(3), 4, 4, PAGODA_F32}, kInvalid},
                {{nullptr, PAGODA_TABLE, 1 << 30, 1 << 30, PAGODA_F32}, PAGODA_OK}};
   for (const auto& c : cases) {
     CHECK(d.api->weightBytes(d.handle, &c.weight, &bytes, &d.error) == c.status, "%d by %d", c.weight.rows,
@@ -266,7 +266,7 @@ void testWeights(Device& d) {
   CHECK(prepare(4, 1, source, PAGODA_F32) == kInvalid);
   CHECK(prepare(INT32_MAX, INT32_MAX, source, PAGODA_F32) == kInvalid);
   CHECK(prepare(0, 4, nullptr, PAGODA_F32) == kInvalid);
-  CHECK(prepare(0, 4, source, static_cast<PagodaDtype>(7)) == kUnsupported);
+  CHECK(prepare(0, 4, source, static_cast<PagodaDtype>(3)) == kUnsupported);
   CHECK(prepare(0, 4, source, PAGODA_F32) == PAGODA_OK);
   CHECK(weight.intact());
 }

@@ -98,8 +98,7 @@ void testFailures() {
 void testSmallDrain() {
   section("completions that do not fit stay for the next drain");
   Host host(5);  // header and two values
-  for (int i = 0; i < 50; ++i)
-    host.thread.submit([](Completion& completion) { completion.values = {1, 2}; });
+  for (int i = 0; i < 50; ++i) host.thread.submit([](Completion& completion) { completion.values = {1, 2}; });
   host.waitFor(50);
   CHECK(host.ended.size() == 50);
 }

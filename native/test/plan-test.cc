@@ -112,8 +112,12 @@ void testCorruptPlans() {
       [](PlanSpec& p) { p.weights[0].dtype = PAGODA_F16; },
       [](PlanSpec& p) { p.weights[1].dtype = PAGODA_BF16; },
       [](PlanSpec& p) { p.weights[1].kind = PAGODA_MATRIX; },
-      [](PlanSpec& p) { p.kvLayers.push_back({0, 64}); },
-      [](PlanSpec& p) { p.kvLayers.push_back({1, 4096}); },
+      [](PlanSpec& p) {
+        p.kvLayers.push_back({0, 64});
+      },
+      [](PlanSpec& p) {
+        p.kvLayers.push_back({1, 4096});
+      },
       [](PlanSpec& p) { p.steps[0].weights[0] = 2; },
       [](PlanSpec& p) { p.steps[0].weights[0] = -1; },
       [](PlanSpec& p) { p.steps[0].weights.clear(); },
@@ -130,8 +134,12 @@ void testCorruptPlans() {
       [](PlanSpec& p) { p.steps[2].inputs[0].rows = Rows::outputs; },
       [](PlanSpec& p) { p.steps[2].inputs.clear(); },
       [](PlanSpec& p) { p.steps[3].output.width = 8; },
-      [](PlanSpec& p) { p.steps.push_back({Op::attention, "a", {p.steps[1].output}, p.steps[0].output, {}, {0, 1, 1, 0, 0}}); },
-      [](PlanSpec& p) { p.steps.push_back({Op::cacheWrite, "c", {p.steps[1].output, p.steps[1].output}, {}, {}, {-1}}); },
+      [](PlanSpec& p) {
+        p.steps.push_back({Op::attention, "a", {p.steps[1].output}, p.steps[0].output, {}, {0, 1, 1, 0, 0}});
+      },
+      [](PlanSpec& p) {
+        p.steps.push_back({Op::cacheWrite, "c", {p.steps[1].output, p.steps[1].output}, {}, {}, {-1}});
+      },
   };
   CHECK(!refused([] { checkPlan(smallPlan()); }), "the plan itself is accepted");
   for (size_t i = 0; i < corruptions.size(); ++i) {
@@ -166,9 +174,13 @@ void testCorruptSteps() {
       [](StepInput& s) { s.slotMapping[0] = 16; },
       [](StepInput& s) { s.slotMapping[0] = -2; },
       [](StepInput& s) { s.blockCopies = {1}; },
-      [](StepInput& s) { s.blockCopies = {1, 4}; },
+      [](StepInput& s) {
+        s.blockCopies = {1, 4};
+      },
       [](StepInput& s) { s.outputRows[0] = 4; },
-      [](StepInput& s) { s.outputRows = {0, 1, 2, 3}; },
+      [](StepInput& s) {
+        s.outputRows = {0, 1, 2, 3};
+      },
       [](StepInput& s) { s.temperature[0] = -1; },
       [](StepInput& s) { s.temperature[0] = NAN; },
       [](StepInput& s) { s.temperature[0] = INFINITY; },

@@ -1,6 +1,8 @@
+import { spawnSync } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
 import { createEngine, type Engine } from "pagoda-llm";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { runCli, startCli } from "../support/cli.js";
+import { mainScript, runCli, startCli } from "../support/cli.js";
 import { demoModel } from "../support/demo.js";
 
 let engine: Engine;
@@ -86,11 +88,8 @@ test("standard output that is closed early ends it quietly", async () => {
 });
 
 test("standard output that cannot be written is an error", async () => {
-  const { spawnSync } = await import("node:child_process");
-  const { openSync, closeSync } = await import("node:fs");
   const full = openSync("/dev/full", "w");
-  const main = new URL("../../dist/cli/main.js", import.meta.url).pathname;
-  const words = [main, ...base, "--prompt", story, "--max-tokens", "5"];
+  const words = [mainScript, ...base, "--prompt", story, "--max-tokens", "5"];
   const { status, stderr } = spawnSync(process.execPath, words, {
     stdio: ["ignore", full, "pipe"],
     env: { ...process.env, PAGODA_DEBUG: "" },

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { runCli } from "../support/cli.js";
+import { runCli, startCli } from "../support/cli.js";
 import { demoModel } from "../support/demo.js";
 
 const model = ["--model", demoModel];
@@ -105,7 +105,6 @@ test("help and version go to standard output", async () => {
 });
 
 test("a stack is shown with PAGODA_DEBUG", async () => {
-  const { startCli } = await import("../support/cli.js");
   const { result } = startCli(["inspect", "/nowhere"], { PAGODA_DEBUG: "1" });
   expect((await result).stderr).toMatch(/^\s+at /m);
 });

@@ -1,5 +1,6 @@
 import { Agent } from "node:http";
 import { expect, test } from "vitest";
+import { startServer } from "../../lib/server/index.js";
 import { FakeEngine } from "../support/fake-engine.js";
 import { ask, connectTo, errorOf, post, receiveAll, serve, until } from "../support/http.js";
 
@@ -221,7 +222,6 @@ test("more connections than allowed are closed", async () => {
 
 test("bad options are named", async () => {
   const engine = new FakeEngine();
-  const { startServer } = await import("../../lib/server/index.js");
   for (const [name, value] of [
     ["host", ""],
     ["port", -1],

@@ -2,7 +2,8 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 
-const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
+/** The built `pagoda`. */
+export const mainScript: string = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 
 export interface CliResult {
   readonly code: number | null;
@@ -20,7 +21,7 @@ export interface RunningCli {
 
 /** Starts the built `pagoda` as a process of its own; it is killed when the test ends. */
 export function startCli(words: readonly string[], env: Record<string, string> = {}): RunningCli {
-  const child = spawn(process.execPath, [main, ...words], {
+  const child = spawn(process.execPath, [mainScript, ...words], {
     stdio: ["pipe", "pipe", "pipe"],
     env: { ...process.env, PAGODA_DEBUG: "", ...env },
   });

@@ -18,6 +18,8 @@ export interface FakeEngineOptions {
   readonly failAfter?: number;
   /** Milliseconds before the first token. @default 0 */
   readonly firstTokenMs?: number;
+  /** Milliseconds between two tokens. @default a turn of the event loop */
+  readonly tokenMs?: number;
 }
 
 type Common = Pick<GenerateRequest, "maxTokens" | "signal">;
@@ -138,7 +140,8 @@ class FakeGeneration {
     this.live.start();
     this.live.push(text, [id]);
     if (this.#ids.length >= this.#maxTokens) this.#finish();
-    else setImmediate(() => this.#step());
+    else if (this.#options.tokenMs === undefined) setImmediate(() => this.#step());
+    else setTimeout(() => this.#step(), this.#options.tokenMs);
   }
 
   #finish(): void {
