@@ -78,6 +78,14 @@ export function argumentError(parameter: string, expected: string, received: unk
   );
 }
 
+/** Name of the object's class, without trusting what the object says of itself. */
+function typeName(value: object): string {
+  const prototype: unknown = Object.getPrototypeOf(value);
+  if (prototype === null) return "null";
+  const constructor: unknown = Object.getOwnPropertyDescriptor(prototype, "constructor")?.value;
+  return typeof constructor === "function" ? constructor.name : "unknown";
+}
+
 /** Whether a value survives JSON as it is. */
 function isPlain(value: unknown): boolean {
   return (
@@ -96,8 +104,7 @@ export function describe(value: unknown): string {
   if (Array.isArray(value)) return `an array of ${value.length}`;
   if (typeof value === "function") return "a function";
   if (typeof value === "symbol") return "a symbol";
-  if (value !== null && typeof value === "object")
-    return `an object of type ${value.constructor?.name ?? "unknown"}`;
+  if (value !== null && typeof value === "object") return `an object of type ${typeName(value)}`;
   return String(value);
 }
 

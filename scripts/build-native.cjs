@@ -1,6 +1,6 @@
 "use strict";
 // Builds what CMakeLists.txt describes: the addon; with --tests the native tests, which are then run; with --cuda the
-// CUDA plug-in. Called by npm scripts, by binding.gyp and by `npx pagoda-build`. Uses cmake-js where it is installed
+// CUDA plug-in. Called by npm scripts, by binding.gyp and by `npx pagoda build`. Uses cmake-js where it is installed
 // (development) and plain cmake otherwise (a user's source build).
 const { spawnSync } = require("node:child_process");
 const path = require("node:path");

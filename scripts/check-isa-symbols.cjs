@@ -27,7 +27,9 @@ function main(files) {
       offenders += 1;
     }
   }
+  const failed = offenders === 0 ? 0 : 1;
   console.log(`${files.length} object files, ${offenders} weak symbols`);
+  console.log(`${1 - failed} passed, ${failed} failed`);
   return offenders === 0 ? 0 : 1;
 }
 

@@ -5,7 +5,7 @@ import type { Plan, PlanWeight } from "../graph/plan.js";
 import { openModelDirectory } from "../loading/model-directory.js";
 import type { Checkpoint } from "../loading/safetensors.js";
 import { readChatTemplates, readTokenizerFiles } from "../loading/tokenizer-files.js";
-import { resolveWeight } from "../loading/weights.js";
+import { automaticDtype, resolveWeight } from "../loading/weights.js";
 import { compileModel } from "../models/model-definition.js";
 import { defineModel } from "../models/registry.js";
 
@@ -107,13 +107,6 @@ function tensorsByDtype(
     groups.set(dtype, group);
   }
   return [...groups.values()].sort((a, b) => b.parameters - a.parameters);
-}
-
-/** As `createEngine` chooses it: bf16 when most of the bytes are, else f32. */
-function automaticDtype({ tensors }: Checkpoint): "f32" | "bf16" {
-  let balance = 0;
-  for (const { dtype, bytes } of tensors.values()) balance += dtype === "BF16" ? bytes : -bytes;
-  return balance > 0 ? "bf16" : "f32";
 }
 
 function tokenizerFacts(path: string): { hasTokenizer: boolean; hasChatTemplate: boolean } {

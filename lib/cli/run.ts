@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { parseArguments } from "./arguments.js";
+import { build } from "./build.js";
 import { chat } from "./chat.js";
 import type { Command } from "./command.js";
 import type { Console } from "./console.js";
@@ -12,7 +13,7 @@ import { UsageError } from "./option.js";
 import { serve } from "./serve.js";
 import { closest } from "./suggestion.js";
 
-const commands: readonly Command[] = [generate, chat, serve, logits, inspect];
+const commands: readonly Command[] = [generate, chat, serve, logits, inspect, build];
 
 /** Runs `pagoda` with the words after its name. Resolves with the exit code; never rejects. */
 export async function run(words: readonly string[], console: Console): Promise<number> {

@@ -4,8 +4,9 @@ import { readEnvironment } from "../environment.js";
 import { planToString } from "../graph/plan-to-string.js";
 import type { Plan } from "../graph/plan.js";
 import { openModelDirectory, type ModelDirectory } from "../loading/model-directory.js";
-import { throwIfAborted, type Checkpoint } from "../loading/safetensors.js";
+import { throwIfAborted } from "../loading/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../loading/tokenizer.js";
+import { automaticDtype } from "../loading/weights.js";
 import { compileModel, type ModelDefinition } from "../models/model-definition.js";
 import { defineModel } from "../models/registry.js";
 import type { KvCacheOptions } from "../native.js";
@@ -91,7 +92,7 @@ async function prepare(
   const model = defineModel(config);
   const { maxBatchTokens, maxSequences } = options.scheduler;
   const contextLength = maxModelLen(model, options);
-  const dtype = options.dtype === "auto" ? dtypeOf(checkpoint) : options.dtype;
+  const dtype = options.dtype === "auto" ? automaticDtype(checkpoint) : options.dtype;
   const plan = compileModel(model, { maxTokens: maxBatchTokens, maxOutputs: maxSequences, dtype });
   const sources = findWeights(plan, checkpoint);
   const { threads } = options;
@@ -118,14 +119,6 @@ async function prepare(
 function maxModelLen({ maxPositionEmbeddings }: ModelDefinition, options: CheckedEngineOptions) {
   if (options.maxModelLen === undefined) return maxPositionEmbeddings;
   return checkInteger("maxModelLen", options.maxModelLen, { min: 2, max: maxPositionEmbeddings });
-}
-
-/** The type that most of a checkpoint's bytes have: bf16 stays, everything else becomes f32. */
-function dtypeOf({ tensors }: Checkpoint): Dtype {
-  const all = [...tensors.values()];
-  const bf16 = all.filter(({ dtype }) => dtype === "BF16");
-  const bytes = (entries: typeof all) => sum(entries.map((entry) => entry.bytes));
-  return 2 * bytes(bf16) > bytes(all) ? "bf16" : "f32";
 }
 
 async function loadExecutor(

@@ -9,6 +9,13 @@ type FileDtype = NativeWeightPart["dtype"];
 
 const bytesPerElement: Readonly<Record<FileDtype, number>> = { F32: 4, F16: 2, BF16: 2 };
 
+/** The type in memory that `dtype: "auto"` chooses: bf16 where most bytes of the checkpoint are, else f32. */
+export function automaticDtype({ tensors }: Checkpoint): PlanWeight["dtype"] {
+  let balance = 0;
+  for (const { dtype, bytes } of tensors.values()) balance += dtype === "BF16" ? bytes : -bytes;
+  return balance > 0 ? "bf16" : "f32";
+}
+
 /**
  * Where the parts of a plan's weight lie in the files of a checkpoint, in order. For a vector, `rowStart` and `rows` count
  * elements: its parts are joined end to end. Constant weights have no parts.

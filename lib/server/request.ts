@@ -15,13 +15,12 @@ export interface AnswerOptions {
 /** The fields that {@link readAnswerOptions} and {@link openRequest} read. */
 export const answerFields = ["model", "stream", "stream_options", "return_token_ids"] as const;
 
-/** The checks with which both endpoints begin: an object, no unknown fields, the model that is served. */
+/** The checks with which both endpoints begin: an object, no unknown fields, no model but the one that is served. */
 export function openRequest(body: unknown, support: FieldSupport, model: string): Fields {
   const fields = new Fields(body);
   checkSupport(fields, support);
   const asked = fields.string("model");
-  if (asked === undefined) throw fields.missing("model");
-  if (asked !== model) throw modelNotFound(asked);
+  if (asked !== undefined && asked !== model) throw modelNotFound(asked);
   return fields;
 }
 

@@ -94,7 +94,7 @@ test.each(["/v1/completions", "/v1/chat/completions"])("common fields of %s", as
   await expectRefused(url, path, { ...base, temprature: 1 }, "temprature");
   await expectRefused(url, path, { ...base, constructor: 1 }, "constructor");
   const { model, ...noModel } = base;
-  await expectRefused(url, path, noModel, "model");
+  expect((await post(url, path, noModel)).status).toBe(200); // there is only one
   const other = await post(url, path, { ...base, model: `${model}x` });
   expect(other.status).toBe(404);
   expect(errorOf(other)).toMatchObject({ param: "model", code: "model_not_found" });

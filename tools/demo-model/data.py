@@ -15,30 +15,50 @@ SUM_WEIGHT = 3
 # weight depends on nothing but the context, which leaves the best prediction what it was.
 RESULT = re.compile(r"(?<=\d = )\d+")
 
+# Documents of these families may be added again with weight on their answers alone. That trains
+# answers more often and leaves the distribution of the questions as it is.
+ANSWER = re.compile(r"(?<=<\|im_start\|>assistant\n).*?<\|im_end\|>", re.DOTALL)
+ANSWER_FAMILIES = ("qa-chat", "json-chat")
+ANSWER_WEIGHT = 2
+
 
 def load_tokenizer():
     return Tokenizer.from_file(str(WORK / "tokenizer.json"))
 
 
+def tokens_within(pattern, text, offsets):
+    """The numbers of the tokens that begin inside a match of the pattern."""
+    inside = {i for match in pattern.finditer(text) for i in range(*match.span())}
+    return [number for number, (start, _) in enumerate(offsets) if start in inside]
+
+
 def token_weights(text, offsets):
     """The weight of each token of a document."""
     weights = np.ones(len(offsets), dtype=np.uint8)
-    results = {i for match in RESULT.finditer(text) for i in range(*match.span())}
-    if results:
-        weights[[i for i, (start, _) in enumerate(offsets) if start in results]] = SUM_WEIGHT
+    weights[tokens_within(RESULT, text, offsets)] = SUM_WEIGHT
     return weights
 
 
-def encode_documents(path, chunk=2000):
-    """Lists of token ids and of weights, one entry for each document."""
+def answer_weights(text, offsets):
+    weights = np.zeros(len(offsets), dtype=np.uint8)
+    weights[tokens_within(ANSWER, text, offsets)] = ANSWER_WEIGHT
+    return weights
+
+
+def encode_documents(path, answer_copies, chunk=2000):
+    """Lists of token ids and of weights, one entry for each document or copy of its answers."""
     tokenizer = load_tokenizer()
-    texts = [document["text"] for document in read_documents(path)]
+    documents = list(read_documents(path))
     ids, weights = [], []
-    for start in range(0, len(texts), chunk):
-        part = texts[start : start + chunk]
-        for text, encoding in zip(part, tokenizer.encode_batch(part, add_special_tokens=False)):
-            ids.append(np.array(encoding.ids, dtype=np.uint16))
-            weights.append(token_weights(text, encoding.offsets))
+    for start in range(0, len(documents), chunk):
+        part = documents[start : start + chunk]
+        encodings = tokenizer.encode_batch([d["text"] for d in part], add_special_tokens=False)
+        for document, encoding in zip(part, encodings):
+            copies = answer_copies if document["family"] in ANSWER_FAMILIES else 0
+            ids += [np.array(encoding.ids, dtype=np.uint16)] * (1 + copies)
+            weights.append(token_weights(document["text"], encoding.offsets))
+            if copies:
+                weights += [answer_weights(document["text"], encoding.offsets)] * copies
     return ids, weights
 
 
@@ -50,8 +70,8 @@ class Rows:
     after the end-of-text token and half of the time at position 0, as a raw prompt does.
     """
 
-    def __init__(self, path, tokens_per_batch, seed):
-        self.ids, self.weights = encode_documents(path)
+    def __init__(self, path, tokens_per_batch, seed, answer_copies=0):
+        self.ids, self.weights = encode_documents(path, answer_copies)
         self.end = load_tokenizer().token_to_id(END_OF_TEXT)
         self.tokens_per_batch = tokens_per_batch
         self.random = np.random.default_rng(seed)

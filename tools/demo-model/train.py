@@ -32,6 +32,7 @@ def parse_arguments():
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--matrix-lr", type=float, default=0.02)
     parser.add_argument("--other-lr", type=float, default=0.003)
+    parser.add_argument("--answer-copies", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true")
@@ -137,7 +138,12 @@ def train(arguments):
             optimizer.load_state_dict(saved)
         first_step = state["step"]
 
-    rows = Rows(WORK / "train.jsonl", arguments.batch_tokens, arguments.seed + first_step)
+    rows = Rows(
+        WORK / "train.jsonl",
+        arguments.batch_tokens,
+        arguments.seed + first_step,
+        arguments.answer_copies,
+    )
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {rows.token_count} tokens",
           flush=True)
     loss_of = make_loss(model)
