@@ -4,9 +4,17 @@
  * @packageDocumentation
  */
 
-/** Slots of a paged KV cache: block tables over a pool of reference-counted blocks. */
-export { BlockManager, BlockTable, type BlockManagerOptions } from "./cache/block-manager.js";
+/** Slots of a paged KV cache: block tables over a pool of reference-counted blocks, prefix sharing, copy-on-write forks. */
+export {
+  BlockManager,
+  BlockTable,
+  type BlockManagerOptions,
+  type CachedPrefix,
+  type TokenSource,
+} from "./cache/block-manager.js";
 export { BlockPool, nullBlock } from "./cache/block-pool.js";
+export type { BlockHash } from "./cache/block-hash.js";
+export type { CacheEvent, PrefixCacheOptions } from "./cache/prefix-cache.js";
 
 /** Continuous batching: what each step runs. */
 export {
@@ -16,7 +24,13 @@ export {
   type ScheduledStep,
   type SchedulerOptions,
 } from "./scheduler/scheduler.js";
-export { Sequence, type SequenceOptions, type SequenceStatus } from "./scheduler/sequence.js";
+export { byPriority, fcfs, type Policy } from "./scheduler/policy.js";
+export {
+  Sequence,
+  type ForkOptions,
+  type SequenceOptions,
+  type SequenceStatus,
+} from "./scheduler/sequence.js";
 
 /** A step as flat arrays. */
 export { Batch } from "./scheduler/batch.js";

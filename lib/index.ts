@@ -7,6 +7,9 @@
 /** Loads a model directory and starts an engine for it. */
 export { createEngine } from "./engine/create-engine.js";
 
+/** Says what memory an engine would take, before anything is loaded. */
+export { planMemory, type MemoryPlan } from "./engine/plan-memory.js";
+
 /** What an engine is made with, and what it says about itself. */
 export type {
   Engine,
@@ -16,6 +19,18 @@ export type {
   LoadProgress,
 } from "./engine/types.js";
 
+/** What an engine tells while it works. */
+export type { CacheEvent } from "./cache/prefix-cache.js";
+export type {
+  EngineEventListener,
+  EngineEvents,
+  PrefixCacheEvent,
+  RequestEvent,
+  RequestFinishEvent,
+  RequestStartEvent,
+  StepEvent,
+} from "./engine/events.js";
+
 /** Requests, and what comes back. */
 export type {
   ChatRequest,
@@ -24,8 +39,13 @@ export type {
   GenerateRequest,
   GenerateResult,
   Generation,
+  DryOptions,
+  Logprob,
+  LogitsProcessor,
   SamplingOptions,
+  TokenLogprob,
   Usage,
+  XtcOptions,
 } from "./engine/types.js";
 
 /** Messages of a conversation, in OpenAI's shape. */

@@ -1,7 +1,7 @@
 import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import type { StepInput } from "./engine/step.js";
+import type { SamplingInput, StepInput } from "./engine/step.js";
 import { PagodaError } from "./errors.js";
 import type { Plan } from "./graph/plan.js";
 
@@ -88,10 +88,15 @@ export interface NativeEngine {
   loadWeight(index: number, parts: readonly NativeWeightPart[]): number;
   /** Job: packs constant data, float32 [rows, cols]. The data is copied at once. */
   setWeight(index: number, data: Float32Array): number;
-  /** Job: runs the plan. Values: S (token, finite) pairs. The inputs are copied at once. */
+  /**
+   * Job: runs the plan. Values: S (token, finite) pairs. Floats, where `numLogprobs` is there: logprob [S], rank [S], topIds
+   * [S, K], topLogprobs [S, K], integers by their bits. The inputs are copied at once.
+   */
   step(input: StepInput): number;
   /** Job: runs the plan but for sampling. Floats: logits [S, vocabSize]. */
   stepLogits(input: StepInput): number;
+  /** Job: as the end of `step`, on logits [S, vocabSize]. */
+  sampleRows(logits: Float32Array, sampling: SamplingInput): number;
   /** Job: copies `data` into the arena at `offset` bytes (for tests and single kernels). */
   writeArena(offset: number, data: Float32Array): number;
   /** Job: Floats: `length` elements of the arena from `offset` bytes. */

@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define PAGODA_ABI_VERSION 1u
+#define PAGODA_ABI_VERSION 2u
 #define PAGODA_ERROR_LENGTH 256
 
 typedef enum PagodaStatus {
@@ -195,22 +195,80 @@ typedef struct PagodaTakeRows {
   const int32_t* rows; /* device [S], each in [0, T) */
 } PagodaTakeRows;
 
-/* Draws one token a row. temperature 0: argmax, lowest index among equals. Otherwise logits are divided by the
- * temperature, then minP (drop p < minP * max p), topK (keep all >= the k-th value; 0: all), topP (smallest set of most
- * probable tokens whose sum reaches topP) are applied in this order, and the token is argmax(p_i / e_i), e_i =
- * -log(u_i) (the exponential race), u_i from Philox4x32-10 (Salmon et al. 2011) with key = seed and counter = (i / 4,
- * position, 0, 0), lane i % 4, u = ((x >> 8) + 0.5) / 2^24. A row with a NaN, a +Inf, or nothing but -Inf is reported
- * as not finite. */
+/* One list of integers a row, all lists in one array: row s has values[offsets[s]] to values[offsets[s + 1] - 1]. */
+typedef struct PagodaLists {
+  const int32_t* values;  /* device */
+  const int32_t* offsets; /* device [S + 1], from 0, never decreasing */
+} PagodaLists;
+
+/* What changes the logits before a token is drawn, in the order of its fields. All pointers are NULL where no row of the
+ * step needs any of it. Token ids are in [0, vocab). The values are those of float arithmetic, and a finite logit stays
+ * finite: what would overflow becomes the largest float. */
+typedef struct PagodaSampleControls {
+  PagodaLists allowed; /* ids in increasing order; all others become -Inf. An empty list allows everything */
+  PagodaLists banned;  /* ids that become -Inf */
+  PagodaLists biased;  /* ids in increasing order, to which a bias is added */
+  const float* biases; /* device, one beside each value of biased */
+  /* The tokens so far, prompt first, that penalties and DRY look at. Empty where a row uses neither. */
+  PagodaLists history;
+  const int32_t* numPromptTokens; /* device [S], leading tokens of the history that are no output */
+  /* Each token of the history, once: x > 0 ? x / penalty : x * penalty. (0, ...), 1: none. */
+  const float* repetitionPenalty; /* device [S] */
+  /* Each token that the output has `count` > 0 times: x - frequency * count, then x - presence. 0: none. */
+  const float* frequencyPenalty; /* device [S] */
+  const float* presencePenalty;  /* device [S] */
+  /* DRY (p-e-w, text-generation-webui pull request 5677), over the last dryRange tokens of the history. Let n be the
+   * length of the longest end of them that holds no breaker and was followed by token i before. If n >= allowedLength
+   * and i is no breaker: x - multiplier * base^(n - allowedLength). */
+  const float* dryMultiplier;      /* device [S], >= 0, 0: none */
+  const float* dryBase;            /* device [S], >= 1 */
+  const int32_t* dryAllowedLength; /* device [S], >= 1 */
+  const int32_t* dryRange;         /* device [S], >= 0 */
+  PagodaLists dryBreakers;         /* ids in increasing order */
+  /* Filters of drawn rows, see PagodaSample. */
+  const float* typicalP;       /* device [S], (0, 1], 1: none */
+  const float* xtcProbability; /* device [S], [0, 1], 0: none */
+  const float* xtcThreshold;   /* device [S], [0, 1] */
+  int32_t maxHistory;          /* tokens of the longest history */
+} PagodaSampleControls;
+
+/* Log-probabilities of the logits as they came, for rows whose `wanted` is not negative; results of other rows and of rows
+ * that are not finite are undefined. All pointers are NULL where no row wants any. */
+typedef struct PagodaLogprobs {
+  const int32_t* wanted; /* device [S], <= maxWanted: most probable tokens beside the row's own */
+  int32_t maxWanted;     /* K */
+  float* logprob;        /* device [S], result: of the row's token */
+  int32_t* rank;         /* device [S], result: 1 + how many tokens are more probable than the row's */
+  int32_t* topIds;       /* device [S, K], result: most probable first, lowest index first among equals; then -1 */
+  float* topLogprobs;    /* device [S, K], result: beside topIds; then -Inf */
+} PagodaLogprobs;
+
+/* Draws one token a row: `controls` change the logits, then at temperature 0 the token is their argmax, the lowest index
+ * among equals. Otherwise logits are divided by the temperature, and these filters drop tokens, in this order:
+ *   minP      p < minP * max p
+ *   topK      all below the k-th value (0: none)
+ *   typicalP  all but the smallest set whose sum reaches typicalP, least |ln p + entropy| first (Meister et al. 2022,
+ *             arXiv:2202.00666), lowest index first among equals
+ *   topP      all but the smallest set of most probable tokens whose sum reaches topP, lowest index first among equals
+ *   xtc       with xtcProbability: of the tokens with p >= xtcThreshold all but the least probable, the highest index
+ *             among equals (p-e-w, text-generation-webui pull request 6335)
+ * p are shares of what is left. The token is argmax(p_i / e_i), e_i = -log(u_i) (the exponential race), u_i from
+ * Philox4x32-10 (Salmon et al. 2011) with key = seed and counter = (i / 4, position, 0, 0), lane i % 4, u = ((x >> 8) +
+ * 0.5) / 2^24. XTC happens if u < xtcProbability, u from lane 0 of the counter (0, position, 1, 0).
+ * A row with a NaN, a +Inf, or nothing but -Inf, before or after the controls, is reported as not finite. */
 typedef struct PagodaSample {
-  PagodaTensor logits;      /* [S, vocab], f32; may be overwritten */
+  PagodaTensor logits;      /* [S, vocab], f32; not changed */
   const float* temperature; /* device [S], >= 0 */
   const int32_t* topK;      /* device [S], 0: all */
   const float* topP;        /* device [S], (0, 1] */
   const float* minP;        /* device [S], [0, 1] */
   const uint32_t* seed;     /* device [S, 2], low word first */
   const int32_t* position;  /* device [S], absolute position of the token that is drawn */
-  int32_t* tokens;          /* device [S], result */
-  int32_t* finite;          /* device [S], result: 1, or 0 where the row is not finite (its token is then 0) */
+  const int32_t* targets;   /* device [S]; not negative: the row's token, which is then not drawn. NULL: draw all */
+  PagodaSampleControls controls;
+  int32_t* tokens;            /* device [S], result */
+  int32_t* finite;            /* device [S], result: 1, or 0 where the row is not finite (its token is then 0) */
+  PagodaLogprobs logprobs;
 } PagodaSample;
 
 /* ---- the table -------------------------------------------------------------------------------------- */

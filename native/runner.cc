@@ -81,12 +81,75 @@ MemoryNeed measure(Device& device, const PlanSpec& plan, const KvOptions& kv) {
 
 /// Device addresses of one step's inputs and results.
 struct Runner::Uploaded {
-  const int32_t *tokenIds, *positions, *slotMapping, *queryStartLoc, *seqLens, *blockTable, *blockCopies, *outputRows,
-      *topK, *position;
-  const float *temperature, *topP, *minP;
-  const uint32_t* seed;
-  int32_t *tokens, *finite;  // results, [S] each
+  const int32_t *tokenIds, *positions, *slotMapping, *queryStartLoc, *seqLens, *blockTable, *blockCopies, *outputRows;
+  PagodaSample sample;  // but for the logits
+  size_t numLogprobs;   // words of its log-probabilities
 };
+
+namespace {
+
+/// Calls visit(vector, address) for each array of a step and the place of its device address.
+template <typename Visit>
+void visitLists(const Lists& lists, PagodaLists& at, Visit visit) {
+  visit(lists.values, at.values);
+  visit(lists.offsets, at.offsets);
+}
+
+template <typename Visit>
+void visitControls(const SamplingControls& controls, PagodaSampleControls& at, Visit visit) {
+  visitLists(controls.allowed, at.allowed, visit);
+  visitLists(controls.banned, at.banned, visit);
+  visitLists(controls.biased, at.biased, visit);
+  visitLists(controls.history, at.history, visit);
+  visitLists(controls.dryBreakers, at.dryBreakers, visit);
+  visit(controls.biases, at.biases);
+  visit(controls.numPromptTokens, at.numPromptTokens);
+  visit(controls.repetitionPenalty, at.repetitionPenalty);
+  visit(controls.frequencyPenalty, at.frequencyPenalty);
+  visit(controls.presencePenalty, at.presencePenalty);
+  visit(controls.dryMultiplier, at.dryMultiplier);
+  visit(controls.dryBase, at.dryBase);
+  visit(controls.dryAllowedLength, at.dryAllowedLength);
+  visit(controls.dryRange, at.dryRange);
+  visit(controls.typicalP, at.typicalP);
+  visit(controls.xtcProbability, at.xtcProbability);
+  visit(controls.xtcThreshold, at.xtcThreshold);
+}
+
+template <typename Visit>
+void visitSampling(const SamplingInput& sampling, PagodaSample& at, Visit visit) {
+  visit(sampling.temperature, at.temperature);
+  visit(sampling.topK, at.topK);
+  visit(sampling.topP, at.topP);
+  visit(sampling.minP, at.minP);
+  visit(sampling.seed, at.seed);
+  visit(sampling.position, at.position);
+  visit(sampling.targets, at.targets);
+  visit(sampling.numLogprobs, at.logprobs.wanted);
+  if (sampling.hasControls) visitControls(sampling.controls, at.controls, visit);
+}
+
+template <typename Uploaded, typename Visit>
+void visitStep(const StepInput& step, Uploaded& at, Visit visit) {
+  visit(step.tokenIds, at.tokenIds);
+  visit(step.positions, at.positions);
+  visit(step.slotMapping, at.slotMapping);
+  visit(step.queryStartLoc, at.queryStartLoc);
+  visit(step.seqLens, at.seqLens);
+  visit(step.blockTable, at.blockTable);
+  visit(step.blockCopies, at.blockCopies);
+  visit(step.outputRows, at.outputRows);
+  visitSampling(step.sampling, at.sample, visit);
+}
+
+int32_t longestList(const Lists& lists) {
+  int32_t longest = 0;
+  for (size_t row = 0; row + 1 < lists.offsets.size(); ++row)
+    longest = std::max(longest, lists.offsets[row + 1] - lists.offsets[row]);
+  return longest;
+}
+
+}  // namespace
 
 Runner::Runner(Device& device, PlanSpec plan, KvOptions kv, int32_t maxRequests)
     : device_(device), plan_(std::move(plan)), kv_(kv), maxRequests_(maxRequests) {
@@ -126,36 +189,50 @@ const PagodaWeight& Runner::weight(int32_t index) const {
 
 // One packed copy: arrays one after the other, 4 bytes an element, results at the end.
 Runner::Uploaded Runner::upload(const StepInput& step) {
-  staging_.clear();
-  const auto append = [&](const auto& values) {
-    const size_t at = staging_.size();
-    staging_.resize(at + values.size());
-    if (!values.empty()) std::memcpy(&staging_[at], values.data(), values.size() * sizeof(int32_t));
-    return at * sizeof(int32_t);
-  };
-  const size_t tokenIds = append(step.tokenIds), positions = append(step.positions),
-               slotMapping = append(step.slotMapping), queryStartLoc = append(step.queryStartLoc),
-               seqLens = append(step.seqLens), blockTable = append(step.blockTable),
-               blockCopies = append(step.blockCopies), outputRows = append(step.outputRows), topK = append(step.topK),
-               position = append(step.position), temperature = append(step.temperature), topP = append(step.topP),
-               minP = append(step.minP), seed = append(step.seed);
-  const size_t inputBytes = staging_.size() * sizeof(int32_t);
-  const size_t resultBytes = 2 * step.outputRows.size() * sizeof(int32_t);
-  if (inputs_.bytes() < inputBytes + resultBytes)
-    inputs_ = DeviceMemory(device_, "step inputs", 2 * (inputBytes + resultBytes));
-  device_.copyToDevice(inputs_.at(0), staging_.data(), inputBytes);
+  const size_t outputs = step.sampling.temperature.size();
+  const int32_t maxLogprobs = step.sampling.maxLogprobs();
+  Uploaded at = {};
+  at.numLogprobs = step.sampling.numLogprobs.empty() ? 0 : 2 * outputs * (1 + static_cast<size_t>(maxLogprobs));
+  size_t words = 2 * outputs + at.numLogprobs;
+  visitStep(step, at, [&](const auto& values, const auto*&) { words += values.size(); });
+  if (inputs_.bytes() < words * sizeof(int32_t))
+    inputs_ = DeviceMemory(device_, "step inputs", 2 * words * sizeof(int32_t));
 
-  const auto ints = [&](size_t offset) { return static_cast<int32_t*>(inputs_.at(offset)); };
-  const auto floats = [&](size_t offset) { return static_cast<float*>(inputs_.at(offset)); };
-  Uploaded at;
-  at.tokenIds = ints(tokenIds), at.positions = ints(positions), at.slotMapping = ints(slotMapping);
-  at.queryStartLoc = ints(queryStartLoc), at.seqLens = ints(seqLens), at.blockTable = ints(blockTable);
-  at.blockCopies = ints(blockCopies), at.outputRows = ints(outputRows);
-  at.topK = ints(topK), at.position = ints(position);
-  at.temperature = floats(temperature), at.topP = floats(topP), at.minP = floats(minP);
-  at.seed = static_cast<const uint32_t*>(inputs_.at(seed));
-  at.tokens = ints(inputBytes), at.finite = at.tokens + step.outputRows.size();
+  staging_.clear();
+  const auto append = [&]<typename T>(const std::vector<T>& values, const T*& address) {
+    if (values.empty()) return;
+    const size_t start = staging_.size();
+    address = static_cast<const T*>(inputs_.at(start * sizeof(int32_t)));
+    staging_.resize(start + values.size());
+    std::memcpy(&staging_[start], values.data(), values.size() * sizeof(int32_t));
+  };
+  visitStep(step, at, append);
+  device_.copyToDevice(inputs_.at(0), staging_.data(), staging_.size() * sizeof(int32_t));
+
+  PagodaSample& sample = at.sample;
+  sample.controls.maxHistory = longestList(step.sampling.controls.history);
+  sample.tokens = static_cast<int32_t*>(inputs_.at(staging_.size() * sizeof(int32_t)));
+  sample.finite = sample.tokens + outputs;
+  if (at.numLogprobs == 0) return at;
+  PagodaLogprobs& logprobs = sample.logprobs;
+  logprobs.maxWanted = maxLogprobs;
+  logprobs.logprob = reinterpret_cast<float*>(sample.finite + outputs);
+  logprobs.rank = reinterpret_cast<int32_t*>(logprobs.logprob + outputs);
+  logprobs.topIds = logprobs.rank + outputs;
+  logprobs.topLogprobs = reinterpret_cast<float*>(logprobs.topIds + outputs * maxLogprobs);
   return at;
+}
+
+StepResult Runner::download(const Uploaded& uploaded, size_t outputs) {
+  StepResult result;
+  result.tokens.resize(outputs);
+  result.finite.resize(outputs);
+  result.logprobs.resize(uploaded.numLogprobs);
+  device_.copyToHost(result.tokens.data(), uploaded.sample.tokens, outputs * sizeof(int32_t));
+  device_.copyToHost(result.finite.data(), uploaded.sample.finite, outputs * sizeof(int32_t));
+  device_.copyToHost(result.logprobs.data(), uploaded.sample.logprobs.logprob, uploaded.numLogprobs * sizeof(float));
+  device_.synchronize();
+  return result;
 }
 
 StepResult Runner::run(const StepInput& step) {
@@ -163,13 +240,26 @@ StepResult Runner::run(const StepInput& step) {
   const Uploaded uploaded = upload(step);
   copyBlocks(step, uploaded);
   runSteps(step, uploaded, true);
-  StepResult result;
-  result.tokens.resize(step.outputRows.size());
-  result.finite.resize(step.outputRows.size());
-  device_.copyToHost(result.tokens.data(), uploaded.tokens, result.tokens.size() * sizeof(int32_t));
-  device_.copyToHost(result.finite.data(), uploaded.finite, result.finite.size() * sizeof(int32_t));
-  device_.synchronize();
-  return result;
+  return download(uploaded, step.outputRows.size());
+}
+
+StepResult Runner::sampleRows(const std::vector<float>& logits, const SamplingInput& sampling) {
+  const size_t outputs = sampling.temperature.size(), width = plan_.vocabSize;
+  require(outputs <= static_cast<size_t>(plan_.maxOutputs), "temperature: too many rows");
+  require(logits.size() == outputs * width, "logits must have vocabSize elements a row");
+  checkSampling(sampling, outputs, plan_.vocabSize);
+  StepInput step;
+  step.sampling = sampling;
+  Uploaded uploaded = upload(step);
+  if (outputs == 0) return {};
+  for (size_t row = 0; row < outputs; ++row) {
+    const uint64_t offset = plan_.logits.offset + row * plan_.logits.rowStride * sizeof(float);
+    device_.copyToDevice(arena_.at(offset), &logits[row * width], width * sizeof(float));
+  }
+  uploaded.sample.logits = {arena_.at(plan_.logits.offset), static_cast<int32_t>(outputs), plan_.logits.width,
+                            plan_.logits.rowStride, PAGODA_F32};
+  device_.run("sample", device_.backend().sample, uploaded.sample);
+  return download(uploaded, outputs);
 }
 
 std::vector<float> Runner::runLogits(const StepInput& step) {
@@ -259,9 +349,11 @@ void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploade
       return run(backend.add, PagodaAdd{out(), in(0), in(1)});
     case Op::takeRows:
       return run(backend.takeRows, PagodaTakeRows{out(), in(0), at.outputRows});
-    case Op::sample:
-      return run(backend.sample, PagodaSample{in(0), at.temperature, at.topK, at.topP, at.minP, at.seed, at.position,
-                                              at.tokens, at.finite});
+    case Op::sample: {
+      PagodaSample sample = at.sample;
+      sample.logits = in(0);
+      return run(backend.sample, sample);
+    }
   }
 }
 

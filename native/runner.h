@@ -21,6 +21,8 @@ MemoryNeed measure(Device& device, const PlanSpec& plan, const KvOptions& kv);
 struct StepResult {
   std::vector<int32_t> tokens;  // [S]
   std::vector<int32_t> finite;  // [S]
+  /// Empty where no row wants any: logprob [S], rank [S], topIds [S, K], topLogprobs [S, K]; integers by their bits.
+  std::vector<float> logprobs;
 };
 
 /// Owns arena, KV cache and packed weights. Belongs to the engine thread.
@@ -39,6 +41,8 @@ class Runner {
   StepResult run(const StepInput& step);
   /// Runs every step but `sample`; returns float32 [S, vocabSize].
   std::vector<float> runLogits(const StepInput& step);
+  /// Runs `sample` alone, on logits [S, vocabSize] that may have come from `runLogits`.
+  StepResult sampleRows(const std::vector<float>& logits, const SamplingInput& sampling);
 
   void writeArena(uint64_t offset, const std::vector<float>& data);
   std::vector<float> readArena(uint64_t offset, uint64_t length);
@@ -54,6 +58,7 @@ class Runner {
   void allocateWeights();
   void allocateKv();
   Uploaded upload(const StepInput& step);
+  StepResult download(const Uploaded& uploaded, size_t outputs);
   void copyBlocks(const StepInput& step, const Uploaded& uploaded);
   void runSteps(const StepInput& step, const Uploaded& uploaded, bool sample);
   void runStep(const PlanStep& step, const StepInput& input, const Uploaded& uploaded);

@@ -1,27 +1,12 @@
 #include "step.h"
 
-#include <cmath>
 #include <string>
 
-#include "failure.h"
+#include "check-arrays.h"
 
 namespace pagoda {
 
 namespace {
-
-void checkLength(const char* name, size_t length, size_t expected) {
-  require(length == expected,
-          std::string(name) + " must have " + std::to_string(expected) + " elements but has " + std::to_string(length));
-}
-
-template <typename T>
-void checkRange(const char* name, const std::vector<T>& values, T low, T high) {
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (values[i] >= low && values[i] <= high) continue;  // false for NaN, too
-    throw Failure(PAGODA_INVALID,
-                  std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(values[i]) + ", out of range");
-  }
-}
 
 void checkCounts(const StepInput& step, const PlanSpec& plan, int32_t maxRequests) {
   const size_t tokens = step.tokenIds.size(), requests = step.seqLens.size(), outputs = step.outputRows.size();
@@ -34,12 +19,6 @@ void checkCounts(const StepInput& step, const PlanSpec& plan, int32_t maxRequest
   checkLength("queryStartLoc", step.queryStartLoc.size(), requests + 1);
   checkLength("blockTable", step.blockTable.size(), requests * static_cast<size_t>(step.maxBlocks));
   require(step.blockCopies.size() % 2 == 0, "blockCopies must have an even number of elements");
-  checkLength("temperature", step.temperature.size(), outputs);
-  checkLength("topK", step.topK.size(), outputs);
-  checkLength("topP", step.topP.size(), outputs);
-  checkLength("minP", step.minP.size(), outputs);
-  checkLength("seed", step.seed.size(), 2 * outputs);
-  checkLength("position", step.position.size(), outputs);
 }
 
 void checkRequests(const StepInput& step, const KvOptions& kv) {
@@ -64,11 +43,7 @@ void checkStep(const StepInput& step, const PlanSpec& plan, const KvOptions& kv,
   checkRange<int32_t>("slotMapping", step.slotMapping, -1, kv.numBlocks * kv.blockSize - 1);
   checkRange<int32_t>("blockCopies", step.blockCopies, 0, kv.numBlocks - 1);
   checkRange<int32_t>("outputRows", step.outputRows, 0, step.numTokens() - 1);
-  checkRange<float>("temperature", step.temperature, 0.0f, 1e6f);
-  checkRange<int32_t>("topK", step.topK, 0, INT32_MAX);
-  checkRange<float>("topP", step.topP, 1e-30f, 1.0f);
-  checkRange<float>("minP", step.minP, 0.0f, 1.0f);
-  checkRange<int32_t>("position", step.position, 0, INT32_MAX);
+  checkSampling(step.sampling, step.outputRows.size(), plan.vocabSize);
 }
 
 }  // namespace pagoda

@@ -38,6 +38,10 @@ export interface SamplingValues {
   readonly topK: number | undefined;
   readonly topP: number | undefined;
   readonly minP: number | undefined;
+  readonly repetitionPenalty: number | undefined;
+  readonly presencePenalty: number | undefined;
+  readonly frequencyPenalty: number | undefined;
+  readonly minTokens: number | undefined;
   readonly seed: number | undefined;
   readonly stop: readonly string[];
   readonly ignoreEos: boolean;
@@ -67,6 +71,22 @@ export const samplingOptions: {
     { value: "P", about: "Drop tokens less probable than P times the most probable one" },
     { min: 0, max: 1 },
   ),
+  repetitionPenalty: number(
+    { value: "R", about: "Above 1, make tokens of prompt and output less probable" },
+    { min: 0, max: 1e6, exclusiveMin: true },
+  ),
+  presencePenalty: number(
+    { value: "P", about: "Taken from the logit of each token that is in the output" },
+    { min: -2, max: 2 },
+  ),
+  frequencyPenalty: number(
+    { value: "F", about: "The same, as often as it is in the output" },
+    { min: -2, max: 2 },
+  ),
+  minTokens: integer(
+    { value: "N", about: "Tokens to generate at least (default: 0)" },
+    { min: 0, max: 2 ** 31 - 1 },
+  ),
   seed: integer(
     { value: "S", about: "The same seed gives the same text (default: random)" },
     { min: 0, max: Number.MAX_SAFE_INTEGER },
@@ -75,7 +95,18 @@ export const samplingOptions: {
   ignoreEos: flag("Go on after the end-of-sequence token"),
 };
 
-export type SamplingRequest = SamplingOptions & {
+export type SamplingRequest = Pick<
+  SamplingOptions,
+  | "temperature"
+  | "topK"
+  | "topP"
+  | "minP"
+  | "repetitionPenalty"
+  | "presencePenalty"
+  | "frequencyPenalty"
+  | "minTokens"
+  | "seed"
+> & {
   readonly maxTokens?: number;
   readonly stop?: readonly string[];
   readonly ignoreEos?: boolean;
@@ -83,9 +114,11 @@ export type SamplingRequest = SamplingOptions & {
 
 /** The part of a request that the sampling options give. */
 export function samplingRequest(values: SamplingValues): SamplingRequest {
-  const { maxTokens, temperature, topK, topP, minP, seed, stop, ignoreEos } = values;
+  const { maxTokens, minTokens, temperature, topK, topP, minP, seed, stop, ignoreEos } = values;
+  const { repetitionPenalty, presencePenalty, frequencyPenalty } = values;
+  const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
   return {
-    ...defined({ maxTokens, temperature, topK, topP, minP, seed }),
+    ...defined({ maxTokens, minTokens, temperature, topK, topP, minP, ...penalties, seed }),
     ...(stop.length > 0 ? { stop } : {}),
     ...(ignoreEos ? { ignoreEos } : {}),
   };

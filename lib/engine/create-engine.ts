@@ -1,34 +1,17 @@
-import { checkInteger } from "../arguments.js";
-import { chooseDevice } from "../backends.js";
+import { randomInt } from "node:crypto";
 import { readEnvironment } from "../environment.js";
 import { planToString } from "../graph/plan-to-string.js";
 import type { Plan } from "../graph/plan.js";
 import { openModelDirectory, type ModelDirectory } from "../loading/model-directory.js";
 import { throwIfAborted } from "../loading/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../loading/tokenizer.js";
-import { automaticDtype } from "../loading/weights.js";
-import { compileModel, type ModelDefinition } from "../models/model-definition.js";
-import { defineModel } from "../models/registry.js";
-import type { KvCacheOptions } from "../native.js";
-import { samplingDefaults } from "../sampling/sampling-params.js";
 import { onAbort } from "./abort.js";
-import { LlmEngine } from "./engine.js";
-import { checkEngineOptions, type CheckedEngineOptions, type Dtype } from "./engine-options.js";
-import { effectiveMaxModelLen, sizeKvCache } from "./kv-cache-size.js";
-import {
-  findWeights,
-  loadWeights,
-  ProgressReporter,
-  sum,
-  type WeightSources,
-} from "./load-weights.js";
-import {
-  createNativeExecutor,
-  measurePlan,
-  type DeviceSelection,
-  type NativeExecutor,
-  type PlanMemory,
-} from "./native-executor.js";
+import { LlmEngine, type EngineParts } from "./engine.js";
+import { checkEngineOptions, type CheckedEngineOptions } from "./engine-options.js";
+import { checkMemoryFits } from "./kv-cache-size.js";
+import { loadWeights, ProgressReporter, sum } from "./load-weights.js";
+import { createNativeExecutor, type NativeExecutor } from "./native-executor.js";
+import { prepare, type Prepared } from "./prepare.js";
 import { profiledExecutor } from "./profiled-executor.js";
 import type { Engine, EngineInfo, EngineOptions } from "./types.js";
 
@@ -49,6 +32,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   progress.report({ phase: "open", loaded: 0, total: 0 });
   const directory = await openModelDirectory(checked.model, signal === undefined ? {} : { signal });
   const prepared = await prepare(directory, checked);
+  checkMemoryFits(prepared.memory, prepared.kv.numBlocks, prepared.availableMemory);
   throwIfAborted(signal);
   const [executor, tokenizer] = await loadTogether(
     (signal) => loadExecutor(prepared, { signal, progress }),
@@ -59,7 +43,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const info = describeEngine(directory, prepared, executor, tokenizer, startedAt);
   const { scheduler } = checked;
   const { generation } = directory;
-  const engine = new LlmEngine({ executor, tokenizer, info, generation, scheduler });
+  const kvCache = cachePolicy(prepared, checked);
+  const engine = new LlmEngine({ executor, tokenizer, info, generation, scheduler, kvCache });
   try {
     throwIfAborted(signal);
     progress.report({ phase: "ready", loaded: total, total });
@@ -70,55 +55,22 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   return engine;
 }
 
-/** All that is decided before memory is allocated. */
-interface Prepared {
-  readonly model: ModelDefinition;
-  readonly plan: Plan;
-  readonly sources: WeightSources;
-  readonly device: DeviceSelection;
-  readonly memory: PlanMemory;
-  readonly dtype: Dtype;
-  readonly kv: KvCacheOptions;
-  readonly maxSequences: number;
-  /** What the context and the KV cache allow. */
-  readonly maxModelLen: number;
+/** Hashes that clients cannot foresee, and the window if all layers have the same one. */
+function cachePolicy(
+  { plan }: Prepared,
+  { kvCache: { prefixSharing } }: CheckedEngineOptions,
+): NonNullable<EngineParts["kvCache"]> {
+  const hashSeed = randomInt(2 ** 48 - 1);
+  const slidingWindow = uniformWindow(plan);
+  return { prefixSharing, hashSeed, ...(slidingWindow > 0 && { slidingWindow }) };
 }
 
-async function prepare(
-  { config, checkpoint, generation }: ModelDirectory,
-  options: CheckedEngineOptions,
-): Promise<Prepared> {
-  samplingDefaults(generation);
-  const model = defineModel(config);
-  const { maxBatchTokens, maxSequences } = options.scheduler;
-  const contextLength = maxModelLen(model, options);
-  const dtype = options.dtype === "auto" ? automaticDtype(checkpoint) : options.dtype;
-  const plan = compileModel(model, { maxTokens: maxBatchTokens, maxOutputs: maxSequences, dtype });
-  const sources = findWeights(plan, checkpoint);
-  const { threads } = options;
-  const device = { ...chooseDevice(options.device), ...(threads !== undefined && { threads }) };
-  const { blockSize } = options.kvCache;
-  const kvDtype = options.kvCache.dtype === "auto" ? dtype : options.kvCache.dtype;
-  const measured = await measurePlan(plan, { blockSize, dtype: kvDtype }, device);
-  const { memory } = measured;
-  const demand = { ...options.kvCache, maxSequences, maxModelLen: contextLength };
-  const numBlocks = sizeKvCache(demand, memory, measured.device.availableMemory);
-  return {
-    model,
-    plan,
-    sources,
-    device,
-    memory,
-    dtype,
-    kv: { numBlocks, blockSize, dtype: kvDtype },
-    maxSequences,
-    maxModelLen: effectiveMaxModelLen(contextLength, numBlocks, blockSize),
-  };
-}
-
-function maxModelLen({ maxPositionEmbeddings }: ModelDefinition, options: CheckedEngineOptions) {
-  if (options.maxModelLen === undefined) return maxPositionEmbeddings;
-  return checkInteger("maxModelLen", options.maxModelLen, { min: 2, max: maxPositionEmbeddings });
+/** The sliding window of every attention layer in tokens; 0 where they differ or one has none. */
+export function uniformWindow({ steps }: Plan): number {
+  const windows = steps
+    .filter(({ op }) => op === "attention")
+    .map(({ attributes }) => attributes["slidingWindow"] ?? 0);
+  return windows.every((window) => window === windows[0]) ? (windows[0] ?? 0) : 0;
 }
 
 async function loadExecutor(

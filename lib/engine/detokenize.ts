@@ -1,12 +1,15 @@
 import type { StreamInput, Tokenizer } from "../loading/tokenizer.js";
 import type { DrawnToken } from "../scheduler/scheduler.js";
 import type { LiveRequest } from "./live-request.js";
+import type { TokenLogprob } from "./types.js";
 
 /** A drawn token on its way to its request. */
 export interface Emission {
   readonly request: LiveRequest;
   readonly token: number;
   readonly finishReason?: DrawnToken["finishReason"];
+  /** When the request asks for it. */
+  readonly logprob?: TokenLogprob | undefined;
 }
 
 /** Steps whose text may be outstanding; the engine then waits for the tokenizer instead of running further ahead. */
@@ -72,13 +75,14 @@ export class Detokenizer {
 }
 
 function deliver(step: readonly Emission[], texts: ReadonlyMap<number, string>): void {
-  for (const { request, token, finishReason } of step) {
-    request.deliver(token, texts.get(request.id) ?? "", finishReason);
+  for (const { request, token, finishReason, logprob } of step) {
+    request.deliver(token, texts.get(request.id) ?? "", finishReason, logprob);
   }
 }
 
-/** A token that ended its request by itself is not part of the text. */
+/** A token that ended its request by itself is not part of the text, unless the request wants it to be. */
 function streamInput({ request, token, finishReason }: Emission): StreamInput {
-  const isText = finishReason === undefined || finishReason === "length";
+  const { includeStop } = request.request;
+  const isText = finishReason === undefined || finishReason === "length" || includeStop;
   return { id: request.id, tokens: isText ? [token] : [], last: finishReason !== undefined };
 }

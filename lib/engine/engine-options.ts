@@ -1,5 +1,6 @@
-import { checkInteger, checkObject, checkSignal } from "../arguments.js";
+import { checkBoolean, checkInteger, checkObject, checkSignal } from "../arguments.js";
 import { argumentError } from "../errors.js";
+import { byPriority, fcfs, type Policy } from "../scheduler/policy.js";
 import type { EngineOptions, LoadProgress } from "./types.js";
 
 export type Dtype = "f32" | "bf16";
@@ -14,12 +15,14 @@ export interface CheckedEngineOptions {
     readonly numBlocks: number | undefined;
     readonly memory: number | undefined;
     readonly dtype: "auto" | Dtype;
+    readonly prefixSharing: boolean;
   };
   readonly scheduler: {
     readonly maxBatchTokens: number;
     readonly maxSequences: number;
     readonly maxQueue: number;
     readonly maxChunkTokens: number;
+    readonly policy: Policy;
   };
   readonly maxModelLen: number | undefined;
   readonly threads: number | undefined;
@@ -56,12 +59,13 @@ function checkKvCache(
   options: NonNullable<EngineOptions["kvCache"]>,
 ): CheckedEngineOptions["kvCache"] {
   checkObject("kvCache", options);
-  const { blockSize = 16, numBlocks, memory, dtype = "auto" } = options;
+  const { blockSize = 16, numBlocks, memory, dtype = "auto", prefixSharing = true } = options;
   return {
     blockSize: checkInteger("kvCache.blockSize", blockSize, { min: 1, max: 256 }),
     numBlocks: optionalInteger("kvCache.numBlocks", numBlocks, 2, maxInt32),
     memory: optionalInteger("kvCache.memory", memory, 1, Number.MAX_SAFE_INTEGER),
     dtype: checkDtype("kvCache.dtype", dtype),
+    prefixSharing: checkBoolean("kvCache.prefixSharing", prefixSharing),
   };
 }
 
@@ -70,6 +74,7 @@ function checkScheduler(
 ): CheckedEngineOptions["scheduler"] {
   checkObject("scheduler", options);
   const { maxBatchTokens = 2048, maxSequences = 64, maxQueue = 1024, maxChunkTokens } = options;
+  const { policy = "priority" } = options;
   const budget = checkInteger("scheduler.maxBatchTokens", maxBatchTokens, { min: 1, max: 2 ** 20 });
   return {
     maxBatchTokens: budget,
@@ -77,6 +82,7 @@ function checkScheduler(
     maxQueue: checkInteger("scheduler.maxQueue", maxQueue, { min: 0, max: maxInt32 }),
     maxChunkTokens:
       optionalInteger("scheduler.maxChunkTokens", maxChunkTokens, 1, maxInt32) ?? budget,
+    policy: checkPolicy(policy),
   };
 }
 
@@ -87,6 +93,12 @@ function optionalInteger(
   max: number,
 ): number | undefined {
   return value === undefined ? undefined : checkInteger(parameter, value, { min, max });
+}
+
+function checkPolicy(policy: unknown): Policy {
+  if (policy === "fcfs") return fcfs;
+  if (policy === "priority") return byPriority;
+  throw argumentError("scheduler.policy", '"fcfs" or "priority"', policy);
 }
 
 function checkDtype(parameter: string, value: unknown): "auto" | Dtype {

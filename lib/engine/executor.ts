@@ -1,4 +1,4 @@
-import type { StepInput, StepOutput } from "./step.js";
+import type { SamplingInput, StepInput, StepOutput } from "./step.js";
 
 /** Runs a compiled model, one step at a time: natively ({@link createNativeExecutor}) or by the reference backend. */
 export interface Executor {
@@ -10,6 +10,8 @@ export interface Executor {
   execute(input: StepInput): Promise<StepOutput>;
   /** Runs one step and returns the logits of its output rows, float32 [S, vocabSize], instead of sampling. */
   logits(input: StepInput): Promise<Float32Array>;
+  /** Samples rows of logits, float32 [S, vocabSize], as `execute` does after the model; the arrays are copied at once. */
+  sampleRows(logits: Float32Array, sampling: SamplingInput): Promise<StepOutput>;
   /** Waits for the step under way, then frees everything. Idempotent. */
   close(): Promise<void>;
 }

@@ -1,6 +1,13 @@
 import { argumentError, PagodaError } from "../errors.js";
 import { deferred, type Deferred } from "./deferred.js";
-import type { Delta, FinishReason, Generation, GenerateResult, Usage } from "./types.js";
+import type {
+  Delta,
+  FinishReason,
+  Generation,
+  GenerateResult,
+  TokenLogprob,
+  Usage,
+} from "./types.js";
 
 /**
  * The caller's end of a request. The engine's side is `start`, `push`, `finish` and `fail`.
@@ -19,7 +26,7 @@ export class LiveGeneration implements Generation {
   #state: Generation["state"] = "queued";
   #isIterated = false;
   /** What the reader has not seen yet. */
-  #unread: { text: string; tokenIds: number[] } | undefined;
+  #unread: { text: string; tokenIds: number[]; logprobs?: TokenLogprob[] } | undefined;
   /** Set on the last delta. */
   #end: { readonly finishReason: FinishReason; readonly usage: Usage } | undefined;
   /** Set when it has failed, until the reader has got it. */
@@ -80,10 +87,11 @@ export class LiveGeneration implements Generation {
   }
 
   /** More tokens, and the text that they made complete. */
-  push(text: string, tokenIds: readonly number[]): void {
+  push(text: string, tokenIds: readonly number[], logprobs?: readonly TokenLogprob[]): void {
     this.#unread ??= { text: "", tokenIds: [] };
     this.#unread.text += text;
     for (const token of tokenIds) this.#unread.tokenIds.push(token);
+    if (logprobs !== undefined) (this.#unread.logprobs ??= []).push(...logprobs);
     this.#wakeReaders();
   }
 

@@ -21,7 +21,7 @@ const defaultShare = 1 / 4;
  * of the available memory.
  *
  * @param availableMemory - bytes; 0: unknown
- * @throws ERR_MEMORY when weights, arena and cache do not fit, or the cache holds no block (`details`: bytes of each)
+ * @throws ERR_MEMORY when the cache holds no block besides the null block (`details`: bytes)
  */
 export function sizeKvCache(
   demand: KvCacheDemand,
@@ -29,18 +29,41 @@ export function sizeKvCache(
   availableMemory: number,
 ): number {
   const numBlocks = Math.min(wantedBlocks(demand, needs, availableMemory), maxBlocks(demand));
-  const { weights, arena, kvBlock } = needs;
-  const kvCache = numBlocks * kvBlock;
-  const needed = weights + arena + kvCache;
-  const details = { needed, weights, arena, kvCache, kvBlock, available: availableMemory };
-  if (numBlocks < 2) {
-    const message = `The KV cache needs at least two blocks of ${kvBlock} bytes, but ${demand.memory} bytes were given`;
-    throw new PagodaError("ERR_MEMORY", message, { details });
-  }
-  if (availableMemory > 0 && needed > availableMemory) {
-    throw new PagodaError("ERR_MEMORY", tooLarge(needs, kvCache, availableMemory), { details });
-  }
-  return numBlocks;
+  if (numBlocks >= 2) return numBlocks;
+  const message = `The KV cache needs at least two blocks of ${needs.kvBlock} bytes, but ${demand.memory} bytes were given`;
+  const details = memoryDetails(needs, numBlocks, availableMemory);
+  throw new PagodaError("ERR_MEMORY", message, { details });
+}
+
+/** @throws ERR_MEMORY when weights, workspace and cache need more than is available (`details`: bytes of each) */
+export function checkMemoryFits(
+  needs: PlanMemory,
+  numBlocks: number,
+  availableMemory: number,
+): void {
+  if (memoryFits(needs, numBlocks, availableMemory)) return;
+  const message = tooLarge(needs, numBlocks * needs.kvBlock, availableMemory);
+  const details = memoryDetails(needs, numBlocks, availableMemory);
+  throw new PagodaError("ERR_MEMORY", message, { details });
+}
+
+/** Whether all fits; true where the available memory is not known. */
+export function memoryFits(needs: PlanMemory, numBlocks: number, availableMemory: number): boolean {
+  return availableMemory === 0 || neededMemory(needs, numBlocks) <= availableMemory;
+}
+
+/** Bytes of weights, workspace and KV cache together. */
+export function neededMemory({ weights, arena, kvBlock }: PlanMemory, numBlocks: number): number {
+  return weights + arena + numBlocks * kvBlock;
+}
+
+function memoryDetails(
+  needs: PlanMemory,
+  numBlocks: number,
+  available: number,
+): Record<string, number> {
+  const needed = neededMemory(needs, numBlocks);
+  return { needed, ...needs, kvCache: numBlocks * needs.kvBlock, available };
 }
 
 /** Tokens that one sequence can have: the null block holds none. */

@@ -1,31 +1,37 @@
 import { BlockTable, type BlockManager } from "../cache/block-manager.js";
-import { PagodaError } from "../errors.js";
+import { assert, PagodaError } from "../errors.js";
 import { abortError, onAbort } from "./abort.js";
-import { deferred, type Deferred } from "./deferred.js";
+import { deferred } from "./deferred.js";
 import type { Executor } from "./executor.js";
-import type { StepInput } from "./step.js";
+import type { StepInput, StepOutput } from "./step.js";
+import { tokenLogprob } from "./token-logprobs.js";
+import type { TokenLogprob } from "./types.js";
 
 /** float32 values of one chunk at most: 8 MB are copied in about a millisecond. */
 const maxChunkValues = 2 ** 21;
 
+/** Token ids whose logits are wanted, and what happens with them. */
 interface Job {
   /** int32 [n] */
   readonly ids: Int32Array;
-  /** float32 [n, vocabSize], filled chunk by chunk. */
-  readonly logits: Float32Array;
   readonly table: BlockTable;
-  readonly result: Deferred<Float32Array>;
+  /** Tokens run in one step at most. */
+  readonly chunkSize: number;
+  /** Runs the tokens from `start` on. */
+  runChunk(input: StepInput, start: number): Promise<void>;
+  /** All chunks are done. */
+  finish(): void;
+  readonly reject: (error: unknown) => void;
 }
 
 /**
- * Teacher-forced logits, one chunk between two steps of the scheduler. Jobs run one after another. A job takes all its
+ * Teacher-forced logits and log-probabilities, one chunk between two steps of the scheduler. Jobs run one after another. A job takes all its
  * blocks before its first chunk, so it never waits for blocks while it holds some; while it waits for them, the engine
  * admits no further sequences, so it gets them once those that run have ended.
  */
 export class LogitsQueue {
   readonly #executor: Executor;
   readonly #blocks: BlockManager;
-  readonly #chunkSize: number;
   /** Oldest first; only the first one may hold blocks. */
   readonly #jobs: Job[] = [];
   /** Tokens of the first job that are computed. */
@@ -34,11 +40,8 @@ export class LogitsQueue {
   #inFlight: Job | undefined;
 
   constructor(executor: Executor, blocks: BlockManager) {
-    const { maxTokens, maxOutputs, vocabSize } = executor.limits;
-    const rows = Math.max(1, Math.floor(maxChunkValues / vocabSize));
     this.#executor = executor;
     this.#blocks = blocks;
-    this.#chunkSize = Math.min(rows, maxTokens, maxOutputs);
   }
 
   get isEmpty(): boolean {
@@ -51,16 +54,68 @@ export class LogitsQueue {
   }
 
   /**
+   * Logits of every position, float32 [n, vocabSize].
+   *
    * @param ids - valid token ids that fit the context and the pool
    * @throws ERR_MEMORY, ERR_ABORTED, and what `failAll` is given
    */
   async submit(ids: Int32Array, signal: AbortSignal | undefined): Promise<Float32Array> {
+    const { vocabSize } = this.#executor.limits;
+    const rows = Math.max(1, Math.floor(maxChunkValues / vocabSize));
+    const result = deferred<Float32Array>();
+    const logits = allocateLogits(ids.length, vocabSize);
+    const job: Job = {
+      ids,
+      table: new BlockTable(),
+      chunkSize: Math.min(rows, this.#maxChunk),
+      runChunk: async (input, start) => {
+        logits.set(await this.#executor.logits(input), start * vocabSize);
+      },
+      finish: () => result.resolve(logits),
+      reject: result.reject,
+    };
+    return this.#run(job, result.promise, signal);
+  }
+
+  /**
+   * Log-probabilities of every token but the first one, whose place holds null, with `count` alternatives each.
+   *
+   * @param ids - valid token ids that fit the context and the pool
+   * @throws ERR_NON_FINITE, ERR_ABORTED, and what `failAll` is given
+   */
+  async score(
+    ids: Int32Array,
+    count: number,
+    signal: AbortSignal | undefined,
+  ): Promise<(TokenLogprob | null)[]> {
+    const result = deferred<(TokenLogprob | null)[]>();
+    const scores: (TokenLogprob | null)[] = [null];
+    const job: Job = {
+      ids,
+      table: new BlockTable(),
+      chunkSize: this.#maxChunk,
+      runChunk: async (input, start) => {
+        const output = await this.#executor.execute(scoringInput(input, ids, start, count));
+        if (output.finite.includes(0)) return this.#reject(job, nonFinite());
+        scores.push(...readScores(output, ids, start, count));
+      },
+      finish: () => result.resolve(scores),
+      reject: result.reject,
+    };
+    return this.#run(job, result.promise, signal);
+  }
+
+  get #maxChunk(): number {
+    const { maxTokens, maxOutputs } = this.#executor.limits;
+    return Math.min(maxTokens, maxOutputs);
+  }
+
+  async #run<T>(job: Job, result: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
     if (signal?.aborted) throw abortError(signal);
-    const job = newJob(ids, this.#executor.limits.vocabSize);
     this.#jobs.push(job);
     const stopListening = onAbort(signal, (error) => this.#reject(job, error));
     try {
-      return await job.result.promise;
+      return await result;
     } finally {
       stopListening();
     }
@@ -72,11 +127,10 @@ export class LogitsQueue {
     if (job === undefined) return false;
     if (this.needsBlocks && !this.#blocks.allocate(job.table, job.ids.length)) return false;
     const start = this.#numComputed;
-    const end = Math.min(start + this.#chunkSize, job.ids.length);
+    const end = Math.min(start + job.chunkSize, job.ids.length);
     this.#inFlight = job;
-    const rows = await this.#executor.logits(chunkInput(job, start, end, this.#blocks));
+    await job.runChunk(chunkInput(job, start, end, this.#blocks), start);
     this.#inFlight = undefined;
-    job.logits.set(rows, start * this.#executor.limits.vocabSize);
     this.#advance(job, end);
     return true;
   }
@@ -97,13 +151,13 @@ export class LogitsQueue {
     this.#numComputed = end;
     if (end < job.ids.length) return;
     this.#remove(job);
-    job.result.resolve(job.logits);
+    job.finish();
   }
 
   #reject(job: Job, error: unknown): void {
     if (!this.#jobs.includes(job)) return;
     this.#remove(job);
-    job.result.reject(error);
+    job.reject(error);
   }
 
   /** A chunk that runs writes to its job's blocks: `step` takes them back. */
@@ -143,14 +197,38 @@ function int32(length: number, value: (index: number) => number): Int32Array {
   return Int32Array.from({ length }, (_, index) => value(index));
 }
 
+/** The same step, for the log-probabilities of the token behind each row instead of logits. */
+function scoringInput(input: StepInput, ids: Int32Array, start: number, count: number): StepInput {
+  const rows = input.outputRows.length;
+  const hasNext = (row: number): boolean => start + row + 1 < ids.length;
+  const targets = int32(rows, (row) => (hasNext(row) ? ids[start + row + 1]! : -1));
+  const numLogprobs = int32(rows, (row) => (hasNext(row) ? count : -1));
+  return { ...input, sampling: { ...input.sampling, targets, numLogprobs } };
+}
+
+function readScores(
+  { logprobs }: StepOutput,
+  ids: Int32Array,
+  start: number,
+  count: number,
+): TokenLogprob[] {
+  assert(logprobs !== undefined, "a step that asks for log-probabilities returns them");
+  const next = ids.subarray(start + 1, start + 1 + logprobs.rank.length);
+  return Array.from(next, (id, row) => tokenLogprob(logprobs, row, id, count));
+}
+
+function nonFinite(): PagodaError {
+  const message = "The model produced logits that are NaN or infinite for the prompt";
+  return new PagodaError("ERR_NON_FINITE", message);
+}
+
 /** @throws ERR_MEMORY */
-function newJob(ids: Int32Array, vocabSize: number): Job {
-  const bytes = ids.length * vocabSize * Float32Array.BYTES_PER_ELEMENT;
+function allocateLogits(rows: number, vocabSize: number): Float32Array {
+  const bytes = rows * vocabSize * Float32Array.BYTES_PER_ELEMENT;
   try {
-    const logits = new Float32Array(ids.length * vocabSize);
-    return { ids, logits, table: new BlockTable(), result: deferred() };
+    return new Float32Array(rows * vocabSize);
   } catch (cause) {
-    const message = `The logits of ${ids.length} tokens take ${bytes} bytes, which cannot be allocated`;
+    const message = `The logits of ${rows} tokens take ${bytes} bytes, which cannot be allocated`;
     throw new PagodaError("ERR_MEMORY", message, { details: { bytes }, cause });
   }
 }

@@ -9,7 +9,7 @@ import {
   type NativeWeightPart,
 } from "../native.js";
 import type { Executor, ExecutorLimits } from "./executor.js";
-import type { StepInput, StepOutput } from "./step.js";
+import type { SamplingInput, StepInput, StepLogprobs, StepOutput } from "./step.js";
 
 /** Where weights go while a model is loaded. Indices are those of `plan.weights`. */
 export interface WeightSink {
@@ -88,8 +88,10 @@ export async function createNativeExecutor(
     limits,
     jobs,
     device: jobs.device,
-    execute: async (input) => toStepOutput(await jobs.run((native) => native.step(input))),
+    execute: (input) => sampled(jobs, input.sampling, (native) => native.step(input)),
     logits: (input: StepInput) => jobs.floats((native) => native.stepLogits(input)),
+    sampleRows: (logits, sampling) =>
+      sampled(jobs, sampling, (native) => native.sampleRows(logits, sampling)),
     close: () => jobs.close(),
   };
 }
@@ -113,6 +115,31 @@ export async function measurePlan(
   } finally {
     await jobs.close();
   }
+}
+
+/** Runs a job that samples. What it needs of `sampling` is read before the job starts. */
+async function sampled(
+  jobs: NativeJobs,
+  { numLogprobs }: SamplingInput,
+  start: (native: NativeEngine) => number,
+): Promise<StepOutput> {
+  if (numLogprobs === undefined) return toStepOutput(await jobs.run(start));
+  const width = numLogprobs.reduce((a, b) => Math.max(a, b), 0);
+  const { values, floats } = await jobs.valuesAndFloats(start);
+  return { ...toStepOutput(values), logprobs: toLogprobs(floats, numLogprobs.length, width) };
+}
+
+/** Integers lie among the floats by their bits. */
+function toLogprobs(floats: Float32Array, rows: number, width: number): StepLogprobs {
+  const ints = new Int32Array(floats.buffer, floats.byteOffset, floats.length);
+  const top = 2 * rows + rows * width;
+  return {
+    logprob: floats.subarray(0, rows),
+    rank: ints.subarray(rows, 2 * rows),
+    width,
+    topIds: ints.subarray(2 * rows, top),
+    topLogprobs: floats.subarray(top),
+  };
 }
 
 function toStepOutput(pairs: Int32Array): StepOutput {
@@ -183,9 +210,16 @@ export class NativeJobs {
 
   /** Starts a job and waits for its floats. */
   async floats(start: (native: NativeEngine) => number): Promise<Float32Array> {
+    return (await this.valuesAndFloats(start)).floats;
+  }
+
+  /** Starts a job and waits for both of its results. */
+  async valuesAndFloats(
+    start: (native: NativeEngine) => number,
+  ): Promise<{ values: Int32Array; floats: Float32Array }> {
     let id = 0;
-    await this.run((native) => (id = start(native)));
-    return this.#native.takeFloats(id);
+    const values = await this.run((native) => (id = start(native)));
+    return { values, floats: this.#native.takeFloats(id) };
   }
 
   /** Waits for the job under way; those still queued reject with ERR_CLOSED. Idempotent. */

@@ -1,11 +1,16 @@
-import { checkBoolean, checkInteger, checkObject, checkSignal } from "../arguments.js";
-import { argumentError, describe, PagodaError } from "../errors.js";
+import { checkBoolean, checkInteger, checkNumber, checkObject, checkSignal } from "../arguments.js";
+import { argumentError, PagodaError } from "../errors.js";
 import type { ChatMessage } from "../loading/chat.js";
+import { checkSampling, type CheckedSampling } from "../sampling/check-sampling.js";
+import { checkLogprobs, type SamplingDefaults } from "../sampling/sampling-params.js";
+import { priorityRange } from "../scheduler/policy.js";
 import {
-  resolveSamplingParams,
-  type SamplingDefaults,
-  type SamplingParams,
-} from "../sampling/sampling-params.js";
+  copyArray,
+  copyTokenIdArray,
+  hasLoneSurrogate,
+  isTokenId,
+  tokenIdError,
+} from "./token-ids.js";
 import type { ChatRequest, GenerateRequest } from "./types.js";
 
 /** What requests are checked against. */
@@ -14,24 +19,32 @@ export interface RequestLimits {
   readonly vocabSize: number;
   /** Prompt and output tokens of one request at most. */
   readonly maxModelLen: number;
+  readonly eosTokenIds: ReadonlySet<number>;
   readonly sampling: SamplingDefaults;
 }
 
 /** A request's fields but for the prompt: complete, in range, and no longer the caller's objects. */
-export interface CheckedRequest {
-  readonly sampling: SamplingParams;
+export interface CheckedRequest extends CheckedSampling {
   /** Infinity: as many as the context holds. */
   readonly maxTokens: number;
   readonly stop: readonly string[];
   readonly stopTokenIds: ReadonlySet<number>;
   readonly ignoreEos: boolean;
+  readonly includeStop: boolean;
+  /** Undefined: none. */
+  readonly promptLogprobs: number | undefined;
   readonly skipSpecialTokens: boolean;
   readonly addSpecialTokens: boolean;
+  readonly priority: number;
+  /** Milliseconds from the call. */
+  readonly deadlineMs: number | undefined;
+  readonly cacheSalt: string | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
 const maxStopTexts = 16;
 const maxStopTokenIds = 128;
+const maxCacheSalt = 256;
 
 /**
  * Checks a request of `engine.generate`. Every property of the caller's object is read once.
@@ -123,23 +136,49 @@ function checkCommon(
   request: Omit<GenerateRequest, "prompt" | "addSpecialTokens">,
   limits: RequestLimits,
 ): Common {
-  const { temperature, topK, topP, minP, seed, ...rest } = readOnce(request);
-  const signal = checkSignal("signal", rest.signal);
-  const maxTokens = rest.maxTokens === undefined ? Infinity : checkMaxTokens(rest.maxTokens);
-  const ignoreEos = optionalBoolean("ignoreEos", rest.ignoreEos, false);
-  const skipSpecialTokens = optionalBoolean("skipSpecialTokens", rest.skipSpecialTokens, true);
-  const stop = checkStopTexts(rest.stop);
-  const stopTokenIds = checkStopTokenIds(rest.stopTokenIds, limits.vocabSize);
-  const sampling = resolveSamplingParams({ temperature, topK, topP, minP, seed }, limits.sampling);
-  return { sampling, maxTokens, stop, stopTokenIds, ignoreEos, skipSpecialTokens, signal };
+  const scheduling = checkScheduling(request);
+  const options = readOnce(request);
+  const signal = checkSignal("signal", options.signal);
+  const maxTokens = options.maxTokens === undefined ? Infinity : checkMaxTokens(options.maxTokens);
+  const ignoreEos = optionalBoolean("ignoreEos", options.ignoreEos, false);
+  const includeStop = optionalBoolean("includeStop", options.includeStop, false);
+  const skipSpecialTokens = optionalBoolean("skipSpecialTokens", options.skipSpecialTokens, true);
+  const stop = checkStopTexts(options.stop);
+  const stopTokenIds = checkStopTokenIds(options.stopTokenIds, limits.vocabSize);
+  const promptLogprobs = checkLogprobs("promptLogprobs", options.promptLogprobs);
+  const sampling = checkSampling(request, { ...limits, stopTokenIds, maxTokens });
+  const ending = { maxTokens, stop, stopTokenIds, ignoreEos, includeStop };
+  return { ...sampling, ...ending, promptLogprobs, skipSpecialTokens, ...scheduling, signal };
 }
 
 /** Getters of the caller's object may have side effects, or answer differently the next time. */
 function readOnce(request: Omit<GenerateRequest, "prompt" | "addSpecialTokens">) {
-  const { temperature, topK, topP, minP, seed } = request;
-  const { maxTokens, stop, stopTokenIds, ignoreEos, skipSpecialTokens, signal } = request;
-  const sampling = { temperature, topK, topP, minP, seed };
-  return { ...sampling, maxTokens, stop, stopTokenIds, ignoreEos, skipSpecialTokens, signal };
+  const { maxTokens, stop, stopTokenIds, ignoreEos, includeStop } = request;
+  const { promptLogprobs, skipSpecialTokens, signal } = request;
+  const ending = { maxTokens, stop, stopTokenIds, ignoreEos, includeStop };
+  return { ...ending, promptLogprobs, skipSpecialTokens, signal };
+}
+
+/** What the scheduler wants to know of a request. */
+function checkScheduling(
+  request: Pick<GenerateRequest, "priority" | "deadlineMs" | "cacheSalt">,
+): Pick<CheckedRequest, "priority" | "deadlineMs" | "cacheSalt"> {
+  const { priority = 0, deadlineMs, cacheSalt } = request;
+  const milliseconds = { min: 1, max: 2 ** 31 - 1 };
+  return {
+    priority: checkInteger("priority", priority, priorityRange),
+    deadlineMs:
+      deadlineMs === undefined ? undefined : checkNumber("deadlineMs", deadlineMs, milliseconds),
+    cacheSalt: checkCacheSalt(cacheSalt),
+  };
+}
+
+function checkCacheSalt(cacheSalt: unknown): string | undefined {
+  if (cacheSalt === undefined) return undefined;
+  if (typeof cacheSalt === "string" && cacheSalt !== "" && cacheSalt.length <= maxCacheSalt) {
+    return cacheSalt;
+  }
+  throw argumentError("cacheSalt", `a string of 1 to ${maxCacheSalt} characters`, cacheSalt);
 }
 
 function checkMaxTokens(maxTokens: unknown): number {
@@ -163,21 +202,7 @@ function checkStopTexts(stop: unknown): string[] {
 
 function checkStopTokenIds(ids: unknown, vocabSize: number): Set<number> {
   if (ids === undefined) return new Set();
-  const copy = copyArray("stopTokenIds", ids, maxStopTokenIds);
-  for (const [index, id] of copy.entries()) {
-    if (!isTokenId(id, vocabSize))
-      throw tokenIdError(`stopTokenIds[${index}]`, index, id, vocabSize);
-  }
-  return new Set(copy as number[]);
-}
-
-/** Reads the length first, so that a huge array is refused before it is copied. */
-function copyArray(parameter: string, value: unknown, maxLength: number): unknown[] {
-  const expected = `an array of at most ${maxLength} items`;
-  if (!Array.isArray(value)) throw argumentError(parameter, expected, value);
-  const length: number = value.length;
-  if (length > maxLength) throw argumentError(parameter, expected, value);
-  return Array.from({ length }, (_, index) => value[index] as unknown);
+  return new Set(copyTokenIdArray("stopTokenIds", ids, maxStopTokenIds, vocabSize));
 }
 
 function isTokenIdList(ids: unknown): ids is ArrayLike<unknown> {
@@ -198,21 +223,4 @@ function copyTokenIds(
     copy[index] = id;
   }
   return copy;
-}
-
-function isTokenId(id: unknown, vocabSize: number): id is number {
-  return Number.isInteger(id) && (id as number) >= 0 && (id as number) < vocabSize;
-}
-
-function tokenIdError(name: string, index: number, id: unknown, vocabSize: number): PagodaError {
-  return new PagodaError(
-    "ERR_TOKEN_ID",
-    `Expected a token id in [0, ${vocabSize - 1}] for \`${name}\` but received ${describe(id)}`,
-    { details: { parameter: name, index, received: describe(id), vocabSize } },
-  );
-}
-
-/** Unpaired halves of UTF-16 surrogates cannot occur in decoded text. */
-function hasLoneSurrogate(text: string): boolean {
-  return /\p{Surrogate}/u.test(text);
 }

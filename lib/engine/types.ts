@@ -1,6 +1,17 @@
 import type { ChatMessage } from "../loading/chat.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
 import type { DeviceInfo } from "../native.js";
+import type { SamplingOptions, TokenLogprob } from "./sampling-options.js";
+
+export type {
+  DryOptions,
+  Logprob,
+  LogitsProcessor,
+  SamplingOptions,
+  TokenLogprob,
+  XtcOptions,
+} from "./sampling-options.js";
+import type { EngineEventListener, EngineEvents } from "./events.js";
 
 /** How an engine is made. Only `model` is needed. */
 export interface EngineOptions {
@@ -22,6 +33,11 @@ export interface EngineOptions {
     readonly memory?: number;
     /** @default as the weights */
     readonly dtype?: "auto" | "f32" | "bf16";
+    /**
+     * Whether requests share the blocks of equal beginnings, so that these are computed once; results do not depend on it.
+     * @default true
+     */
+    readonly prefixSharing?: boolean;
   };
   readonly scheduler?: {
     /** Tokens run in one step at most (the token budget). @default 2048 */
@@ -32,6 +48,11 @@ export interface EngineOptions {
     readonly maxQueue?: number;
     /** Tokens of one prompt run in one step at most. @default maxBatchTokens */
     readonly maxChunkTokens?: number;
+    /**
+     * `priority`: by the requests' `priority`, those of equal priority first come, first served. `fcfs`: ignores it.
+     * @default "priority"
+     */
+    readonly policy?: "fcfs" | "priority";
   };
   /**
    * Prompt and output tokens of one request at most, from 2 on. A KV cache that holds fewer lowers it.
@@ -55,20 +76,6 @@ export interface LoadProgress {
   readonly total: number;
 }
 
-/** How tokens are drawn. Unset fields take the model's generation_config.json, then the defaults named here. */
-export interface SamplingOptions {
-  /** 0 is greedy; at most 100. @default 1 */
-  readonly temperature?: number;
-  /** Keep the k most probable tokens, at most 2^31 - 1; 0 keeps all. @default 0 */
-  readonly topK?: number;
-  /** Keep the smallest set of most probable tokens whose sum reaches topP, in (0, 1]. @default 1 */
-  readonly topP?: number;
-  /** Drop tokens less probable than minP times the most probable one, in [0, 1]. @default 0 */
-  readonly minP?: number;
-  /** Integer in [0, 2^53 - 1]. The same request with the same seed gives the same tokens in any batch. @default random */
-  readonly seed?: number;
-}
-
 export interface GenerateRequest extends SamplingOptions {
   /** Text (needs a tokenizer) or token ids. */
   readonly prompt: string | readonly number[] | Int32Array;
@@ -78,12 +85,34 @@ export interface GenerateRequest extends SamplingOptions {
   readonly stop?: string | readonly string[];
   /** Generation ends at any of these tokens, 128 at most; the token is in `tokenIds`, but not in the text. */
   readonly stopTokenIds?: readonly number[];
+  /** Keep the stop text, or the text of the token that ended the generation, in the text. @default false */
+  readonly includeStop?: boolean;
+  /**
+   * Log-probabilities of the prompt's tokens, and of this many most probable ones at each place, 0 to 20. The prompt is then
+   * computed once more, before the request is queued.
+   * @default none
+   */
+  readonly promptLogprobs?: number;
   /** Go on after the end-of-sequence token. @default false */
   readonly ignoreEos?: boolean;
   /** Leave special tokens out of the text. @default true */
   readonly skipSpecialTokens?: boolean;
   /** Whether the tokenizer adds its special tokens (BOS) to a text prompt. @default true */
   readonly addSpecialTokens?: boolean;
+  /**
+   * Smaller is more urgent; an integer in [-2^20, 2^20]. More urgent requests are run first and preempted last. Each level is
+   * worth 1024 arrivals, so that no request waits forever.
+   * @default 0
+   */
+  readonly priority?: number;
+  /** Milliseconds from the call after which the request ends with what it has, in [1, 2^31 - 1]. @default never */
+  readonly deadlineMs?: number;
+  /**
+   * Only requests with the same salt share cached prefixes, so that one tenant cannot tell from the time to the first token
+   * what another one has asked. At most 256 characters.
+   * @default none
+   */
+  readonly cacheSalt?: string;
   readonly signal?: AbortSignal;
 }
 
@@ -116,31 +145,49 @@ export interface Delta {
   readonly text: string;
   /** Tokens drawn since the last delta. */
   readonly tokenIds: readonly number[];
+  /** One a token, when the request asks for them. */
+  readonly logprobs?: readonly TokenLogprob[];
   /** Set on the last delta only. */
   readonly finishReason?: FinishReason;
   /** Set on the last delta only. */
   readonly usage?: Usage;
 }
 
-/** `stop`: an end-of-sequence token, a stop token or a stop text. `length`: maxTokens or the context is used up. */
-export type FinishReason = "stop" | "length";
+/**
+ * `stop`: an end-of-sequence token, a stop token or a stop text. `length`: maxTokens or the context is used up. `deadline`: the
+ * request's `deadlineMs` are over; there may be no tokens, and the prompt's are left out if it was not tokenised yet.
+ */
+export type FinishReason = "stop" | "length" | "deadline";
 
 export interface GenerateResult {
   readonly text: string;
   /** Generated tokens only; a stop token that ended the generation is the last one. */
   readonly tokenIds: readonly number[];
   readonly promptTokenIds: readonly number[];
+  /** One a generated token, when the request asks for them. */
+  readonly logprobs?: readonly TokenLogprob[];
+  /** One a token of the prompt, when the request asks for them; null for the first one, which nothing comes before. */
+  readonly promptLogprobs?: readonly (TokenLogprob | null)[];
   readonly finishReason: FinishReason;
   readonly usage: Usage;
 }
 
-/** Counts and times of one request. */
+/**
+ * Counts and times of one request. `queueMs + prefillMs` is `ttftMs`, and `ttftMs + decodeMs` is `totalMs`. A request that is
+ * preempted waits and is computed again within the phase in which that happens; `queueMs` is the first wait alone.
+ */
 export interface Usage {
   readonly promptTokens: number;
+  /** Prompt tokens that were not computed, as they were in the prefix cache. */
+  readonly cachedTokens: number;
   readonly outputTokens: number;
-  /** Milliseconds from the call to the first step that ran it. */
+  /** Milliseconds from the call to the first step that ran it, tokenising included. Without one, to the end. */
   readonly queueMs: number;
-  /** Milliseconds from the call to the first token. */
+  /** Milliseconds from the first step that ran it to the one that drew its first token, that one included. */
+  readonly prefillMs: number;
+  /** Milliseconds from the first token to the end, which is reached when the last text is out. */
+  readonly decodeMs: number;
+  /** Milliseconds from the call to the first token. Without one, to the end. */
   readonly ttftMs: number;
   /** Milliseconds from the call to the end. */
   readonly totalMs: number;
@@ -154,14 +201,29 @@ export interface EngineStats {
   readonly running: number;
   /** Usable blocks of the KV cache (the null block excluded). */
   readonly totalBlocks: number;
+  /** Blocks that no request holds; they may still be cached. */
   readonly freeBlocks: number;
+  /** Blocks whose tokens are in the prefix cache, held by requests or free. */
+  readonly cachedBlocks: number;
+  /** Blocks that several requests hold. */
+  readonly sharedBlocks: number;
+  /** Tokens of requests that were looked up in the prefix cache when they started, and how many were found. */
+  readonly prefixCache: { readonly queriedTokens: number; readonly hitTokens: number };
   /** Of requests; those of `logits` are not counted. */
   readonly steps: number;
+  /** Milliseconds of these steps together. */
+  readonly stepMs: number;
   readonly preemptions: number;
   /** Of requests that have drawn a token. */
   readonly promptTokens: number;
   /** Drawn tokens, including the few that are drawn before a stop text is found. */
   readonly outputTokens: number;
+  /** Requests that have ended. `abort`: cancelled by their owner or by `close`. `error`: failed in any other way. */
+  readonly finished: Readonly<Record<FinishReason | "abort" | "error", number>>;
+  /** Sum over the requests that ended with a finish reason; so are the next two. See {@link Usage}. */
+  readonly queueMs: number;
+  readonly prefillMs: number;
+  readonly decodeMs: number;
 }
 
 /** What was loaded. */
@@ -218,6 +280,19 @@ export interface Engine extends AsyncDisposable {
     options?: { signal?: AbortSignal },
   ): Promise<Float32Array>;
   stats(): EngineStats;
+  /**
+   * Calls `listener` at each such event until the signal fires, the returned function is called, or the engine is closed.
+   * What it throws does not disturb the engine: its first failure is a process warning with the code PAGODA_LISTENER.
+   *
+   * @throws ERR_ARGUMENT
+   */
+  on<K extends keyof EngineEvents>(
+    event: K,
+    listener: EngineEventListener<K>,
+    options?: { readonly signal?: AbortSignal },
+  ): () => void;
+  /** Forgets all cached prefixes, for example after a change of tenants. Running requests are not affected. */
+  resetPrefixCache(): void;
   /** Running requests are cancelled (ERR_CLOSED); when the step under way is over, memory is freed. Idempotent. */
   close(): Promise<void>;
 }

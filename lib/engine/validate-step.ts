@@ -1,6 +1,8 @@
 import { argumentError } from "../errors.js";
+import { checkLength, checkRange, maxInt32 } from "./check-arrays.js";
 import type { ExecutorLimits } from "./executor.js";
 import type { StepInput } from "./step.js";
+import { validateSampling } from "./validate-sampling.js";
 
 /** The arrays of a step whose elements are checked, by the name that errors use. */
 type IntArray = Exclude<keyof StepInput, "maxBlocks" | "sampling">;
@@ -87,39 +89,7 @@ function checkBlocks(
 function checkOutputs({ outputRows, tokenIds, sampling }: StepInput, limits: ExecutorLimits): void {
   checkLength("outputRows", outputRows, 0, limits.maxOutputs);
   checkRange("outputRows", outputRows, 0, tokenIds.length - 1);
-  const S = outputRows.length;
-  const { temperature, topK, topP, minP, seed, position } = sampling;
-  const lengths = { temperature, topK, topP, minP, position };
-  for (const [name, values] of Object.entries(lengths)) checkLength(`sampling.${name}`, values, S);
-  checkLength("sampling.seed", seed, 2 * S);
-  checkRange("sampling.temperature", temperature, 0, maxTemperature);
-  checkRange("sampling.topK", topK, 0, maxInt32);
-  checkRange("sampling.topP", topP, minTopP, 1);
-  checkRange("sampling.minP", minP, 0, 1);
-  checkRange("sampling.position", position, 0, maxInt32);
+  validateSampling(sampling, outputRows.length, limits.vocabSize);
 }
 
-const maxInt32 = 2 ** 31 - 1;
 const maxBlockTableRow = 2 ** 24;
-const maxTemperature = 1e6;
-const minTopP = 1e-30;
-
-function checkLength(
-  name: string,
-  values: ArrayLike<number>,
-  min: number,
-  max: number = min,
-): void {
-  if (values.length >= min && values.length <= max) return;
-  const expected = min === max ? `${min} elements` : `${min} to ${max} elements`;
-  throw argumentError(name, expected, `${values.length} elements`);
-}
-
-/** NaN fails too. */
-function checkRange(name: string, values: ArrayLike<number>, min: number, max: number): void {
-  for (let i = 0; i < values.length; i++) {
-    const value = values[i] as number;
-    if (!(value >= min && value <= max))
-      throw argumentError(`${name}[${i}]`, `a number in [${min}, ${max}]`, value);
-  }
-}

@@ -1,6 +1,7 @@
 import type { StreamInput, StreamOutput } from "./tokenizer.js";
 import { invalidTokenizer, specialContents, tokenTable } from "./tokenizer-files.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
+import { createTokenBytes } from "./token-bytes.js";
 import { createLibraryTokenizer, emptyModel, type LibraryDecoder } from "./tokenizer-library.js";
 
 /** What bytes that are not (yet) a character decode to. */
@@ -17,6 +18,7 @@ export class Detokenizer {
   /** Text of each token, by id. */
   readonly table: readonly (string | undefined)[];
   readonly #special = new Set<number>();
+  readonly #bytes: (token: string) => Uint8Array;
   readonly #decoder: LibraryDecoder | null;
   readonly #streams = new Map<number, { stream: TokenStream; skipSpecialTokens: boolean }>();
 
@@ -24,6 +26,7 @@ export class Detokenizer {
   constructor(files: TokenizerFiles) {
     this.table = tokenTable(files);
     this.#decoder = createDecoder(files);
+    this.#bytes = createTokenBytes(files.tokenizer["decoder"]);
     const special = specialContents(files);
     this.table.forEach((token, id) => {
       if (token !== undefined && special.has(token)) this.#special.add(id);
@@ -41,6 +44,11 @@ export class Detokenizer {
       text += stream.push(tokens.slice(start, end), end >= tokens.length);
     }
     return text;
+  }
+
+  /** The bytes that each token stands for, special ones included; none where there is no token. */
+  bytes(ids: Iterable<number>): Uint8Array[] {
+    return Array.from(ids, (id) => this.#bytes(this.table[id] ?? ""));
   }
 
   /** The text of the stream follows that of the prompt, of which the tail is enough. */

@@ -34,6 +34,8 @@ export interface WorkerRequests {
     output: Int32Array;
   };
   decode: { input: { ids: Int32Array; skipSpecialTokens: boolean }; output: string };
+  /** The bytes of each token by itself. */
+  bytes: { input: number[]; output: Uint8Array[] };
   /** Closes, then opens, then feeds. */
   feed: {
     input: { close: number[]; open: StreamOpening[]; batch: readonly StreamInput[] };

@@ -43,6 +43,7 @@ function decodeHandlers(directory: string): Handlers {
   return {
     load: () => facts,
     decode: ({ ids, skipSpecialTokens }) => detokenizer.decode(ids, skipSpecialTokens),
+    bytes: (ids) => detokenizer.bytes(ids),
     feed: ({ close, open, batch }) => {
       for (const id of close) detokenizer.closeStream(id);
       for (const stream of open) {

@@ -50,6 +50,11 @@ export interface Tokenizer {
   /** Ids that have no token give no text. @throws ERR_TOKEN_ID for what is no id at all. */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): Promise<string>;
   /**
+   * The bytes that each token stands for in the middle of a text, which may be half a character. Ids that have no token
+   * have no bytes. @throws ERR_TOKEN_ID for what is no id at all.
+   */
+  tokenBytes(ids: ArrayLike<number>): Promise<readonly Uint8Array[]>;
+  /**
    * Renders only: encode the result with `addSpecialTokens: false`.
    * @throws ERR_CHAT_TEMPLATE when there is no template, or it is invalid, refuses the messages or
    * takes longer than 2 seconds; ERR_ARGUMENT for messages of the wrong form.
@@ -184,6 +189,10 @@ class WorkerTokenizer implements Tokenizer {
     const { skipSpecialTokens = true } = options;
     const checked = Int32Array.from(tokenIds("ids", ids));
     return this.#decoder.request("decode", { ids: checked, skipSpecialTokens }, [checked.buffer]);
+  }
+
+  async tokenBytes(ids: ArrayLike<number>): Promise<readonly Uint8Array[]> {
+    return this.#decoder.request("bytes", tokenIds("ids", ids));
   }
 
   async applyChatTemplate(

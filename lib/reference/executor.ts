@@ -1,13 +1,15 @@
 import { setImmediate as yieldToEventLoop } from "node:timers/promises";
 import type { Executor, ExecutorLimits } from "../engine/executor.js";
-import type { StepInput, StepOutput } from "../engine/step.js";
+import type { SamplingInput, StepInput, StepOutput } from "../engine/step.js";
+import { validateSampling } from "../engine/validate-sampling.js";
 import { validateStep } from "../engine/validate-step.js";
 import { argumentError, assert, PagodaError } from "../errors.js";
 import type { Plan } from "../graph/plan.js";
 import type { KvCacheOptions } from "../native.js";
 import { copyBlocks, createKvCache } from "./kv-cache.js";
-import { rowOf } from "./matrix.js";
+import { matrix, rowOf } from "./matrix.js";
 import { operandMatrix, runStep, type Memory } from "./run-step.js";
+import { sample } from "./sample.js";
 
 export interface ReferenceExecutorOptions {
   readonly plan: Plan;
@@ -80,6 +82,16 @@ class ReferenceExecutor implements Executor {
       await runPlan(memory, input, { upTo: "sample" });
       return readLogits(memory, input);
     });
+  }
+
+  async sampleRows(logits: Float32Array, sampling: SamplingInput): Promise<StepOutput> {
+    if (this.#memory === undefined) throw new PagodaError("ERR_CLOSED", "The executor is closed");
+    const { vocabSize, maxOutputs } = this.limits;
+    const rows = sampling.temperature.length;
+    checkInteger("rows", rows, 0, maxOutputs);
+    checkInteger("logits.length", logits.length, rows * vocabSize, rows * vocabSize);
+    validateSampling(sampling, rows, vocabSize);
+    return sample(matrix(logits, vocabSize), sampling);
   }
 
   async close(): Promise<void> {

@@ -1,8 +1,10 @@
 import { getRandomValues } from "node:crypto";
 import { checkInteger, checkNumber } from "../arguments.js";
-import type { SamplingOptions } from "../engine/types.js";
+import { maxLogprobs } from "../engine/step.js";
+import type { LogitsProcessor, SamplingOptions } from "../engine/types.js";
 import { PagodaError } from "../errors.js";
 import type { GenerationDefaults } from "../loading/generation-config.js";
+import { checkRepetitionPenalty, type LogitsControls } from "./logits-controls.js";
 
 /** How the tokens of one sequence are drawn; all values are in range. */
 export interface SamplingParams {
@@ -16,13 +18,30 @@ export interface SamplingParams {
   readonly minP: number;
   /** Two uint32 words, low word first. */
   readonly seed: readonly [number, number];
+  /** Absent where nothing changes the logits and there are no other filters. */
+  readonly controls?: LogitsControls;
+  /** Most probable tokens wanted beside the drawn one; absent: no log-probabilities at all. */
+  readonly numLogprobs?: number;
+  readonly logitsProcessor?: LogitsProcessor;
 }
 
+/** The fields of a request for which a model's generation_config.json has defaults. */
+export type DefaultedOptions = Pick<
+  SamplingOptions,
+  "temperature" | "topK" | "topP" | "minP" | "repetitionPenalty"
+>;
+
 /** Defaults of the fields that a request leaves out. */
-export type SamplingDefaults = Required<Omit<SamplingOptions, "seed">>;
+export type SamplingDefaults = Required<DefaultedOptions>;
 
 /** vLLM's defaults. */
-export const neutralSampling: SamplingDefaults = { temperature: 1, topK: 0, topP: 1, minP: 0 };
+export const neutralSampling: SamplingDefaults = {
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+};
 
 /** Draws the most probable token. */
 export const greedySampling: SamplingParams = {
@@ -43,12 +62,13 @@ const minTemperature = 0.01;
 const minTopP = 2 ** -126;
 
 /**
- * Applies defaults and checks ranges. Unset (undefined) fields take `defaults`, and the seed is then random.
+ * Applies defaults and checks ranges. Unset (undefined) fields take `defaults`, and the seed is then random. The repetition
+ * penalty is checked here, too, but is one of {@link LogitsControls}.
  *
  * @throws ERR_ARGUMENT naming the parameter, for anything else that is not a number in range: null, strings, NaN.
  */
 export function resolveSamplingParams(
-  options: Unset<SamplingOptions>,
+  options: Unset<DefaultedOptions & Pick<SamplingOptions, "seed">>,
   defaults: SamplingDefaults = neutralSampling,
 ): SamplingParams {
   const { temperature, topK, topP, minP } = checkSampling(options, defaults);
@@ -70,9 +90,9 @@ export function resolveSamplingParams(
  * @throws ERR_CONFIG_INVALID where the file's value is out of range.
  */
 export function samplingDefaults(generation: GenerationDefaults): SamplingDefaults {
-  const { temperature, topK, topP, minP } = generation;
+  const { temperature, topK, topP, minP, repetitionPenalty } = generation;
   try {
-    return checkSampling({ temperature, topK, topP, minP }, neutralSampling);
+    return checkSampling({ temperature, topK, topP, minP, repetitionPenalty }, neutralSampling);
   } catch (error) {
     if (!PagodaError.is(error)) throw error;
     const message = `generation_config.json: ${error.message}`;
@@ -84,29 +104,38 @@ export function samplingDefaults(generation: GenerationDefaults): SamplingDefaul
 export type Unset<T> = { readonly [K in keyof T]?: T[K] | undefined };
 
 function checkSampling(
-  options: Unset<SamplingOptions>,
+  options: Unset<DefaultedOptions>,
   defaults: SamplingDefaults,
 ): SamplingDefaults {
-  const { temperature, topK, topP, minP } = withDefaults(options, defaults);
+  const { temperature, topK, topP, minP, repetitionPenalty } = withDefaults(options, defaults);
   return {
     temperature: checkNumber("temperature", temperature, { min: 0, max: 100 }),
     topK: checkInteger("topK", topK, { min: 0, max: 2 ** 31 - 1 }),
     topP: checkNumber("topP", topP, { min: 0, max: 1, exclusiveMin: true }),
     minP: checkNumber("minP", minP, { min: 0, max: 1 }),
+    repetitionPenalty: checkRepetitionPenalty(repetitionPenalty),
   };
+}
+
+/** @throws ERR_ARGUMENT */
+export function checkLogprobs(parameter: string, value: unknown): number | undefined {
+  if (value === undefined) return undefined;
+  return checkInteger(parameter, value, { min: 0, max: maxLogprobs });
 }
 
 /** Only undefined is replaced: null is an error, not a wish for the default. */
 function withDefaults(
-  options: Unset<SamplingOptions>,
+  options: Unset<DefaultedOptions>,
   defaults: SamplingDefaults,
 ): SamplingDefaults {
-  const { temperature, topK, topP, minP } = options;
+  const { temperature, topK, topP, minP, repetitionPenalty } = options;
   return {
     temperature: temperature === undefined ? defaults.temperature : temperature,
     topK: topK === undefined ? defaults.topK : topK,
     topP: topP === undefined ? defaults.topP : topP,
     minP: minP === undefined ? defaults.minP : minP,
+    repetitionPenalty:
+      repetitionPenalty === undefined ? defaults.repetitionPenalty : repetitionPenalty,
   };
 }
 

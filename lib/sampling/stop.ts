@@ -20,7 +20,7 @@ export function checkStop(
 export interface StopMatch {
   /** Text that can no longer become part of a stop text. */
   readonly text: string;
-  /** Whether a stop text is complete; `text` then ends before it. */
+  /** Whether a stop text is complete; `text` then ends before it, or with it where stop texts are included. */
   readonly isStopped: boolean;
 }
 
@@ -33,9 +33,12 @@ export interface StopMatch {
  */
 export class StopMatcher {
   readonly #patterns: readonly Pattern[];
+  readonly #includeStop: boolean;
   #held = "";
 
-  constructor(stops: readonly string[]) {
+  /** @param options - `includeStop`: stop texts are part of the text, so nothing has to be held back */
+  constructor(stops: readonly string[], options: { readonly includeStop?: boolean } = {}) {
+    this.#includeStop = options.includeStop ?? false;
     this.#patterns = stops.map((text) => ({ text, borders: borderLengths(text), matched: 0 }));
   }
 
@@ -46,8 +49,10 @@ export class StopMatcher {
       const match = this.#advance(all.charCodeAt(end));
       if (match === undefined) continue;
       this.#held = "";
-      return { text: all.slice(0, end + 1 - match.text.length), isStopped: true };
+      const cut = this.#includeStop ? end + 1 : end + 1 - match.text.length;
+      return { text: all.slice(0, cut), isStopped: true };
     }
+    if (this.#includeStop) return { text: all, isStopped: false };
     const numHeld = this.#patterns.reduce((most, { matched }) => Math.max(most, matched), 0);
     const cut = all.length - numHeld;
     this.#held = all.slice(cut);

@@ -1,9 +1,8 @@
 import type { BlockManager } from "../cache/block-manager.js";
-import type { StepInput } from "../engine/step.js";
+import type { SamplingInput, StepInput } from "../engine/step.js";
+import { packOptional } from "../sampling/pack-controls.js";
 import type { ScheduledStep } from "./scheduler.js";
 import type { Sequence } from "./sequence.js";
-
-const noCopies = new Int32Array(0);
 
 /**
  * Packs steps into flat arrays, which grow and are reused: a packed step is valid until the next one is packed.
@@ -43,9 +42,9 @@ export class Batch {
       blockTable: this.#blockTable.subarray(0, sequences.length * maxBlocks),
       maxBlocks,
       slotMapping: slotMapping.subarray(0, numTokens),
-      blockCopies: noCopies,
+      blockCopies: step.blockCopies,
       outputRows: outputRows.subarray(0, numOutputs),
-      sampling: this.#samplingViews(numOutputs),
+      sampling: this.#samplingViews(step),
     };
   }
 
@@ -94,7 +93,8 @@ export class Batch {
     arrays.position[output] = numTokens;
   }
 
-  #samplingViews(numOutputs: number): StepInput["sampling"] {
+  #samplingViews({ sequences, numOutputs }: ScheduledStep): StepInput["sampling"] {
+    const sampled = sequences.filter(({ isSampled }) => isSampled);
     const { temperature, topK, topP, minP, seed, position } = this.#requests;
     return {
       temperature: temperature.subarray(0, numOutputs),
@@ -103,6 +103,7 @@ export class Batch {
       minP: minP.subarray(0, numOutputs),
       seed: seed.subarray(0, 2 * numOutputs),
       position: position.subarray(0, numOutputs),
+      ...packOptional(sampled.map(({ sequence }) => sequence)),
     };
   }
 }
@@ -124,10 +125,13 @@ function tokenArrays(capacity: number): TokenArrays {
 
 type RequestArrays = ReturnType<typeof requestArrays>;
 
+/** The arrays that every step has. */
+type CommonSampling = Omit<SamplingInput, "targets" | "numLogprobs" | "controls">;
+
 /** A request has at most one output row, so that the arrays of both have one capacity. */
 function requestArrays(
   capacity: number,
-): Pick<StepInput, "queryStartLoc" | "seqLens" | "outputRows"> & StepInput["sampling"] {
+): Pick<StepInput, "queryStartLoc" | "seqLens" | "outputRows"> & CommonSampling {
   return {
     queryStartLoc: new Int32Array(capacity + 1),
     seqLens: new Int32Array(capacity),

@@ -1,9 +1,11 @@
 import { checkInteger } from "../arguments.js";
-import type { BlockManager } from "../cache/block-manager.js";
+import type { BlockManager, CachedPrefix } from "../cache/block-manager.js";
 import type { StepOutput } from "../engine/step.js";
 import { argumentError, assert, PagodaError } from "../errors.js";
 import { checkStop } from "../sampling/stop.js";
-import type { Sequence } from "./sequence.js";
+import { fcfs, type Policy } from "./policy.js";
+import type { ForkOptions, Sequence } from "./sequence.js";
+import { insertByRank } from "./rank.js";
 
 export interface SchedulerOptions {
   /** Tokens in one step at most: the token budget. */
@@ -12,6 +14,8 @@ export interface SchedulerOptions {
   readonly maxSequences: number;
   /** Tokens of one sequence in one step at most. @default maxBatchTokens */
   readonly maxChunkTokens?: number;
+  /** In which order sequences are served. @default {@link fcfs} */
+  readonly policy?: Policy;
 }
 
 /** The next tokens of one sequence: from `numComputedTokens` on. */
@@ -24,12 +28,14 @@ export interface ScheduledSequence {
 
 /** What one step runs. */
 export interface ScheduledStep {
-  /** At least one; the oldest sequence first. */
+  /** At least one; those that ran before come first, each group in the order of service. */
   readonly sequences: readonly ScheduledSequence[];
   /** T, their tokens together. */
   readonly numTokens: number;
   /** S, how many of them are sampled. */
   readonly numOutputs: number;
+  /** int32 [C, 2], (from, to) blocks copied before anything else (copy-on-write). */
+  readonly blockCopies: Int32Array;
 }
 
 /** A token that a step drew for a sequence. */
@@ -43,28 +49,35 @@ export interface DrawnToken {
 /**
  * Continuous batching as in vLLM V1: decides what each step runs. Pure: no I/O, time or randomness.
  *
- * Sequences are served first come, first served. `schedule` and `commit` alternate, one step at a time.
+ * Sequences are served in the order of their ranks, which a {@link Policy} gives them as they arrive; here "before" and
+ * "behind" mean that order. `schedule` and `commit` alternate, one step at a time.
  *
- * No sequence starves: any one fits the pool alone (`add` refuses others), and blocks are only ever taken from a younger
- * sequence, so the oldest one advances in every step.
+ * No sequence starves. Any one fits the pool alone (`add` refuses others), waiting sequences are admitted strictly in
+ * order, and blocks are only ever taken from the last running one. So the first running sequence computes at least one
+ * token in every step, and nothing that runs can keep the first waiting one waiting for longer than it takes to end.
+ * With first come, first served (forks aside) the oldest sequence is always the first running one: a sequence ends within
+ * as many steps as it and all before it may have tokens.
  */
 export class Scheduler {
   readonly #blocks: BlockManager;
+  readonly #policy: Policy;
   readonly #maxBatchTokens: number;
   readonly #maxSequences: number;
   readonly #maxChunkTokens: number;
-  /** Oldest first; preempted sequences are older than all others, thus in front. */
+  /** In order of service. */
   readonly #waiting: Sequence[] = [];
-  /** Oldest first. */
+  /** In order of service. */
   readonly #running: Sequence[] = [];
   /** Sequences of the step that runs now. */
   readonly #inFlight: Set<Sequence> = new Set();
+  #numArrivals = 0;
   #numPreemptions = 0;
 
   constructor(blocks: BlockManager, options: SchedulerOptions) {
     const positive = { min: 1, max: 2 ** 31 - 1 };
     const { maxBatchTokens, maxSequences, maxChunkTokens = maxBatchTokens } = options;
     this.#blocks = blocks;
+    this.#policy = options.policy ?? fcfs;
     this.#maxBatchTokens = checkInteger("maxBatchTokens", maxBatchTokens, positive);
     this.#maxSequences = checkInteger("maxSequences", maxSequences, positive);
     this.#maxChunkTokens = checkInteger("maxChunkTokens", maxChunkTokens, positive);
@@ -89,13 +102,39 @@ export class Scheduler {
    * @throws ERR_CONTEXT_LENGTH if it could not run to its maximal length even alone.
    */
   add(sequence: Sequence): void {
-    if (sequence.status !== "new") {
-      throw argumentError("sequence", "a sequence that was never added", sequence);
+    this.#checkNew(sequence);
+    sequence.rank = this.#policy(this.#numArrivals++, sequence.priority);
+    this.#wait(sequence);
+  }
+
+  /**
+   * Adds a copy of a sequence that waits or runs: the same tokens, but its own sampling and end. Only while no step runs.
+   * It shares all computed blocks, which are copied only when one of both writes to them, and has the rank of its parent.
+   * Where no more sequences may run, it waits without blocks and may find full ones in the prefix cache.
+   *
+   * @throws ERR_CONTEXT_LENGTH as `add`; ERR_ARGUMENT for a sequence that has ended, or more tokens than it may have
+   */
+  fork(parent: Sequence, options: ForkOptions): Sequence {
+    assert(!this.#inFlight.has(parent), "a sequence is forked between its steps");
+    if (parent.status !== "running" && parent.status !== "waiting") {
+      throw argumentError("parent", "a sequence that waits or runs", parent.status);
     }
-    const needed = this.#blocks.blocksFor(sequence.maxNumTokens);
-    if (needed > this.#blocks.numUsableBlocks) throw tooLong(sequence, needed, this.#blocks);
-    sequence.status = "waiting";
-    this.#waiting.push(sequence);
+    const child = parent.fork(options);
+    this.#checkNew(child);
+    const numShared = Math.min(parent.numComputedTokens, child.numTokens - 1);
+    const hasRoom = this.#running.length < this.#maxSequences;
+    if (
+      parent.status === "waiting" ||
+      !hasRoom ||
+      !this.#blocks.canFork(parent.blockTable, numShared)
+    ) {
+      this.#wait(child);
+      return child;
+    }
+    child.numComputedTokens = numShared;
+    this.#blocks.fork(parent.blockTable, child.blockTable, numShared);
+    this.#start(child);
+    return child;
   }
 
   /**
@@ -124,34 +163,60 @@ export class Scheduler {
     if (isAdmitting && this.#numPreemptions === preemptions) {
       budget -= this.#scheduleWaiting(sequences, budget);
     }
-    for (const { sequence } of sequences) this.#inFlight.add(sequence);
-    const numOutputs = sequences.filter(({ isSampled }) => isSampled).length;
+    if (sequences.length === 0) return this.#retryAlone(isAdmitting);
+    let numOutputs = 0;
+    for (const { sequence, isSampled } of sequences) {
+      this.#inFlight.add(sequence);
+      if (isSampled) numOutputs++;
+    }
     const numTokens = this.#maxBatchTokens - budget;
-    return sequences.length === 0 ? undefined : { sequences, numTokens, numOutputs };
+    return { sequences, numTokens, numOutputs, blockCopies: this.#blocks.takeCopies() };
   }
 
   /** Takes the results of the step: draws advance their sequences, ended ones give their blocks back. */
   commit(step: ScheduledStep, { tokens, finite }: StepOutput): DrawnToken[] {
     this.#inFlight.clear();
+    this.#blocks.finishStep();
     const drawn: DrawnToken[] = [];
     let row = 0;
     for (const { sequence, numTokens, isSampled } of step.sequences) {
       const output = isSampled ? row++ : undefined;
+      sequence.numComputedTokens += numTokens;
+      if (output !== undefined && finite[output] === 0) this.#blocks.forget(sequence.blockTable);
+      else this.#blocks.markComputed(sequence.blockTable, sequence, sequence.numComputedTokens);
       if (sequence.status === "finished") {
         this.#blocks.free(sequence.blockTable); // aborted while the step ran
-        continue;
+      } else if (output !== undefined) {
+        drawn.push(this.#draw(sequence, tokens[output]!, finite[output]!));
       }
-      sequence.numComputedTokens += numTokens;
-      if (output !== undefined) drawn.push(this.#draw(sequence, tokens[output]!, finite[output]!));
     }
     return drawn;
   }
 
   /** Ends all sequences and takes all blocks back. No step may be running any longer. */
   abortAll(): void {
+    this.#blocks.finishStep();
     for (const sequence of this.#inFlight) this.#blocks.free(sequence.blockTable);
     this.#inFlight.clear();
     for (const sequence of [...this.#running, ...this.#waiting]) this.abort(sequence);
+  }
+
+  #checkNew(sequence: Sequence): void {
+    if (sequence.status !== "new") {
+      throw argumentError("sequence", "a sequence that was never added", sequence);
+    }
+    const needed = this.#blocks.blocksFor(sequence.maxNumTokens);
+    if (needed > this.#blocks.numUsableBlocks) throw tooLong(sequence, needed, this.#blocks);
+  }
+
+  #wait(sequence: Sequence): void {
+    sequence.status = "waiting";
+    insertByRank(this.#waiting, sequence);
+  }
+
+  #start(sequence: Sequence): void {
+    sequence.status = "running";
+    insertByRank(this.#running, sequence);
   }
 
   /** Gives every running sequence its next tokens, as far as budget and blocks reach. Returns the tokens spent. */
@@ -169,24 +234,47 @@ export class Scheduler {
 
   /** Admits waiting sequences in order, until one does not fit. Returns the tokens spent. */
   #scheduleWaiting(scheduled: ScheduledSequence[], budget: number): number {
+    if (this.#waiting.length === 0) return 0;
     let spent = 0;
     let unclaimed = this.#unclaimedBlocks();
-    while (spent < budget && this.#running.length < this.#maxSequences) {
+    while (spent < budget && unclaimed > 0 && this.#running.length < this.#maxSequences) {
       const sequence = this.#waiting[0];
       if (sequence === undefined) break;
+      const prefix = this.#blocks.findPrefix(sequence, sequence.blockTable.cacheSalt);
       // All of it must fit, not only the first chunk: two half-computed prompts could else block each other.
-      unclaimed -= this.#blocks.blocksFor(sequence.numTokens);
+      unclaimed -= this.#blocksToAdmit(sequence, prefix);
       if (unclaimed < 0) break;
+      this.#waiting.shift();
+      this.#admit(sequence, prefix);
       const numTokens = this.#chunk(sequence, budget - spent);
       const isAllocated = this.#blocks.allocate(sequence.blockTable, numTokens);
       assert(isAllocated, "a chunk of a sequence that fits can be allocated");
-      this.#waiting.shift();
-      this.#running.push(sequence);
-      sequence.status = "running";
       scheduled.push(scheduledSequence(sequence, numTokens));
       spent += numTokens;
     }
     return spent;
+  }
+
+  /** Free blocks that a sequence takes, for what is not cached and for what is cached in blocks that are free. */
+  #blocksToAdmit({ numTokens }: Sequence, { blocks, numFreeBlocks }: CachedPrefix): number {
+    return this.#blocks.blocksFor(numTokens) - blocks.length + numFreeBlocks;
+  }
+
+  /** A sequence begins behind what the cache holds of it. */
+  #admit(sequence: Sequence, prefix: CachedPrefix): void {
+    this.#blocks.adopt(sequence.blockTable, prefix);
+    sequence.numComputedTokens = prefix.numTokens;
+    if (sequence.numPreemptions === 0) {
+      sequence.numCachedTokens = prefix.numTokens;
+      this.#blocks.recordLookup(sequence.numTokens, prefix.numTokens);
+    }
+    this.#start(sequence);
+  }
+
+  /** Pins must not keep the last sequences from running: they are given up, oldest first, until one can. */
+  #retryAlone(isAdmitting: boolean): ScheduledStep | undefined {
+    const canRun = isAdmitting && this.#waiting.length > 0;
+    return canRun && this.#blocks.unpinOldest() ? this.schedule(isAdmitting) : undefined;
   }
 
   #chunk(sequence: Sequence, budget: number): number {
@@ -203,7 +291,7 @@ export class Scheduler {
     return unclaimed;
   }
 
-  /** Takes blocks from the youngest running sequences while needed; false when that was the sequence itself. */
+  /** Takes blocks from the last running sequences while needed; false when that was the sequence itself. */
   #allocateOrPreempt(sequence: Sequence, numTokens: number): boolean {
     while (!this.#blocks.allocate(sequence.blockTable, numTokens)) {
       const victim = this.#running.pop()!;
@@ -213,13 +301,12 @@ export class Scheduler {
     return true;
   }
 
-  /** Its K and V are dropped and computed again later, output so far included. */
+  /** Its K and V are dropped and computed again later, output so far included, but for what the cache still holds. */
   #preempt(sequence: Sequence): void {
     this.#blocks.free(sequence.blockTable);
     sequence.numComputedTokens = 0;
     sequence.numPreemptions++;
-    sequence.status = "waiting";
-    this.#waiting.unshift(sequence);
+    this.#wait(sequence);
     this.#numPreemptions++;
   }
 

@@ -1,7 +1,9 @@
-import { BlockTable } from "../cache/block-manager.js";
+import { checkInteger } from "../arguments.js";
+import { BlockTable } from "../cache/block-table.js";
 import { argumentError, assert } from "../errors.js";
 import { greedySampling, type SamplingParams } from "../sampling/sampling-params.js";
 import type { StopConditions } from "../sampling/stop.js";
+import { priorityRange } from "./policy.js";
 
 export interface SequenceOptions {
   /** Unique among the sequences of a scheduler. */
@@ -11,6 +13,18 @@ export interface SequenceOptions {
   readonly stop: StopConditions;
   /** @default greedy */
   readonly sampling?: SamplingParams;
+  /** Smaller is more urgent; an integer in [-2^20, 2^20]. @default 0 */
+  readonly priority?: number;
+  /** Only sequences with the same salt share cached blocks. @default none */
+  readonly cacheSalt?: string | undefined;
+}
+
+/** How a fork differs from its parent. */
+export interface ForkOptions extends Pick<SequenceOptions, "id" | "stop" | "sampling"> {
+  /** Leading tokens of the parent that it keeps, at least its prompt. @default all */
+  readonly numTokens?: number;
+  /** Tokens behind them. @default none */
+  readonly tokenIds?: ArrayLike<number>;
 }
 
 /** `new` (in no scheduler), `waiting` (also after a preemption), `running` (holds blocks), `finished` (for any reason). */
@@ -25,22 +39,30 @@ export class Sequence {
   readonly promptLength: number;
   readonly stop: StopConditions;
   readonly sampling: SamplingParams;
-  readonly blockTable: BlockTable = new BlockTable();
+  readonly priority: number;
+  readonly blockTable: BlockTable;
+  /** Place in the order of service, once it was added: see {@link Policy}. */
+  rank = 0;
   status: SequenceStatus = "new";
   /** Leading tokens whose K and V are in the cache. */
   numComputedTokens = 0;
   numPreemptions = 0;
+  /** Tokens that were found in the prefix cache when it ran for the first time. */
+  numCachedTokens = 0;
   #numTokens: number;
   /** Grows; the first `#numTokens` are used. */
   #tokenIds: Int32Array;
 
-  constructor({ id, promptTokenIds, stop, sampling = greedySampling }: SequenceOptions) {
+  constructor(options: SequenceOptions) {
+    const { id, promptTokenIds, stop, sampling = greedySampling, priority = 0 } = options;
     if (promptTokenIds.length === 0) {
       throw argumentError("promptTokenIds", "at least one token", promptTokenIds);
     }
     this.id = id;
     this.stop = stop;
     this.sampling = sampling;
+    this.priority = checkInteger("priority", priority, priorityRange);
+    this.blockTable = new BlockTable(options.cacheSalt);
     this.promptLength = promptTokenIds.length;
     this.#numTokens = promptTokenIds.length;
     this.#tokenIds = new Int32Array(promptTokenIds.length + 16);
@@ -64,6 +86,23 @@ export class Sequence {
   /** int32 [numTokens], a view that is valid until the next token. */
   get tokenIds(): Int32Array {
     return this.#tokenIds.subarray(0, this.#numTokens);
+  }
+
+  /** A new sequence with this one's prompt and output, as it is now. The scheduler gives it its blocks. */
+  fork({ numTokens = this.#numTokens, tokenIds = [], ...options }: ForkOptions): Sequence {
+    const range = { min: this.promptLength, max: this.#numTokens };
+    checkInteger("numTokens", numTokens, range);
+    const room = this.promptLength + options.stop.maxTokens - numTokens;
+    if (tokenIds.length >= room) throw argumentError("tokenIds", `fewer than ${room}`, tokenIds);
+    const { priority } = this;
+    const { cacheSalt } = this.blockTable;
+    const promptTokenIds = this.tokenIds.subarray(0, this.promptLength);
+    const child = new Sequence({ ...options, promptTokenIds, priority, cacheSalt });
+    child.rank = this.rank;
+    child.numCachedTokens = this.numCachedTokens;
+    for (let i = this.promptLength; i < numTokens; i++) child.append(this.#tokenIds[i]!);
+    for (let i = 0; i < tokenIds.length; i++) child.append(tokenIds[i]!);
+    return child;
   }
 
   append(token: number): void {

@@ -1,5 +1,7 @@
 import { randomUUID } from "node:crypto";
-import type { Delta, GenerateResult, Usage } from "../engine/types.js";
+import type { Delta, GenerateResult, TokenLogprob, Usage } from "../engine/types.js";
+import type { Tokenizer } from "../loading/tokenizer.js";
+import { nameTokens, textLength, type TokenNames } from "./logprobs.js";
 import { unixSeconds } from "./options.js";
 
 /** How one endpoint words its answers. */
@@ -16,6 +18,8 @@ export interface AnswerShape {
   whole(text: string): object;
   /** The content of a choice of a chunk; `text` may be empty. */
   piece(text: string): object;
+  /** The log-probabilities of some tokens, `start` characters behind the beginning of the output. */
+  logprobs(logprobs: readonly TokenLogprob[], names: TokenNames, start: number): object;
 }
 
 /** Makes the JSON of one answer, whole or in chunks: all parts share its id. */
@@ -27,45 +31,63 @@ export class AnswerBody {
   readonly #returnTokenIds: boolean;
   /** Each chunk of a stream that ends with the usage has a usage of null. */
   readonly #chunkTail: object;
+  readonly #tokenizer: Tokenizer | undefined;
+  /** Characters of the tokens of each choice whose log-probabilities were told. */
+  readonly #offsets: number[] = [];
 
+  /** @param tokenizer - names the tokens of log-probabilities */
   constructor(
     shape: AnswerShape,
     model: string,
+    tokenizer: Tokenizer | undefined,
     options: { returnTokenIds: boolean; includeUsage: boolean },
   ) {
     this.id = shape.idPrefix + randomUUID().replaceAll("-", "");
     this.#shape = shape;
     this.#model = model;
+    this.#tokenizer = tokenizer;
     this.#returnTokenIds = options.returnTokenIds;
     this.#chunkTail = options.includeUsage ? { usage: null } : {};
   }
 
-  whole(results: readonly GenerateResult[]): object {
-    const choices = results.map((result, index) => ({
-      ...this.#choice(index, this.#shape.whole(result.text), result.finishReason),
-      ...this.#tokenIds(result.tokenIds, result.promptTokenIds),
-    }));
-    return { ...this.#head(this.#shape.object), choices, usage: sumUsage(results) };
+  async whole(results: readonly GenerateResult[]): Promise<object> {
+    const choices = results.map(async (result, index) => {
+      const logprobs = await this.#logprobs(index, result.logprobs);
+      return {
+        ...this.#choice(index, this.#shape.whole(result.text), logprobs, result.finishReason),
+        ...this.#tokenIds(result.tokenIds, result.promptTokenIds),
+      };
+    });
+    const head = this.#head(this.#shape.object);
+    return { ...head, choices: await Promise.all(choices), usage: sumUsage(results) };
   }
 
   /** The chunk that opens choice `index`; undefined when the endpoint has none. */
   opening(index: number): object | undefined {
-    return this.#shape.opening && this.#chunk(this.#choice(index, this.#shape.opening, null));
+    return this.#shape.opening && this.#chunk(this.#choice(index, this.#shape.opening, null, null));
   }
 
   /** Undefined when the delta has nothing to say. */
-  piece(index: number, delta: Delta): object | undefined {
-    if (delta.text === "" && !this.#returnTokenIds) return undefined;
-    return this.#chunk({
-      ...this.#choice(index, this.#shape.piece(delta.text), null),
-      ...this.#tokenIds(delta.tokenIds),
-    });
+  async piece(index: number, delta: Delta): Promise<object | undefined> {
+    if (delta.text === "" && delta.logprobs === undefined && !this.#returnTokenIds)
+      return undefined;
+    return this.#piece(index, delta, null);
   }
 
-  lastPiece(index: number, delta: Delta, result: GenerateResult): object {
+  lastPiece(index: number, delta: Delta, result: GenerateResult): Promise<object> {
+    return this.#piece(index, delta, result.finishReason, result.promptTokenIds);
+  }
+
+  async #piece(
+    index: number,
+    { text, tokenIds, logprobs }: Delta,
+    finishReason: string | null,
+    promptTokenIds?: readonly number[],
+  ): Promise<object> {
+    const told = await this.#logprobs(index, logprobs);
     return this.#chunk({
-      ...this.#choice(index, this.#shape.piece(delta.text), result.finishReason),
-      ...this.#tokenIds(delta.tokenIds, result.promptTokenIds),
+      ...this.#choice(index, this.#shape.piece(text), told, finishReason),
+      ...this.#tokenIds(tokenIds, promptTokenIds),
     });
   }
 
@@ -82,8 +104,24 @@ export class AnswerBody {
     return { ...this.#head(this.#shape.chunkObject), choices: [choice], ...this.#chunkTail };
   }
 
-  #choice(index: number, content: object, finishReason: string | null): object {
-    return { index, ...content, logprobs: null, finish_reason: finishReason };
+  #choice(
+    index: number,
+    content: object,
+    logprobs: object | null,
+    finishReason: string | null,
+  ): object {
+    return { index, ...content, logprobs, finish_reason: finishReason };
+  }
+
+  async #logprobs(
+    index: number,
+    logprobs: readonly TokenLogprob[] | undefined,
+  ): Promise<object | null> {
+    if (logprobs === undefined) return null;
+    const names = await nameTokens(this.#tokenizer, logprobs);
+    const start = this.#offsets[index] ?? 0;
+    this.#offsets[index] = start + textLength(logprobs, names);
+    return this.#shape.logprobs(logprobs, names, start);
   }
 
   #tokenIds(ids: readonly number[], promptIds?: readonly number[]): object {

@@ -28,14 +28,14 @@ export async function sendAnswer(
   setMaxListeners(0, controller.signal); // one listener a prompt
   const abort = (): void => controller.abort();
   req.socket.on("close", abort);
-  const body = new AnswerBody(shape, context.model, options);
+  const body = new AnswerBody(shape, context.model, context.engine.tokenizer, options);
   try {
     if (isGone(exchange)) return;
     const generations = start(controller.signal);
     if (options.stream) await sendStream(exchange, options, body, generations);
     else {
       const results = await Promise.all(generations);
-      sendJson(res, 200, body.whole(results), context.limits.stallTimeoutMs);
+      sendJson(res, 200, await body.whole(results), context.limits.stallTimeoutMs);
     }
   } catch (error) {
     throw toApiError(error, shape.input);
@@ -95,11 +95,11 @@ async function pump(
       last = delta;
       continue;
     }
-    const chunk = body.piece(index, delta);
+    const chunk = await body.piece(index, delta);
     if (chunk !== undefined) events.send(chunk);
   }
   const result = await generation;
-  events.send(body.lastPiece(index, last, result));
+  events.send(await body.lastPiece(index, last, result));
   return result;
 }
 

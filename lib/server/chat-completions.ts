@@ -2,6 +2,7 @@ import { sendAnswer } from "./answer.js";
 import type { AnswerShape } from "./answer-body.js";
 import { readJsonBody } from "./body.js";
 import { parseChatRequest } from "./chat-request.js";
+import { chatLogprobs } from "./logprobs.js";
 import type { Exchange } from "./options.js";
 
 const shape: AnswerShape = {
@@ -12,6 +13,7 @@ const shape: AnswerShape = {
   opening: { delta: { role: "assistant", content: "" } },
   whole: (text) => ({ message: { role: "assistant", content: text, refusal: null } }),
   piece: (text) => ({ delta: text === "" ? {} : { content: text } }),
+  logprobs: chatLogprobs,
 };
 
 /** POST /v1/chat/completions */

@@ -1,4 +1,5 @@
 import type { ChatRequest } from "../engine/types.js";
+import { maxLogprobs } from "../engine/step.js";
 import type { ChatMessage } from "../loading/chat.js";
 import { badRequest } from "./api-error.js";
 import { defined } from "./defined.js";
@@ -12,14 +13,14 @@ const support: FieldSupport = {
     ...answerFields,
     ...samplingFields,
     "messages",
+    "logprobs",
+    "top_logprobs",
     "max_tokens",
     "max_completion_tokens",
   ],
   ignored: [...commonIgnored, "parallel_tool_calls"],
   unsupported: {
     ...commonUnsupported,
-    logprobs: ["false"],
-    top_logprobs: ["0"],
     tools: ["[]"],
     tool_choice: ['"none"', '"auto"'],
     functions: ["[]"],
@@ -51,9 +52,19 @@ export function parseChatRequest(body: unknown, model: string): ChatCompletionRe
   const request = {
     messages: readMessages(fields),
     ...readSampling(fields),
-    ...defined({ maxTokens: maxTokens(fields) }),
+    ...defined({ maxTokens: maxTokens(fields), logprobs: numLogprobs(fields) }),
   };
   return { ...options, request };
+}
+
+/** `logprobs` says whether, `top_logprobs` how many alternatives there are. */
+function numLogprobs(fields: Fields): number | undefined {
+  const isWanted = fields.boolean("logprobs") ?? false;
+  const count = fields.integer("top_logprobs", { min: 0, max: maxLogprobs });
+  if (count !== undefined && count > 0 && !isWanted) {
+    throw badRequest("`top_logprobs` needs `logprobs: true`", "top_logprobs", "invalid_value");
+  }
+  return isWanted ? (count ?? 0) : undefined;
 }
 
 /** `max_completion_tokens` is the newer name of `max_tokens`. */

@@ -1,4 +1,5 @@
 import type { GenerateRequest } from "../engine/types.js";
+import { maxLogprobs } from "../engine/step.js";
 import { defined } from "./defined.js";
 import { checkInteger, invalidType, invalidValue, type Fields } from "./fields.js";
 import { answerFields, openRequest, readAnswerOptions, type AnswerOptions } from "./request.js";
@@ -12,9 +13,16 @@ const maxPrompts = 128;
 const tokenIdRange = { min: 0, max: 2 ** 31 - 1 };
 
 const support: FieldSupport = {
-  supported: [...answerFields, ...samplingFields, "prompt", "max_tokens", "add_special_tokens"],
+  supported: [
+    ...answerFields,
+    ...samplingFields,
+    "prompt",
+    "logprobs",
+    "max_tokens",
+    "add_special_tokens",
+  ],
   ignored: commonIgnored,
-  unsupported: { ...commonUnsupported, echo: ["false"], suffix: ['""'], logprobs: [] },
+  unsupported: { ...commonUnsupported, echo: ["false"], suffix: ['""'] },
 };
 
 export interface CompletionRequest extends AnswerOptions {
@@ -34,7 +42,10 @@ export function parseCompletionRequest(body: unknown, model: string): Completion
   const request = {
     ...readSampling(fields),
     maxTokens: readMaxTokens(fields, "max_tokens") ?? defaultMaxTokens,
-    ...defined({ addSpecialTokens: fields.boolean("add_special_tokens") }),
+    ...defined({
+      addSpecialTokens: fields.boolean("add_special_tokens"),
+      logprobs: fields.integer("logprobs", { min: 0, max: maxLogprobs }),
+    }),
   };
   return { ...options, prompts, request };
 }

@@ -2,6 +2,7 @@ import { sendAnswer } from "./answer.js";
 import type { AnswerShape } from "./answer-body.js";
 import { readJsonBody } from "./body.js";
 import { parseCompletionRequest } from "./completion-request.js";
+import { completionLogprobs } from "./logprobs.js";
 import type { Exchange } from "./options.js";
 
 const shape: AnswerShape = {
@@ -11,6 +12,7 @@ const shape: AnswerShape = {
   chunkObject: "text_completion",
   whole: (text) => ({ text }),
   piece: (text) => ({ text }),
+  logprobs: completionLogprobs,
 };
 
 /** POST /v1/completions */

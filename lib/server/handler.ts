@@ -3,7 +3,13 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Engine } from "../engine/types.js";
 import { toApiError } from "./api-error.js";
 import { discardBody } from "./body.js";
-import { createContext, isGone, type Exchange, type HandlerOptions } from "./options.js";
+import {
+  createContext,
+  isGone,
+  type Exchange,
+  type HandlerOptions,
+  type ServerContext,
+} from "./options.js";
 import { match } from "./router.js";
 import { sendError } from "./send.js";
 
@@ -12,12 +18,16 @@ export type NodeHandler = (req: IncomingMessage, res: ServerResponse) => void;
 
 /**
  * The OpenAI-compatible endpoints of an engine as a `node:http` request listener, which every Node framework can mount:
- * `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/health`. Only the path after the mount point is looked at.
+ * `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/health`, `/metrics`. Only the path after the mount point is looked at.
  *
  * @throws PagodaError ERR_ARGUMENT when an option is out of range.
  */
 export function toNodeHandler(engine: Engine, options: HandlerOptions = {}): NodeHandler {
-  const context = createContext(engine, options);
+  return handlerOf(createContext(engine, options));
+}
+
+/** As {@link toNodeHandler}, with a context whose end the caller decides. */
+export function handlerOf(context: ServerContext): NodeHandler {
   return (req, res) => {
     // A client that goes away is noticed by "close"; nothing is left to do about its errors.
     res.on("error", () => undefined);

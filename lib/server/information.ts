@@ -3,7 +3,7 @@ import { modelNotFound } from "./request.js";
 import { sendJson, sendText } from "./send.js";
 
 const welcome =
-  "Pagoda serves POST /v1/chat/completions, POST /v1/completions, GET /v1/models and GET /health.\n";
+  "Pagoda serves POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health and GET /metrics.\n";
 
 /** GET / */
 export function index({ context, res }: Exchange): void {
@@ -16,6 +16,12 @@ export function health({ context, res }: Exchange): void {
   if (context.fatal !== undefined) throw context.fatal;
   const body = { status: "ok", model: context.model, stats: context.engine.stats() };
   sendJson(res, 200, body, context.limits.stallTimeoutMs);
+}
+
+/** GET /metrics, in Prometheus' text format 0.0.4; also once the engine has failed. */
+export function metrics({ context, res }: Exchange): void {
+  const headers = { "content-type": "text/plain; version=0.0.4; charset=utf-8" };
+  sendText(res, 200, context.metrics.text(), headers, context.limits.stallTimeoutMs);
 }
 
 /** GET /v1/models */

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Engine } from "../engine/types.js";
 import { checkInteger } from "../arguments.js";
 import { PagodaError } from "../errors.js";
+import { Metrics } from "./metrics.js";
 
 /** Options of {@link toNodeHandler}. */
 export interface HandlerOptions {
@@ -24,6 +25,7 @@ export interface ServerContext {
   /** Unix time in seconds of the handler's making, reported as the model's. */
   readonly created: number;
   readonly limits: Limits;
+  readonly metrics: Metrics;
   /** To be told of every failure that is not the client's. Never throws. */
   report(error: unknown): void;
   /** The error after which the engine cannot serve any more. */
@@ -43,15 +45,17 @@ export interface Exchange {
 
 export function createContext(engine: Engine, options: HandlerOptions): ServerContext {
   const onError = reporter(options.onError);
+  const model = options.model ?? engine.info.model.name;
   return {
     engine,
-    model: options.model ?? engine.info.model.name,
+    model,
     created: unixSeconds(),
     limits: {
       maxBodyBytes: positive("maxBodyBytes", options.maxBodyBytes, 8 * 2 ** 20),
       maxBufferedChars: positive("maxBufferedChars", options.maxBufferedChars, 2 ** 20, 2 ** 28),
       stallTimeoutMs: positive("stallTimeoutMs", options.stallTimeoutMs, 30_000),
     },
+    metrics: new Metrics(engine, model),
     fatal: undefined,
     report(error) {
       if (PagodaError.is(error) && fatalCodes.has(error.code)) this.fatal ??= error;

@@ -1,7 +1,7 @@
 import { ApiError } from "./api-error.js";
 import { chatCompletions } from "./chat-completions.js";
 import { completions } from "./completions.js";
-import { health, index, model, models } from "./information.js";
+import { health, index, metrics, model, models } from "./information.js";
 import type { Exchange } from "./options.js";
 
 /** An endpoint; `id` is what a route that ends in `/{id}` matched. */
@@ -15,6 +15,7 @@ interface Route {
 const routes: ReadonlyMap<string, Route> = new Map([
   ["/", { method: "GET", endpoint: index }],
   ["/health", { method: "GET", endpoint: health }],
+  ["/metrics", { method: "GET", endpoint: metrics }],
   ["/v1/models", { method: "GET", endpoint: models }],
   ["/v1/completions", { method: "POST", endpoint: completions }],
   ["/v1/chat/completions", { method: "POST", endpoint: chatCompletions }],

@@ -4,8 +4,8 @@ import type { Engine } from "../engine/types.js";
 import { checkInteger } from "../arguments.js";
 import { argumentError } from "../errors.js";
 import { Drain } from "./drain.js";
-import { toNodeHandler } from "./handler.js";
-import { reporter, type HandlerOptions } from "./options.js";
+import { handlerOf } from "./handler.js";
+import { createContext, reporter, type HandlerOptions } from "./options.js";
 
 /** Options of {@link startServer}. */
 export interface ServerOptions extends HandlerOptions {
@@ -47,7 +47,8 @@ export async function startServer(
   // An empty host would mean all addresses.
   if (typeof host !== "string" || host === "") throw argumentError("host", "a host name", host);
   const port = checkInteger("port", options.port ?? 8000, { min: 0, max: 65_535 });
-  const drain = new Drain(toNodeHandler(engine, options));
+  const context = createContext(engine, options);
+  const drain = new Drain(handlerOf(context));
   const server = createServer(httpLimits(options), (req, res) => drain.handle(req, res));
   server.maxConnections = checkInteger("maxConnections", maxConnections, { min: 1, max: 65_535 });
   // Each request that waits on a pipelined connection listens for its end.
@@ -60,7 +61,8 @@ export async function startServer(
     host,
     port: bound,
     url: `http://${name}:${bound}`,
-    close: (graceMs = 10_000) => drain.close(server, graceMs),
+    close: (graceMs = 10_000) =>
+      drain.close(server, graceMs).finally(() => context.metrics.close()),
   };
 }
 

@@ -29,6 +29,15 @@ void pushCount(std::vector<int32_t>& values, uint64_t count) {
   values.push_back(static_cast<int32_t>(count >> 32));
 }
 
+/// Values: (token, finite) pairs. Floats: the log-probabilities, where rows want any.
+void complete(Completion& completion, StepResult result) {
+  for (size_t row = 0; row < result.tokens.size(); ++row) {
+    completion.values.push_back(result.tokens[row]);
+    completion.values.push_back(result.finite[row]);
+  }
+  completion.floats = std::move(result.logprobs);
+}
+
 /// A Float32Array that owns `data`; copies where the host forbids external memory (Electron).
 Napi::Value toFloat32Array(Napi::Env env, std::vector<float> data) {
   const size_t length = data.size();
@@ -69,6 +78,7 @@ Napi::Function NativeEngine::define(Napi::Env env) {
                          InstanceMethod<&NativeEngine::setWeight>("setWeight"),
                          InstanceMethod<&NativeEngine::step>("step"),
                          InstanceMethod<&NativeEngine::stepLogits>("stepLogits"),
+                         InstanceMethod<&NativeEngine::sampleRows>("sampleRows"),
                          InstanceMethod<&NativeEngine::writeArena>("writeArena"),
                          InstanceMethod<&NativeEngine::readArena>("readArena"),
                          InstanceMethod<&NativeEngine::poison>("poison"),
@@ -199,11 +209,17 @@ Napi::Value NativeEngine::step(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const auto input = std::make_shared<StepInput>(readStepInput(info[0]));
     return submit(info.Env(), [input](State& state, Completion& completion) {
-      const StepResult result = state.openedRunner().run(*input);
-      for (size_t row = 0; row < result.tokens.size(); ++row) {
-        completion.values.push_back(result.tokens[row]);
-        completion.values.push_back(result.finite[row]);
-      }
+      complete(completion, state.openedRunner().run(*input));
+    });
+  });
+}
+
+Napi::Value NativeEngine::sampleRows(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const auto logits = std::make_shared<std::vector<float>>(copyTypedArray<float>(info[0], "logits"));
+    const auto sampling = std::make_shared<SamplingInput>(readSamplingInput(info[1]));
+    return submit(info.Env(), [logits, sampling](State& state, Completion& completion) {
+      complete(completion, state.openedRunner().sampleRows(*logits, *sampling));
     });
   });
 }

@@ -8,5 +8,6 @@
 namespace pagoda {
 
 StepInput readStepInput(const Napi::Value& value);
+SamplingInput readSamplingInput(const Napi::Value& value);
 
 }  // namespace pagoda

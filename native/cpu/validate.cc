@@ -114,6 +114,36 @@ void checkBatch(Checker& check, const PagodaBatch& batch, int32_t blockSize) {
   }
 }
 
+void checkLogprobs(Checker& check, const PagodaLogprobs& logprobs, int32_t rows) {
+  check.between("logprobs.maxWanted", logprobs.maxWanted, 0, 1 << 16);
+  check.indices("logprobs.wanted", logprobs.wanted, rows, INT32_MIN, static_cast<int64_t>(logprobs.maxWanted) + 1);
+  check.notNull("logprobs.logprob", logprobs.logprob);
+  check.notNull("logprobs.rank", logprobs.rank);
+  if (logprobs.maxWanted == 0) return;
+  check.notNull("logprobs.topIds", logprobs.topIds);
+  check.notNull("logprobs.topLogprobs", logprobs.topLogprobs);
+}
+
+// Pointers only: what lists hold was checked with the step (step.h).
+void checkControls(Checker& check, const PagodaSampleControls& controls) {
+  check.notNull("allowed", controls.allowed.offsets);
+  check.notNull("banned", controls.banned.offsets);
+  check.notNull("biased", controls.biased.offsets);
+  check.notNull("history", controls.history.offsets);
+  check.notNull("numPromptTokens", controls.numPromptTokens);
+  check.notNull("repetitionPenalty", controls.repetitionPenalty);
+  check.notNull("frequencyPenalty", controls.frequencyPenalty);
+  check.notNull("presencePenalty", controls.presencePenalty);
+  check.notNull("dryMultiplier", controls.dryMultiplier);
+  check.notNull("dryBase", controls.dryBase);
+  check.notNull("dryAllowedLength", controls.dryAllowedLength);
+  check.notNull("dryRange", controls.dryRange);
+  check.notNull("dryBreakers", controls.dryBreakers.offsets);
+  check.notNull("xtcProbability", controls.xtcProbability);
+  check.notNull("xtcThreshold", controls.xtcThreshold);
+  check.between("maxHistory", controls.maxHistory, 0, INT32_MAX);
+}
+
 }  // namespace
 
 PagodaStatus validateWeight(const PagodaWeight& weight, PagodaError* error) {
@@ -272,6 +302,9 @@ PagodaStatus validate(const PagodaSample& op, PagodaError* error) {
   check.notNull("position", op.position);
   check.notNull("tokens", op.tokens);
   check.notNull("finite", op.finite);
+  if (op.targets != nullptr) check.indices("targets", op.targets, op.logits.rows, INT32_MIN, op.logits.width);
+  if (op.logprobs.wanted != nullptr) checkLogprobs(check, op.logprobs, op.logits.rows);
+  if (op.controls.typicalP != nullptr) checkControls(check, op.controls);
   return check.status();
 }
 

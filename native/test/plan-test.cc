@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <functional>
 
@@ -51,12 +52,12 @@ StepInput smallStep() {
   step.blockTable = {1, 0, 2, 3};
   step.slotMapping = {4, 5, 6, 12};
   step.outputRows = {2, 3};
-  step.temperature = {0, 1};
-  step.topK = {0, 5};
-  step.topP = {1, 0.5f};
-  step.minP = {0, 0.1f};
-  step.seed = {1, 2, 3, 4};
-  step.position = {3, 5};
+  step.sampling.temperature = {0, 1};
+  step.sampling.topK = {0, 5};
+  step.sampling.topP = {1, 0.5f};
+  step.sampling.minP = {0, 0.1f};
+  step.sampling.seed = {1, 2, 3, 4};
+  step.sampling.position = {3, 5};
   return step;
 }
 
@@ -149,6 +150,120 @@ void testCorruptPlans() {
   }
 }
 
+SamplingControls smallControls() {
+  SamplingControls c;
+  c.allowed = {{1, 4, 9}, {0, 3, 3}};
+  c.banned = {{4, 4}, {0, 0, 2}};
+  c.biased = {{0, 10}, {0, 1, 2}};
+  c.biases = {1.5f, -2};
+  c.history = {{1, 5, 10, 3, 3}, {0, 0, 5}};
+  c.numPromptTokens = {0, 2};
+  c.repetitionPenalty = {1, 1.2f};
+  c.frequencyPenalty = {0, 0.5f};
+  c.presencePenalty = {0, -0.5f};
+  c.dryMultiplier = {0, 0.8f};
+  c.dryBase = {1, 1.75f};
+  c.dryAllowedLength = {1, 2};
+  c.dryRange = {0, 1000};
+  c.dryBreakers = {{2, 7}, {0, 0, 2}};
+  c.typicalP = {1, 0.9f};
+  c.xtcProbability = {0, 0.5f};
+  c.xtcThreshold = {0, 0.1f};
+  return c;
+}
+
+// As smallStep, with everything that sampling knows.
+StepInput controlledStep() {
+  StepInput step = smallStep();
+  step.sampling.targets = {-1, 3};
+  step.sampling.numLogprobs = {2, -1};
+  step.sampling.hasControls = true;
+  step.sampling.controls = smallControls();
+  return step;
+}
+
+void testControlledRun() {
+  section("a step with controls and log-probabilities; sampleRows gives the same from the same logits");
+  Device device = openCpu();
+  Runner runner(device, smallPlan(), kKv, 4);
+  setWeight(runner, 0, testWeight(kVocab * kHidden));
+  setWeight(runner, 1, std::vector<float>(kHidden, 1.0f));
+  const StepInput step = controlledStep();
+  const StepResult result = runner.run(step);
+  CHECK(result.tokens[0] == 1 || result.tokens[0] == 4 || result.tokens[0] == 9, "%d is not allowed",
+        result.tokens[0]);
+  CHECK(result.tokens[1] == 3, "the target");
+  CHECK(result.logprobs.size() == 2 * (2 + 2 * 2));
+  CHECK(result.logprobs[0] < 0 && result.logprobs[0] > -100);
+  const StepResult again = runner.sampleRows(runner.runLogits(step), step.sampling);
+  CHECK(again.tokens == result.tokens && again.finite == result.finite);
+  CHECK(std::memcmp(again.logprobs.data(), result.logprobs.data(), 8) == 0);
+  CHECK(refused([&] { runner.sampleRows(std::vector<float>(5), step.sampling); }), "too few logits");
+  SamplingInput many;
+  many.temperature.resize(kOutputs + 1);
+  CHECK(refused([&] { runner.sampleRows(std::vector<float>((kOutputs + 1) * kVocab), many); }), "too many rows");
+}
+
+void testCorruptControls() {
+  section("corrupt sampling controls");
+  using Corruption = std::function<void(SamplingInput&)>;
+  const auto onControls = [](std::function<void(SamplingControls&)> change) -> Corruption {
+    return [change](SamplingInput& s) { change(s.controls); };
+  };
+  std::vector<Corruption> corruptions = {
+      [](SamplingInput& s) { s.targets[0] = -2; },
+      [](SamplingInput& s) { s.targets[0] = kVocab; },
+      [](SamplingInput& s) { s.targets.pop_back(); },
+      [](SamplingInput& s) { s.numLogprobs[0] = -2; },
+      [](SamplingInput& s) { s.numLogprobs[0] = kMaxLogprobs + 1; },
+      [](SamplingInput& s) { s.numLogprobs.push_back(0); },
+      [](SamplingInput& s) { s.controls = SamplingControls(); },
+      onControls([](SamplingControls& c) { c.allowed.values = {4, 4, 9}; }),
+      onControls([](SamplingControls& c) { c.allowed.values = {4, 1, 9}; }),
+      onControls([](SamplingControls& c) { c.biased.offsets = {0, 2, 2}, c.biased.values = {3, 3}; }),
+      onControls([](SamplingControls& c) { c.biases.pop_back(); }),
+      onControls([](SamplingControls& c) { c.biases[0] = NAN; }),
+      onControls([](SamplingControls& c) { c.biases[0] = INFINITY; }),
+      onControls([](SamplingControls& c) { c.numPromptTokens[1] = 6; }),
+      onControls([](SamplingControls& c) { c.numPromptTokens[0] = 1; }),
+      onControls([](SamplingControls& c) { c.numPromptTokens[0] = -1; }),
+      onControls([](SamplingControls& c) { c.numPromptTokens.pop_back(); }),
+      onControls([](SamplingControls& c) { c.dryAllowedLength[0] = 0; }),
+      onControls([](SamplingControls& c) { c.dryRange[1] = -1; }),
+      onControls([](SamplingControls& c) { c.dryBreakers.values = {7, 2}; }),
+  };
+  Lists SamplingControls::* const lists[] = {&SamplingControls::allowed, &SamplingControls::banned,
+                                             &SamplingControls::biased, &SamplingControls::history,
+                                             &SamplingControls::dryBreakers};
+  for (const auto list : lists) {
+    corruptions.push_back(onControls([list](SamplingControls& c) { (c.*list).values[0] = -1; }));
+    corruptions.push_back(onControls([list](SamplingControls& c) { (c.*list).values.back() = kVocab; }));
+    corruptions.push_back(onControls([list](SamplingControls& c) { (c.*list).values.push_back(0); }));
+    corruptions.push_back(onControls([list](SamplingControls& c) { (c.*list).offsets[0] = 1; }));
+    corruptions.push_back(onControls([list](SamplingControls& c) { (c.*list).offsets[1] = -1; }));
+    corruptions.push_back(onControls([list](SamplingControls& c) { (c.*list).offsets[1] = INT32_MAX; }));
+    corruptions.push_back(onControls([list](SamplingControls& c) { (c.*list).offsets[2] = 1000; }));
+    corruptions.push_back(onControls([list](SamplingControls& c) { (c.*list).offsets.pop_back(); }));
+    corruptions.push_back(onControls([list](SamplingControls& c) { (c.*list).offsets.clear(); }));
+  }
+  std::vector<float> SamplingControls::* const reals[] = {
+      &SamplingControls::repetitionPenalty, &SamplingControls::frequencyPenalty, &SamplingControls::presencePenalty,
+      &SamplingControls::dryMultiplier,     &SamplingControls::dryBase,          &SamplingControls::typicalP,
+      &SamplingControls::xtcProbability,    &SamplingControls::xtcThreshold};
+  for (const auto real : reals) {
+    for (const float value : {NAN, INFINITY, -INFINITY, -1e9f})
+      corruptions.push_back(onControls([real, value](SamplingControls& c) { (c.*real)[1] = value; }));
+    corruptions.push_back(onControls([real](SamplingControls& c) { (c.*real).pop_back(); }));
+  }
+  const PlanSpec plan = smallPlan();
+  CHECK(!refused([&] { checkStep(controlledStep(), plan, kKv, 4); }), "the step itself is accepted");
+  for (size_t i = 0; i < corruptions.size(); ++i) {
+    StepInput step = controlledStep();
+    corruptions[i](step.sampling);
+    CHECK(refused([&] { checkStep(step, plan, kKv, 4); }), "corruption %zu", i);
+  }
+}
+
 void testCorruptSteps() {
   section("corrupt steps");
   const std::vector<std::function<void(StepInput&)>> corruptions = {
@@ -181,15 +296,15 @@ void testCorruptSteps() {
       [](StepInput& s) {
         s.outputRows = {0, 1, 2, 3};
       },
-      [](StepInput& s) { s.temperature[0] = -1; },
-      [](StepInput& s) { s.temperature[0] = NAN; },
-      [](StepInput& s) { s.temperature[0] = INFINITY; },
-      [](StepInput& s) { s.topK[0] = -1; },
-      [](StepInput& s) { s.topP[0] = 0; },
-      [](StepInput& s) { s.topP[0] = 1.5f; },
-      [](StepInput& s) { s.minP[0] = -0.5f; },
-      [](StepInput& s) { s.seed.pop_back(); },
-      [](StepInput& s) { s.position[0] = -1; },
+      [](StepInput& s) { s.sampling.temperature[0] = -1; },
+      [](StepInput& s) { s.sampling.temperature[0] = NAN; },
+      [](StepInput& s) { s.sampling.temperature[0] = INFINITY; },
+      [](StepInput& s) { s.sampling.topK[0] = -1; },
+      [](StepInput& s) { s.sampling.topP[0] = 0; },
+      [](StepInput& s) { s.sampling.topP[0] = 1.5f; },
+      [](StepInput& s) { s.sampling.minP[0] = -0.5f; },
+      [](StepInput& s) { s.sampling.seed.pop_back(); },
+      [](StepInput& s) { s.sampling.position[0] = -1; },
   };
   const PlanSpec plan = smallPlan();
   CHECK(!refused([&] { checkStep(smallStep(), plan, kKv, 4); }), "the step itself is accepted");
@@ -252,6 +367,8 @@ int main() {
   pagoda::test::testRun();
   pagoda::test::testCorruptPlans();
   pagoda::test::testCorruptSteps();
+  pagoda::test::testControlledRun();
+  pagoda::test::testCorruptControls();
   pagoda::test::testLoader();
   pagoda::test::testMissingOps();
   return pagoda::test::finish();

@@ -67,8 +67,11 @@ Result sample(Device& device, const std::vector<Row>& rows) {
                                                 .minP = minP.data(),
                                                 .seed = seed.data(),
                                                 .position = position.data(),
+                                                .targets = nullptr,
+                                                .controls = {},
                                                 .tokens = result.tokens.data(),
-                                                .finite = result.finite.data()});
+                                                .finite = result.finite.data(),
+                                                .logprobs = {}});
   CHECK(logits.intact());
   return result;
 }

@@ -53,6 +53,11 @@ describe("BlockManager", () => {
     expect(table.blocks).toEqual(before);
   });
 
+  it.each([0, 1.5, NaN, "16"])("refuses a window of %s tokens", (slidingWindow) => {
+    const options = { numBlocks: 4, blockSize: 4, slidingWindow: slidingWindow as number };
+    expect(() => new BlockManager(options)).toThrow("`slidingWindow`");
+  });
+
   it.each([0, 257, 1.5, NaN, "16"])("refuses blocks of %s tokens", (blockSize) => {
     expect(() => new BlockManager({ numBlocks: 4, blockSize: blockSize as number })).toThrow(
       "`blockSize`",
@@ -67,6 +72,156 @@ describe("BlockManager", () => {
     expect(() => blocks.check([table, table])).toThrow("owners");
     table.numTokens = 9;
     expect(() => blocks.check([table])).toThrow("as long as");
+  });
+});
+
+describe("fork and copy-on-write", () => {
+  const forked = (numTokens: number) => {
+    const blocks = new BlockManager({ numBlocks: 9, blockSize: 4 });
+    const [parent, child] = [new BlockTable(), new BlockTable()];
+    blocks.allocate(parent, numTokens);
+    blocks.fork(parent, child);
+    return { blocks, parent, child, tables: [parent, child] };
+  };
+
+  it("shares everything, the partial last block included", () => {
+    const { blocks, parent, child, tables } = forked(6);
+    expect(child.blocks).toEqual(parent.blocks);
+    expect(blocks.numFreeBlocks).toBe(6);
+    expect(blocks.usage(child)).toEqual({ blocks: 2, sharedBlocks: 2 });
+    blocks.check(tables);
+  });
+
+  it("copies a partial block for the first who writes; the last owner writes in place", () => {
+    const { blocks, parent, child, tables } = forked(6);
+    const last = parent.blocks[1]!;
+    expect(blocks.blocksNeeded(child, 1)).toBe(1);
+    blocks.allocate(child, 1);
+    expect([...blocks.takeCopies()]).toEqual([last, child.blocks[1]]);
+    expect(blocks.blocksNeeded(parent, 1)).toBe(0);
+    blocks.allocate(parent, 1);
+    expect(parent.blocks[1]).toBe(last);
+    blocks.check(tables);
+    blocks.finishStep();
+    expect([...blocks.takeCopies()]).toEqual([]);
+    expect(blocks.usage(child)).toEqual({ blocks: 2, sharedBlocks: 1 });
+    blocks.check(tables);
+  });
+
+  it("copies nothing where the last block is full", () => {
+    const { blocks, parent, child, tables } = forked(8);
+    blocks.allocate(child, 1);
+    blocks.allocate(parent, 1);
+    expect([...blocks.takeCopies()]).toEqual([]);
+    expect(parent.blocks[2]).not.toBe(child.blocks[2]);
+    blocks.check(tables);
+  });
+
+  it("keeps what a copy reads until the step has run, even when its owners are gone", () => {
+    const { blocks, parent, child } = forked(6);
+    blocks.allocate(child, 1);
+    const [from] = blocks.takeCopies();
+    blocks.free(parent);
+    blocks.check([child]);
+    expect(blocks.numFreeBlocks).toBe(5); // 8 less 2 of the child and 1 that is read
+    const other = new BlockTable();
+    blocks.allocate(other, 20);
+    expect([...other.blocks.subarray(0, 5)]).not.toContain(from);
+    blocks.finishStep();
+    expect(blocks.numFreeBlocks).toBe(1);
+    blocks.check([child, other]);
+  });
+
+  it("drops a copy that nobody will read", () => {
+    const { blocks, parent, child } = forked(6);
+    blocks.allocate(child, 1);
+    blocks.free(child);
+    expect([...blocks.takeCopies()]).toEqual([]);
+    blocks.check([parent]);
+    blocks.finishStep();
+    blocks.check([parent]);
+  });
+
+  it("needs a block for the copy", () => {
+    const blocks = new BlockManager({ numBlocks: 3, blockSize: 4 });
+    const [parent, child] = [new BlockTable(), new BlockTable()];
+    blocks.allocate(parent, 6);
+    blocks.fork(parent, child);
+    expect(blocks.allocate(child, 1)).toBe(false);
+    expect([...blocks.takeCopies()]).toEqual([]);
+    blocks.free(parent);
+    expect(blocks.allocate(child, 1)).toBe(true);
+    expect([...blocks.takeCopies()]).toEqual([]);
+  });
+
+  it("takes fewer tokens; a cached block that is then written is no longer found", () => {
+    const blocks = new BlockManager({ numBlocks: 9, blockSize: 4 });
+    const [parent, child] = [new BlockTable(), new BlockTable()];
+    const tokens = { tokenIds: Int32Array.of(0, 1, 2, 3, 4, 5, 6, 7, 8) };
+    blocks.allocate(parent, 8);
+    blocks.markComputed(parent, tokens, 8);
+    blocks.fork(parent, child, 6);
+    blocks.free(parent);
+    expect(blocks.findPrefix(tokens, undefined).numTokens).toBe(8);
+    blocks.allocate(child, 1);
+    expect([...blocks.takeCopies()]).toEqual([]);
+    expect(blocks.findPrefix(tokens, undefined).numTokens).toBe(4);
+    blocks.check([child]);
+  });
+
+  it("refuses what is not between two steps", () => {
+    const { blocks, child } = forked(6);
+    blocks.allocate(child, 1);
+    expect(() => blocks.fork(child, new BlockTable())).toThrow("copy has been made");
+    expect(() => blocks.fork(child, child)).toThrow("is empty");
+    expect(() => blocks.fork(child, new BlockTable("salt"))).toThrow("salt");
+    expect(() => blocks.fork(child, new BlockTable(), 9)).toThrow("no more tokens");
+  });
+});
+
+describe("a sliding window", () => {
+  const run = (numTokens: number, slidingWindow: number) => {
+    const blocks = new BlockManager({ numBlocks: 20, blockSize: 4, slidingWindow });
+    const table = new BlockTable();
+    const tokens = { tokenIds: new Int32Array(numTokens) };
+    blocks.allocate(table, numTokens);
+    blocks.markComputed(table, tokens, numTokens);
+    blocks.check([table]);
+    return { blocks, table, tokens };
+  };
+
+  it.each([
+    [12, 5, 2], // the next token, at 12, sees 8 to 12
+    [12, 6, 1],
+    [12, 13, 0],
+    [13, 1, 3],
+    [3, 1, 0],
+  ])("of %i tokens and window %i gives back %i blocks", (numTokens, window, released) => {
+    const { blocks, table } = run(numTokens, window);
+    expect(table.numReleasedBlocks).toBe(released);
+    expect([...table.blocks.subarray(0, released)]).toEqual(Array(released).fill(0));
+    expect(blocks.numFreeBlocks).toBe(19 - Math.ceil(numTokens / 4) + released);
+    blocks.free(table);
+    expect(blocks.numFreeBlocks).toBe(19);
+  });
+
+  it("holds a bounded number of blocks, however long the sequence is", () => {
+    const blocks = new BlockManager({ numBlocks: 5, blockSize: 4, slidingWindow: 8 });
+    const table = new BlockTable();
+    const tokens = { tokenIds: new Int32Array(1000) };
+    for (let i = 1; i <= 1000; i++) {
+      expect(blocks.allocate(table, 1)).toBe(true);
+      blocks.markComputed(table, tokens, i);
+    }
+    blocks.check([table]);
+    expect(blocks.usage(table).blocks).toBeLessThanOrEqual(3);
+  });
+
+  it("lets a fork begin only where the blocks that it sees are left", () => {
+    const { blocks, table } = run(16, 6);
+    expect(blocks.canFork(table, 16)).toBe(true);
+    expect(blocks.canFork(table, 12)).toBe(false);
+    expect(() => blocks.fork(table, new BlockTable(), 12)).toThrow("given back");
   });
 });
 

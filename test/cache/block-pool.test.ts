@@ -31,6 +31,27 @@ describe("BlockPool", () => {
     expect(pool.allocate()).toBe(first);
   });
 
+  it("reuses what is released for the last place after all other free blocks", () => {
+    const pool = new BlockPool(5);
+    const blocks = [1, 2, 3, 4].map(() => pool.allocate());
+    pool.release(blocks[1]!, "last");
+    pool.release(blocks[0]!, "first");
+    pool.release(blocks[3]!, "last");
+    expect([1, 2, 3].map(() => pool.allocate())).toEqual([blocks[0], blocks[1], blocks[3]]);
+    pool.check();
+  });
+
+  it("takes a free block out of the middle", () => {
+    const pool = new BlockPool(5);
+    pool.touch(3);
+    pool.touch(3);
+    expect(pool.refCount(3)).toBe(2);
+    expect(pool.numShared).toBe(1);
+    expect([1, 2, 3].map(() => pool.allocate())).toEqual([1, 2, 4]);
+    for (const bad of [0, 5, -1]) expect(() => pool.touch(bad)).toThrow("Invariant broken");
+    pool.check();
+  });
+
   it("refuses to release or retain what nobody owns", () => {
     const pool = new BlockPool(3);
     const block = pool.allocate();

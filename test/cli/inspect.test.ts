@@ -1,7 +1,7 @@
 import { cp, mkdtemp, open, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createEngine } from "pagoda-llm";
+import { createEngine, planMemory } from "pagoda-llm";
 import { expect, onTestFinished, test } from "vitest";
 import { runCli } from "../support/cli.js";
 import { demoModel } from "../support/demo.js";
@@ -28,6 +28,9 @@ test("tells what the engine tells after loading", async () => {
   const { bytesPerToken, bytesPer1kTokens } = report.kvCache;
   expect(bytesPerToken * kvCache.blockSize * kvCache.numBlocks).toBe(kvCache.memory);
   expect(bytesPer1kTokens).toBe(1024 * bytesPerToken);
+  const memory = await planMemory({ model: demoModel });
+  expect(bytesPerToken).toBe(memory.kvCache.bytesPerToken);
+  expect(report.arenaBytes).toBe(memory.workspace);
   expect(report.plan).toMatch(/^plan: tokens <= 2048/);
 });
 
@@ -93,6 +96,18 @@ async function hugeModel(): Promise<string> {
   await file.close();
   return folder;
 }
+
+test("the memory of a model of 141 GB is planned from its header alone", async () => {
+  const model = await hugeModel();
+  const begin = performance.now();
+  const plan = await planMemory({ model, kvCache: { memory: 2 ** 33 } });
+  expect(performance.now() - begin).toBeLessThan(5000);
+  expect(plan.weights / 141.1e9).toBeCloseTo(1, 2);
+  expect(plan.kvCache.bytesPerToken).toBe(2 * 80 * 8 * 128 * 2);
+  const block = plan.kvCache.blockSize * plan.kvCache.bytesPerToken;
+  expect(plan.kvCache.memory).toBe(Math.floor(2 ** 33 / block) * block);
+  expect(plan.fits).toBe(plan.total <= plan.available);
+});
 
 test("a model of 141 GB is inspected from its header alone", async () => {
   const folder = await hugeModel();

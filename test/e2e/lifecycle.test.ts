@@ -101,6 +101,34 @@ describe("a process that uses the engine", () => {
     expect(late - early).toBeLessThan(30); // 20 engines of 40 MiB each would be 800
   });
 
+  it("gives the memory of a large KV cache back", async () => {
+    const exit = await run(
+      `
+      const contexts = 64;
+      const kvCache = { numBlocks: 1 + contexts * 64 };
+      const engine = await createEngine({ model, dtype: "f32", kvCache });
+      const rss = () => { gc(); return process.memoryUsage.rss() / 2 ** 20; };
+      const { kvCache: { memory }, model: { vocabSize } } = engine.info;
+      const loaded = rss();
+      // Blocks that are cached are used again last, so that other prompts fill the whole cache.
+      const prompt = (i) => Array.from({ length: 1023 }, (_, t) => (31 * i + 7 * t) % vocabSize);
+      const requests = Array.from({ length: contexts }, (_, i) => ({ prompt: prompt(i), maxTokens: 1 }));
+      await Promise.all(requests.map((request) => engine.generate(request)));
+      const used = rss();
+      await engine.close();
+      console.log(JSON.stringify({ cache: memory / 2 ** 20, loaded, used, closed: rss() }));
+    `,
+      ["--expose-gc"],
+    );
+    expect(exit).toMatchObject(clean);
+    const { cache, loaded, used, closed } = JSON.parse(exit.stdout) as Record<string, number>;
+    const figures = [cache, loaded, used, closed].map((mebibytes) => mebibytes!.toFixed(0));
+    console.log(`KV cache, resident when loaded, used, closed: ${figures.join(", ")} MiB`);
+    expect(cache).toBeGreaterThanOrEqual(256);
+    expect(used! - loaded!).toBeGreaterThan(0.9 * cache!);
+    expect(used! - closed!).toBeGreaterThan(0.95 * cache!);
+  });
+
   it("collects engines that were dropped without close", async () => {
     const exit = await run(
       `

@@ -218,11 +218,14 @@ describe("statistics", () => {
     await generations[0]![Symbol.asyncIterator]().next();
     expect(engine.stats()).toMatchObject({ waiting: 0, running: 2, freeBlocks: 62 });
     await Promise.all(generations);
-    expect(engine.stats()).toEqual({
+    expect(engine.stats()).toMatchObject({
       waiting: 0,
       running: 0,
       totalBlocks: 64,
       freeBlocks: 64,
+      cachedBlocks: 2,
+      sharedBlocks: 0,
+      prefixCache: { queriedTokens: 4, hitTokens: 0 },
       steps: 4,
       preemptions: 0,
       promptTokens: 4,

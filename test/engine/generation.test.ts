@@ -9,7 +9,16 @@ const result: GenerateResult = {
   tokenIds: [1, 2, 3],
   promptTokenIds: [9],
   finishReason: "length",
-  usage: { promptTokens: 1, outputTokens: 3, queueMs: 0, ttftMs: 1, totalMs: 2 },
+  usage: {
+    promptTokens: 1,
+    cachedTokens: 0,
+    outputTokens: 3,
+    queueMs: 0,
+    prefillMs: 1,
+    decodeMs: 1,
+    ttftMs: 1,
+    totalMs: 2,
+  },
 };
 const failure = new PagodaError("ERR_BACKEND_FAILED", "lost");
 

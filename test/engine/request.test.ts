@@ -28,6 +28,7 @@ describe("generate refuses", () => {
     });
   });
 
+  const manyEntries = Array.from({ length: 1e6 }, (_, id): [number, number] => [id, 1]);
   const notANumber = [NaN, Infinity, -Infinity, "5", null, {}, [], true, 5n];
   const bad: Record<string, readonly unknown[]> = {
     prompt: [undefined, null, 5, {}, true, new Uint32Array(2), new Float32Array(2), new Map()],
@@ -37,6 +38,39 @@ describe("generate refuses", () => {
     topP: [...notANumber, 0, -0, -1, 1.01],
     minP: [...notANumber, -1, 1.01],
     seed: [...notANumber, -1, 0.5, 2 ** 53],
+    typicalP: [...notANumber, 0, -0, -1, 1.01],
+    presencePenalty: [...notANumber, -2.01, 2.01, 2 ** 53],
+    frequencyPenalty: [...notANumber, -2.01, 2.01, 2 ** 53],
+    repetitionPenalty: [...notANumber, 0, -0, -1, 1e7],
+    minTokens: [...notANumber, -1, 1.5, 2 ** 53],
+    logprobs: [...notANumber, -1, 0.5, 21, 2 ** 53],
+    promptLogprobs: [...notANumber, -1, 0.5, 21, 2 ** 53],
+    includeStop: ["true", 1, null, {}],
+    logitBias: [null, 5, "1", [], [[1, 2]], new Map(manyEntries), Object.fromEntries(manyEntries)],
+    "logitBias[7]": [{ 7: NaN }, { 7: Infinity }, { 7: "1" }, { 7: null }, new Map([[7, "1"]])],
+    allowedTokenIds: ["1", 5, {}, null, [], Array(1025).fill(1), new Int32Array(2)],
+    badWords: ["word", 5, {}, null, Array(257).fill("a"), Array(1e6).fill("a")],
+    "badWords[0]": ["", 5, null, undefined, "a".repeat(257), "\ud800"].map((word) => [word]),
+    dry: [null, 5, "1", [], true],
+    "dry.multiplier": [...notANumber, -1, 1e7].map((multiplier) => ({ multiplier })),
+    "dry.base": [...notANumber, 0.9, -1, 1e7].map((base) => ({ multiplier: 1, base })),
+    "dry.allowedLength": [...notANumber, 0, 1.5, 2 ** 31].map((n) => ({
+      multiplier: 1,
+      allowedLength: n,
+    })),
+    "dry.range": [...notANumber, -1, 2 ** 31].map((range) => ({ multiplier: 1, range })),
+    "dry.sequenceBreakers": ["a", 5, {}, null, Array(65).fill("a")].map((sequenceBreakers) => ({
+      multiplier: 1,
+      sequenceBreakers,
+    })),
+    "dry.sequenceBreakers[0]": ["", "\ud800"].map((text) => ({
+      multiplier: 1,
+      sequenceBreakers: [text],
+    })),
+    xtc: [null, 5, "1", [], true],
+    "xtc.probability": [...notANumber, -0.1, 1.1].map((probability) => ({ probability })),
+    "xtc.threshold": [...notANumber, -0.1, 1.1].map((threshold) => ({ probability: 1, threshold })),
+    logitsProcessor: [null, 5, "f", {}, [], true],
     stop: [5, {}, null, Array(17).fill("a"), Array(1e5).fill("a")],
     "stop[0]": ["", "\ud800", [""], [5], [null], [undefined], Array(1)],
     "stop[1]": [
@@ -52,7 +86,7 @@ describe("generate refuses", () => {
 
   it.each(Object.keys(bad))("a bad %s, naming it", (parameter) => {
     const engine = withTokenizer();
-    const field = parameter.replace(/\[\d\]/, "");
+    const field = parameter.replace(/[[.].*/, "");
     for (const value of bad[parameter]!) {
       const error = errorOf(() => engine.generate({ prompt: [1], [field]: value } as never));
       expect([error.code, error.details["parameter"]], String(value)).toEqual([
@@ -79,6 +113,37 @@ describe("generate refuses", () => {
       });
     },
   );
+
+  it.each([
+    ["logitBias", { logitBias: { "-1": 1 } }],
+    ["logitBias", { logitBias: { "1.5": 1 } }],
+    ["logitBias", { logitBias: { " 1": 1 } }],
+    ["logitBias", { logitBias: { 300: 1 } }],
+    ["logitBias", { logitBias: new Map([[300, 1]]) }],
+    ["logitBias", { logitBias: new Map([["1", 1]]) }],
+    ["allowedTokenIds[1]", { allowedTokenIds: [1, 300] }],
+    ["allowedTokenIds[0]", { allowedTokenIds: ["1"] }],
+    ["dry.sequenceBreakers", { dry: { multiplier: 1, sequenceBreakers: [300] } }],
+    ["dry.sequenceBreakers", { dry: { multiplier: 1, sequenceBreakers: [null] } }],
+  ])("tokens that the model does not have: %s %j", (parameter, options) => {
+    const engine = withTokenizer();
+    const error = errorOf(() => engine.generate({ prompt: [1], ...(options as object) }));
+    expect(error).toMatchObject({ code: "ERR_TOKEN_ID", details: { parameter } });
+  });
+
+  it("more tokens at least than at most", () => {
+    const engine = withTokenizer();
+    const error = errorOf(() => engine.generate({ prompt: [1], minTokens: 5, maxTokens: 4 }));
+    expect(error).toMatchObject({ code: "ERR_ARGUMENT", details: { parameter: "minTokens" } });
+  });
+
+  it("bad words and texts as sequence breakers without a tokenizer", () => {
+    const engine = testEngine(new FakeExecutor());
+    const code = "ERR_TOKENIZER_MISSING";
+    expect(errorOf(() => engine.generate({ prompt: [1], badWords: ["a"] })).code).toBe(code);
+    const dry = { multiplier: 1, sequenceBreakers: ["\n"] };
+    expect(errorOf(() => engine.generate({ prompt: [1], dry })).code).toBe(code);
+  });
 
   it("holes in the prompt", () => {
     const prompt = [1, 2];
@@ -161,6 +226,13 @@ describe("generate accepts", () => {
       { temperature: 100, topK: 2 ** 31 - 1, topP: 1, minP: 1, seed: 2 ** 53 - 1, maxTokens: 1 },
       { temperature: 1e-300, topP: 1e-300, minP: 1e-300, maxTokens: 1 },
       { stop: Array(16).fill("a"), stopTokenIds: Array(128).fill(-0), maxTokens: 1 },
+      { presencePenalty: -2, frequencyPenalty: 2, repetitionPenalty: 1e-300, maxTokens: 1 },
+      { typicalP: 1e-300, minTokens: 1, repetitionPenalty: 1e6, maxTokens: 1 },
+      { logitBias: { 0: -1e300, 299: 1e300 }, allowedTokenIds: [-0, 299, 0], maxTokens: 1 },
+      { badWords: Array(256).fill("a b"), logitBias: new Map(), maxTokens: 1 },
+      { dry: { multiplier: 0 }, xtc: { probability: 0 }, maxTokens: 1 },
+      { dry: { multiplier: 1e6, base: 1e6, allowedLength: 1, range: 0 }, maxTokens: 1 },
+      { xtc: { probability: 1, threshold: 0 }, logitBias: {}, badWords: [], maxTokens: 1 },
     ];
     for (const request of limits) await engine.generate({ prompt: [-0, 299], ...request });
   });

@@ -1,9 +1,10 @@
 import { describe, expect, it } from "vitest";
 import type { ExecutorLimits } from "../../lib/engine/executor.js";
-import type { SamplingInput, StepInput } from "../../lib/engine/step.js";
+import type { Lists, SamplingControls, SamplingInput, StepInput } from "../../lib/engine/step.js";
 import { validateStep } from "../../lib/engine/validate-step.js";
 import { compile } from "../../lib/graph/compile.js";
 import { createGraph, type Graph } from "../../lib/graph/graph.js";
+import { makeControls } from "../support/controls.js";
 import { executorKinds } from "../support/executors.js";
 import { makeStep } from "../support/step.js";
 
@@ -41,12 +42,85 @@ function errorOf(change: Partial<StepInput>): unknown {
   }
 }
 
+const validControls = makeControls([
+  {
+    allowed: [1, 5],
+    banned: [9, 9],
+    biased: new Map([[3, 1]]),
+    history: [1, 2, 3],
+    dryBreakers: [4, 6],
+  },
+  { history: [7], numPromptTokens: 1, dry: [1, 2, 3, 4], xtc: [0.5, 0.1] },
+]);
+
+function controls(change: Partial<SamplingControls>): Partial<StepInput> {
+  return sampling({ controls: { ...validControls, ...change } });
+}
+
+const realNames = [
+  "repetitionPenalty",
+  "frequencyPenalty",
+  "presencePenalty",
+  "dryMultiplier",
+  "dryBase",
+  "typicalP",
+  "xtcProbability",
+  "xtcThreshold",
+] as const;
+const listNames = ["allowed", "banned", "biased", "history", "dryBreakers"] as const;
+
+/** Each array of the controls, broken in each way that can lead a kernel astray. */
+const controlMistakes: [string, Partial<StepInput>][] = [
+  ...listNames.flatMap((name): [string, Partial<StepInput>][] => {
+    const { values, offsets } = validControls[name];
+    const broken = (list: Partial<Lists>) => controls({ [name]: { values, offsets, ...list } });
+    const at = `sampling.controls.${name}`;
+    const id = (value: number) => broken({ values: values.with(0, value) });
+    return [
+      [`${at}.values[0]`, id(-1)],
+      [`${at}.values[0]`, id(100)],
+      [`${at}.offsets`, broken({ offsets: offsets.subarray(1) })],
+      [`${at}.offsets[0]`, broken({ offsets: offsets.with(0, 1) })],
+      [`${at}.offsets[0]`, broken({ offsets: offsets.with(1, -1) })],
+      [`${at}.offsets[0]`, broken({ offsets: offsets.with(1, 2 ** 31 - 1) })],
+      [`${at}.offsets`, broken({ values: Int32Array.of(...values, 1) })],
+      [`${at}.values`, broken({ values: Float32Array.from(values) as never })],
+    ];
+  }),
+  ...(["allowed", "biased", "dryBreakers"] as const).map((name): [string, Partial<StepInput>] => [
+    `sampling.controls.${name}.values[1]`,
+    controls({
+      [name]: { values: ints(5, 5), offsets: ints(0, 2, 2) },
+      ...(name === "biased" && { biases: new Float32Array(2) }),
+    }),
+  ]),
+  ["sampling.controls.biases", controls({ biases: new Float32Array(2) })],
+  ["sampling.controls.biases[0]", controls({ biases: Float32Array.of(NaN) })],
+  ["sampling.controls.biases[0]", controls({ biases: Float32Array.of(Infinity) })],
+  ["sampling.controls.numPromptTokens[0]", controls({ numPromptTokens: ints(4, 0) })],
+  ["sampling.controls.numPromptTokens[1]", controls({ numPromptTokens: ints(0, -1) })],
+  ["sampling.controls.dryAllowedLength[0]", controls({ dryAllowedLength: ints(0, 1) })],
+  ["sampling.controls.dryRange[1]", controls({ dryRange: ints(0, -1) })],
+  ...realNames.map((name): [string, Partial<StepInput>] => [
+    `sampling.controls.${name}`,
+    controls({ [name]: new Float32Array(1) }),
+  ]),
+  ...realNames.flatMap((name) =>
+    [NaN, Infinity, -1e9].map((value): [string, Partial<StepInput>] => [
+      `sampling.controls.${name}[1]`,
+      controls({ [name]: validControls[name].with(1, value) }),
+    ]),
+  ),
+];
+
 describe("validateStep", () => {
   it.each([
     ["as it is", {}],
     ["no outputs", makeStep([{ tokenIds: [1], blocks: [1], outputs: [] }], 4)],
     ["slots that are not written", { slotMapping: valid.slotMapping.map(() => -1) }],
     ["copies", { blockCopies: ints(1, 2, 5, 4) }],
+    ["controls", controls({})],
+    ["targets", sampling({ targets: ints(-1, 99), numLogprobs: ints(-1, 20) })],
     ["a full block table", { seqLens: ints(8, 8) }],
     [
       "extreme sampling",
@@ -103,6 +177,13 @@ describe("validateStep", () => {
     ["sampling.minP[1]", sampling({ minP: Float32Array.of(0, -0.1) })],
     ["sampling.seed", sampling({ seed: new Uint32Array(3) })],
     ["sampling.position[0]", sampling({ position: ints(-1, 0) })],
+    ["sampling.targets", sampling({ targets: ints(1) })],
+    ["sampling.targets[1]", sampling({ targets: ints(-1, 100) })],
+    ["sampling.targets[0]", sampling({ targets: ints(-2, 1) })],
+    ["sampling.numLogprobs", sampling({ numLogprobs: ints(1, 2, 3) })],
+    ["sampling.numLogprobs[0]", sampling({ numLogprobs: ints(21, 0) })],
+    ["sampling.numLogprobs[1]", sampling({ numLogprobs: ints(0, -2) })],
+    ...controlMistakes,
   ];
 
   it.each(mistakes)("names %s", (parameter, change) => {

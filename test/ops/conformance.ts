@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import type { StepOutput } from "../../lib/engine/step.js";
 import type { Op } from "../../lib/graph/ops.js";
 import { unlessUnsupported } from "../support/devices.js";
 import { opBackends, reference, type CaseResult } from "./backends.js";
@@ -7,6 +8,7 @@ import {
   elementsOf,
   planCase,
   type CasePlan,
+  type CaseRun,
   type Layout,
   type OpCase,
   type WeightDtype,
@@ -20,6 +22,9 @@ interface Tolerance {
 }
 
 const exact: Tolerance = { absolute: 0, relative: 0, cosine: 1e-12 };
+
+/** Log-probabilities; -Infinity must be equal, and has no cosine. */
+const logprobs: Tolerance = { absolute: 1e-5, relative: 1e-6, cosine: Infinity };
 
 /** What is tested: an op, or block copies, which are an input of the step and no op of the plan. */
 type Subject = Op | "copyBlocks";
@@ -133,7 +138,7 @@ function expectClose(
   expected: CaseResult,
   tolerance: Tolerance,
 ): void {
-  expect(actual.output).toEqual(expected.output);
+  expectSameOutput(lastRun(opCase), actual.output, expected.output);
   for (const [name, operand] of Object.entries(casePlan.operands)) {
     if (opCase.tensors[name]?.isOutput !== true || name === "logits") continue;
     const indices = elementsOf(operand, lastRun(opCase).step);
@@ -142,6 +147,28 @@ function expectClose(
       Float32Array.from(indices, (i) => actual.arena[i] ?? NaN),
       Float32Array.from(indices, (i) => expected.arena[i] ?? NaN),
       tolerance,
+    );
+  }
+}
+
+/** Tokens, ranks and ids are equal; log-probabilities nearly. Rows that want none hold anything. */
+function expectSameOutput(run: CaseRun, actual?: StepOutput, expected?: StepOutput): void {
+  expect(actual?.tokens).toEqual(expected?.tokens);
+  expect(actual?.finite).toEqual(expected?.finite);
+  expect(actual?.logprobs?.width).toBe(expected?.logprobs?.width);
+  if (actual?.logprobs === undefined || expected?.logprobs === undefined) return;
+  const [a, b] = [actual.logprobs, expected.logprobs];
+  for (const [row, count] of run.step.sampling.numLogprobs!.entries()) {
+    if (count < 0 || expected.finite[row] === 0) continue;
+    const [start, end] = [row * b.width, (row + 1) * b.width];
+    expect(a.rank[row], `rank of row ${row}`).toBe(b.rank[row]);
+    expect(a.topIds.slice(start, end)).toEqual(b.topIds.slice(start, end));
+    compare("logprob", a.logprob.slice(row, row + 1), b.logprob.slice(row, row + 1), logprobs);
+    compare(
+      "topLogprobs",
+      a.topLogprobs.slice(start, end),
+      b.topLogprobs.slice(start, end),
+      logprobs,
     );
   }
 }
@@ -162,7 +189,8 @@ function compare(
     [dot, squaresA, squaresB] = [dot + a * b, squaresA + a * a, squaresB + b * b];
   }
   const product = Math.sqrt(squaresA * squaresB);
-  if (product > 0) expect(1 - dot / product, `1 - cosine of ${name}`).toBeLessThanOrEqual(cosine);
+  if (product > 0 && cosine < Infinity)
+    expect(1 - dot / product, `1 - cosine of ${name}`).toBeLessThanOrEqual(cosine);
 }
 
 function lastRun(opCase: OpCase): OpCase["runs"][number] {

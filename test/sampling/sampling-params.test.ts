@@ -19,7 +19,7 @@ describe("resolveSamplingParams", () => {
   });
 
   it("prefers the request over the model's defaults", () => {
-    const defaults = { temperature: 0.6, topK: 50, topP: 0.9, minP: 0.05 };
+    const defaults = { ...neutralSampling, temperature: 0.6, topK: 50, topP: 0.9, minP: 0.05 };
     const params = resolveSamplingParams({ topK: 3, topP: undefined, seed }, defaults);
     expect(params).toMatchObject({ temperature: 0.6, topK: 3, topP: 0.9, minP: 0.05 });
   });

@@ -122,3 +122,22 @@ function checkHoldBack(stops: readonly string[], pieces: readonly string[]): voi
     expect(pushed.length - emitted.length).toBeLessThan(longest);
   }
 }
+
+describe("StopMatcher that includes stop texts", () => {
+  it("emits at once and ends behind the stop text, wherever the pieces are cut", () => {
+    const text = "one two STOP three";
+    for (let size = 1; size <= text.length; size++) {
+      const matcher = new StopMatcher(["STOP", "never"], { includeStop: true });
+      let emitted = "";
+      for (let start = 0; start < text.length; start += size) {
+        const piece = text.slice(start, start + size);
+        const match = matcher.push(piece);
+        emitted += match.text;
+        if (match.isStopped) break;
+        expect(match.text).toBe(piece);
+      }
+      expect(emitted).toBe("one two STOP");
+      expect(matcher.flush()).toBe("");
+    }
+  });
+});

@@ -77,7 +77,7 @@ const malformed: [string, Ask, number][] = [
 ];
 
 const wrongFields: Record<string, unknown[]> = {
-  model: [null, 1, "other", "../demo", "", {}],
+  model: [1, "other", "../demo", "", {}],
   prompt: [null, "", [], {}, 5, [[]], [-1], [1e9], [1.5], ["a", 1], [[1], [99_999]], [1536]],
   max_tokens: [0, -1, 1.5, "5", 2 ** 31, 2 ** 53, {}],
   temperature: ["0", -1, 2.5, [], 1e300],
@@ -89,7 +89,13 @@ const wrongFields: Record<string, unknown[]> = {
   stop_token_ids: [5, ["a"], [-1], [1e12], [99_999]],
   n: [0, 2, 129, 1e9],
   best_of: [2],
-  logprobs: [0, 5, true],
+  logprobs: [-1, 21, "a"],
+  presence_penalty: [-3, 3, "1"],
+  repetition_penalty: [0, -1],
+  logit_bias: [[], { a: 1 }, { 5: 1000 }, { 99999: 1 }],
+  allowed_token_ids: [[], [99_999], ["1"]],
+  bad_words: [[""], [5], "a"],
+  min_tokens: [-1, 1000],
   echo: [true],
   stream: ["yes", 1],
   stream_options: [{ include_usage: true }, 5],

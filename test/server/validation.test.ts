@@ -40,6 +40,22 @@ const sampling: [string, unknown[], string?][] = [
   ["stop_token_ids", [1, "1", true, {}]],
   ["stop_token_ids", [["1"], [1.5], [-1], [null], [2 ** 31]], "stop_token_ids[0]"],
   ["stop_token_ids", [Array.from({ length: 129 }, (_, i) => i)]],
+  ["presence_penalty", [2.1, -2.1, "0", {}]],
+  ["frequency_penalty", [2.1, -2.1, "0", []]],
+  ["repetition_penalty", [0, -1, 1e7, "1"]],
+  ["typical_p", [0, -1, 1.1, "1"]],
+  ["logit_bias", [[], "a", 5]],
+  ["logit_bias", [{ "": 1 }], "logit_bias."],
+  ["logit_bias", [{ " 1": 1 }], "logit_bias. 1"],
+  ["logit_bias", [{ "-1": 1 }], "logit_bias.-1"],
+  ["logit_bias", [{ 5: "1" }, { 5: 101 }, { 5: null }], "logit_bias.5"],
+  ["logit_bias", [Object.fromEntries(Array.from({ length: 1025 }, (_, i) => [i, 1]))]],
+  ["allowed_token_ids", [5, {}, Array.from({ length: 1025 }, (_, i) => i)]],
+  ["allowed_token_ids", [[-1], ["1"], [1.5]], "allowed_token_ids[0]"],
+  ["bad_words", ["word", 5, {}]],
+  ["bad_words", [["a", 5]], "bad_words[1]"],
+  ["min_tokens", [-1, 1.5, "1"]],
+  ["include_stop_str_in_output", notBooleans],
   ["ignore_eos", notBooleans],
   ["skip_special_tokens", notBooleans],
   ["return_token_ids", notBooleans],
@@ -50,12 +66,7 @@ const sampling: [string, unknown[], string?][] = [
 const unsupported: [string, unknown[], unknown[]][] = [
   ["n", [0, 2, 129, 1e9, "5", 1.5], [1, null]],
   ["best_of", [2, 0, 1e9], [1, null]],
-  ["presence_penalty", [1, -2, "a"], [0]],
-  ["frequency_penalty", [1], [0]],
-  ["repetition_penalty", [1.1], [1]],
-  ["logit_bias", [{ 1: 5 }, []], [{}]],
   ["response_format", [{ type: "json_object" }, "text"], [{ type: "text" }]],
-  ["min_tokens", [1], [0]],
 ];
 
 async function expectRefused(
@@ -140,7 +151,8 @@ test("prompts", async () => {
   for (const [prompt, param] of wrong)
     await expectRefused(url, path, { ...completion, prompt }, param);
   await expectRefused(url, path, { ...completion, echo: true }, "echo");
-  await expectRefused(url, path, { ...completion, logprobs: 0 }, "logprobs");
+  for (const logprobs of [-1, 21, 1.5, true, "1"])
+    await expectRefused(url, path, { ...completion, logprobs }, "logprobs");
   await expectRefused(url, path, { ...completion, suffix: "a" }, "suffix");
   expect(engine.requests).toEqual([]);
   const right = ["a", [1, 2], ["a", "b"], [[1], [2, 3]]];
@@ -202,8 +214,11 @@ test("messages", async () => {
     ["tools", [{ type: "function" }]],
     ["tool_choice", "required"],
     ["functions", [{}]],
-    ["logprobs", true],
+    ["logprobs", 5],
+    ["logprobs", "true"],
     ["top_logprobs", 5],
+    ["top_logprobs", 21],
+    ["top_logprobs", -1],
     ["reasoning_effort", "low"],
     ["chat_template", "x"],
     ["chat_template_kwargs", { tokenize: true }],
@@ -231,6 +246,15 @@ test("every supported field reaches the engine under its own name", async () => 
     stop_token_ids: [3],
     ignore_eos: true,
     skip_special_tokens: false,
+    presence_penalty: 0.5,
+    frequency_penalty: -0.5,
+    repetition_penalty: 1.5,
+    typical_p: 0.75,
+    logit_bias: { 5: -100, 7: 1.5 },
+    allowed_token_ids: [5, 6],
+    bad_words: ["bad"],
+    min_tokens: 2,
+    include_stop_str_in_output: true,
   };
   const expected = {
     temperature: 0.5,
@@ -242,6 +266,18 @@ test("every supported field reaches the engine under its own name", async () => 
     stopTokenIds: [3],
     ignoreEos: true,
     skipSpecialTokens: false,
+    presencePenalty: 0.5,
+    frequencyPenalty: -0.5,
+    repetitionPenalty: 1.5,
+    typicalP: 0.75,
+    logitBias: new Map([
+      [5, -100],
+      [7, 1.5],
+    ]),
+    allowedTokenIds: [5, 6],
+    badWords: ["bad"],
+    minTokens: 2,
+    includeStop: true,
     signal: expect.any(AbortSignal),
   };
   const harmless = { user: "me", metadata: { a: "b" }, store: true, service_tier: "auto" };
@@ -251,6 +287,7 @@ test("every supported field reaches the engine under its own name", async () => 
     ...harmless,
     max_tokens: 9,
     add_special_tokens: false,
+    logprobs: 3,
   });
   const messages = [
     { role: "developer", content: [{ type: "text", text: "b" }] },
@@ -267,12 +304,14 @@ test("every supported field reaches the engine under its own name", async () => 
     ...fields,
     messages,
     max_completion_tokens: 9,
+    logprobs: true,
+    top_logprobs: 4,
   });
   await post(url, "/v1/completions", completion);
   await post(url, "/v1/chat/completions", chat);
   expect(engine.requests).toEqual([
-    { ...expected, prompt: "a", maxTokens: 9, addSpecialTokens: false },
-    { ...expected, messages, maxTokens: 9 },
+    { ...expected, prompt: "a", maxTokens: 9, addSpecialTokens: false, logprobs: 3 },
+    { ...expected, messages, maxTokens: 9, logprobs: 4 },
     { prompt: "a", maxTokens: 16, signal: expect.any(AbortSignal) },
     { messages: chat.messages, signal: expect.any(AbortSignal) },
   ]);

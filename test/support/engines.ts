@@ -4,6 +4,7 @@ import type { Executor } from "../../lib/engine/executor.js";
 import type { EngineInfo } from "../../lib/engine/types.js";
 import type { GenerationDefaults } from "../../lib/loading/generation-config.js";
 import type { Tokenizer } from "../../lib/loading/tokenizer.js";
+import { byPriority } from "../../lib/scheduler/policy.js";
 import { fakeEos } from "./fake-tokenizer.js";
 
 export interface TestEngineOptions {
@@ -12,6 +13,7 @@ export interface TestEngineOptions {
   readonly eosTokenIds?: readonly number[];
   readonly generation?: Partial<GenerationDefaults>;
   readonly scheduler?: Partial<EngineParts["scheduler"]>;
+  readonly kvCache?: EngineParts["kvCache"];
 }
 
 const engines: LlmEngine[] = [];
@@ -25,6 +27,7 @@ export function testEngine(executor: Executor, options: TestEngineOptions = {}):
     maxSequences: Math.min(limits.maxRequests, limits.maxOutputs),
     maxChunkTokens: limits.maxTokens,
     maxQueue: 1024,
+    policy: byPriority,
     ...options.scheduler,
   };
   const engine = new LlmEngine({
@@ -33,6 +36,7 @@ export function testEngine(executor: Executor, options: TestEngineOptions = {}):
     info: info(executor, maxModelLen, eosTokenIds),
     generation: { eosTokenIds, ...generation },
     scheduler,
+    ...(options.kvCache && { kvCache: options.kvCache }),
   });
   engines.push(engine);
   return engine;

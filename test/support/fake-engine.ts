@@ -1,3 +1,5 @@
+import { EventHub } from "../../lib/engine/event-hub.js";
+import type { EngineEventListener, EngineEvents } from "../../lib/engine/events.js";
 import { LiveGeneration } from "../../lib/engine/generation.js";
 import type {
   ChatRequest,
@@ -34,6 +36,8 @@ export class FakeEngine implements Engine {
   #running = 0;
   /** Tokens drawn by all requests. */
   tokens = 0;
+  /** Tests tell its events themselves. */
+  readonly events: EventHub = new EventHub();
   readonly tokenizer = undefined;
   readonly info: Engine["info"] = {
     model: {
@@ -86,7 +90,15 @@ export class FakeEngine implements Engine {
       running: this.#running,
       totalBlocks: this.#totalBlocks,
       freeBlocks: this.#totalBlocks - this.#running,
+      cachedBlocks: 0,
+      sharedBlocks: 0,
+      prefixCache: { queriedTokens: 0, hitTokens: 0 },
       steps: 0,
+      stepMs: 0,
+      queueMs: 0,
+      prefillMs: 0,
+      decodeMs: 0,
+      finished: { stop: 0, length: 0, deadline: 0, abort: 0, error: 0 },
       preemptions: 0,
       promptTokens: 0,
       outputTokens: this.tokens,
@@ -95,6 +107,16 @@ export class FakeEngine implements Engine {
 
   async logits(): Promise<Float32Array> {
     return new Float32Array(0);
+  }
+
+  resetPrefixCache(): void {}
+
+  on<K extends keyof EngineEvents>(
+    event: K,
+    listener: EngineEventListener<K>,
+    options?: { readonly signal?: AbortSignal },
+  ): () => void {
+    return this.events.on(event, listener, options);
   }
 
   async close(): Promise<void> {}
@@ -146,13 +168,13 @@ class FakeGeneration {
 
   #finish(): void {
     this.#end();
-    const usage = { promptTokens: 1, outputTokens: this.#ids.length };
+    const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: this.#ids.length };
     this.live.finish({
       text: this.#text,
       tokenIds: this.#ids,
       promptTokenIds: [1],
       finishReason: "length",
-      usage: { ...usage, queueMs: 0, ttftMs: 0, totalMs: 0 },
+      usage: { ...usage, queueMs: 0, prefillMs: 0, decodeMs: 0, ttftMs: 0, totalMs: 0 },
     });
   }
 

@@ -1,6 +1,6 @@
 import { setImmediate as macrotask } from "node:timers/promises";
 import type { Executor, ExecutorLimits } from "../../lib/engine/executor.js";
-import type { StepInput, StepOutput } from "../../lib/engine/step.js";
+import type { SamplingInput, StepInput, StepOutput } from "../../lib/engine/step.js";
 import { validateStep } from "../../lib/engine/validate-step.js";
 
 export interface FakeExecutorOptions extends Partial<ExecutorLimits> {
@@ -72,6 +72,17 @@ export class FakeExecutor implements Executor {
     });
   }
 
+  /** The largest logit of each row, whatever the parameters. */
+  async sampleRows(logits: Float32Array, sampling: SamplingInput): Promise<StepOutput> {
+    const rows = sampling.temperature.length;
+    const tokens = Int32Array.from({ length: rows }, (_, row) => {
+      const { vocabSize } = this.limits;
+      const values = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
+      return values.indexOf(Math.max(...values));
+    });
+    return { tokens, finite: new Int32Array(rows).fill(1) };
+  }
+
   async close(): Promise<void> {
     if (this.#isRunning) throw new Error("closed during a step");
     this.isClosed = true;
@@ -80,6 +91,7 @@ export class FakeExecutor implements Executor {
   /** The step itself, synchronously. */
   compute(input: StepInput): StepOutput {
     validateStep(input, this.limits);
+    this.#copyBlocks(input);
     this.#writeCache(input);
     const { outputRows, tokenIds, queryStartLoc, seqLens } = input;
     this.steps.push({
@@ -125,6 +137,19 @@ export class FakeExecutor implements Executor {
       return compute();
     } finally {
       this.#isRunning = false;
+    }
+  }
+
+  /** Block copies come first, and none reads what another one writes. */
+  #copyBlocks({ blockCopies }: StepInput): void {
+    const { blockSize } = this.limits;
+    const sources = new Set(blockCopies.filter((_, i) => i % 2 === 0));
+    for (let i = 0; i < blockCopies.length; i += 2) {
+      const [from, to] = [blockCopies[i]!, blockCopies[i + 1]!];
+      if (sources.has(to) || to === 0) throw new Error("a copy overwrites what it must not");
+      for (const cache of [this.#tokens, this.#positions]) {
+        cache.copyWithin(to * blockSize, from * blockSize, (from + 1) * blockSize);
+      }
     }
   }
 

@@ -49,6 +49,10 @@ export class FakeTokenizer implements Tokenizer {
     return Buffer.from(Array.from(ids).filter((id) => id < 256)).toString();
   }
 
+  async tokenBytes(ids: ArrayLike<number>): Promise<Uint8Array[]> {
+    return Array.from(ids, (id) => Uint8Array.from(id < 256 ? [id] : []));
+  }
+
   async applyChatTemplate(
     messages: readonly { role: string; content?: unknown }[],
   ): Promise<string> {

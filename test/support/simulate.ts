@@ -1,16 +1,21 @@
-import { BlockManager } from "../../lib/cache/block-manager.js";
+import { BlockManager, type BlockManagerOptions } from "../../lib/cache/block-manager.js";
 import { Batch } from "../../lib/scheduler/batch.js";
 import {
   Scheduler,
   type ScheduledStep,
   type SchedulerOptions,
 } from "../../lib/scheduler/scheduler.js";
-import { Sequence } from "../../lib/scheduler/sequence.js";
+import { isBefore } from "../../lib/scheduler/rank.js";
+import { Sequence, type ForkOptions, type SequenceOptions } from "../../lib/scheduler/sequence.js";
 import { FakeExecutor, type FakeExecutorOptions } from "./fake-executor.js";
 
 export interface SimulationOptions extends FakeExecutorOptions {
   readonly scheduler?: Partial<SchedulerOptions>;
+  readonly cache?: Partial<BlockManagerOptions>;
 }
+
+/** How a sequence differs from a greedy one of priority 0. */
+export type SequenceVariant = Pick<SequenceOptions, "sampling" | "priority" | "cacheSalt">;
 
 /** Scheduler, cache and batch over the fake executor, one synchronous step at a time. */
 export class Simulation {
@@ -23,12 +28,15 @@ export class Simulation {
   steps = 0;
   readonly #batch: Batch;
   readonly #budget: number;
+  /** Then those that wait stand behind all that run. Not so for forks that have to wait. */
+  #isFcfs: boolean;
 
   constructor(options: SimulationOptions = {}) {
-    const { scheduler = {}, ...fake } = options;
+    const { scheduler = {}, cache = {}, ...fake } = options;
     this.fake = new FakeExecutor({ vocabSize: 1000, ...fake });
     const { maxTokens, maxRequests } = this.fake.limits;
-    this.blocks = new BlockManager(this.fake.limits);
+    this.blocks = new BlockManager({ ...this.fake.limits, ...cache });
+    this.#isFcfs = scheduler.policy === undefined;
     this.#budget = scheduler.maxBatchTokens ?? maxTokens;
     this.scheduler = new Scheduler(this.blocks, {
       maxBatchTokens: maxTokens,
@@ -39,15 +47,38 @@ export class Simulation {
   }
 
   /** Queues a sequence that ends after `maxTokens`, or at token `eos`. */
-  add(prompt: readonly number[], maxTokens: number, eos: readonly number[] = []): Sequence {
+  add(
+    prompt: readonly number[],
+    maxTokens: number,
+    eos: readonly number[] = [],
+    variant: SequenceVariant = {},
+  ): Sequence {
     const sequence = new Sequence({
       id: this.sequences.length,
       promptTokenIds: prompt,
       stop: { maxTokens, eosTokenIds: new Set(eos), stopTokenIds: new Set() },
+      ...variant,
     });
     this.scheduler.add(sequence);
     this.sequences.push(sequence);
     return sequence;
+  }
+
+  /** Adds a copy of a sequence that may differ in its end and its sampling. */
+  fork(
+    parent: Sequence,
+    maxTokens: number,
+    options: Omit<ForkOptions, "id" | "stop"> = {},
+  ): Sequence {
+    const id = this.sequences.length;
+    const child = this.scheduler.fork(parent, {
+      id,
+      stop: { maxTokens, eosTokenIds: new Set(), stopTokenIds: new Set() },
+      ...options,
+    });
+    this.sequences.push(child);
+    this.#isFcfs = false;
+    return child;
   }
 
   /** Schedules, executes and commits; `during` runs while the step does. False when there is nothing to run. */
@@ -82,16 +113,25 @@ export class Simulation {
     if (sequences.some((scheduled) => scheduled.numTokens < 1)) throw new Error("an empty chunk");
     if (sequences.filter(({ isSampled }) => isSampled).length !== numOutputs)
       throw new Error("outputs");
-    const ids = sequences.map(({ sequence }) => sequence.id);
-    if (new Set(ids).size !== ids.length) throw new Error("a sequence is scheduled twice");
-    if (ids.some((id, i) => i > 0 && id < ids[i - 1]!))
-      throw new Error("older sequences come first");
+    const scheduled = sequences.map(({ sequence }) => sequence);
+    if (new Set(scheduled).size !== scheduled.length) throw new Error("scheduled twice");
+    const breaks = scheduled.filter((one, i) => i > 0 && isBefore(one, scheduled[i - 1]!));
+    if (breaks.length > (this.#isFcfs ? 0 : 1)) throw new Error("the order of service is kept");
+    this.#checkLeftOut(scheduled, numTokens);
+  }
+
+  /** Who runs but is not scheduled stands behind the others, and the budget is spent. */
+  #checkLeftOut(scheduled: readonly Sequence[], numTokens: number): void {
+    const first = this.sequences.reduce<Sequence | undefined>((first, sequence) => {
+      const counts =
+        sequence.status === "running" || (this.#isFcfs && sequence.status === "waiting");
+      return counts && (first === undefined || isBefore(sequence, first)) ? sequence : first;
+    }, undefined);
+    if (!scheduled.includes(first!)) throw new Error("the first sequence is left out of a step");
     const isIdle = this.sequences.some(
-      (sequence) => sequence.status === "running" && !ids.includes(sequence.id),
+      (sequence) => sequence.status === "running" && !scheduled.includes(sequence),
     );
-    if (isIdle) throw new Error("a running sequence is left out of a step");
-    const oldest = this.sequences.find(({ status }) => status !== "finished" && status !== "new");
-    if (oldest!.id !== ids[0]) throw new Error("the oldest sequence is left out of a step");
+    if (isIdle && numTokens < this.#budget) throw new Error("a running sequence is left out");
   }
 }
 

@@ -1,0 +1,77 @@
+import { openModelDirectory } from "../loading/model-directory.js";
+import { throwIfAborted } from "../loading/safetensors.js";
+import { checkEngineOptions } from "./engine-options.js";
+import { memoryFits, neededMemory } from "./kv-cache-size.js";
+import { prepare, type Prepared } from "./prepare.js";
+import type { EngineOptions } from "./types.js";
+
+/** The memory of an engine that has not been made, in bytes where nothing else is said. */
+export interface MemoryPlan {
+  /** Weights as the device packs them; as `engine.info.weightMemory`. */
+  readonly weights: number;
+  /** Intermediate results of the largest step. */
+  readonly workspace: number;
+  readonly kvCache: {
+    /** Of all blocks; as `engine.info.kvCache.memory`. */
+    readonly memory: number;
+    /** The null block included. */
+    readonly numBlocks: number;
+    /** Tokens a block. */
+    readonly blockSize: number;
+    readonly dtype: "f32" | "bf16";
+    /** K and V of one token in all layers. */
+    readonly bytesPerToken: number;
+    /** Tokens that the blocks hold; the null block holds none. */
+    readonly tokens: number;
+    /** Requests of `maxModelLen` tokens that it holds at once, at least 1. */
+    readonly fullContexts: number;
+  };
+  /** Weights, workspace and KV cache together. The tokenizer and Node.js itself come on top. */
+  readonly total: number;
+  /** Free on the device now; 0: unknown. */
+  readonly available: number;
+  /** Whether `total` is available, or what is available is unknown. If not, `createEngine` fails with ERR_MEMORY. */
+  readonly fits: boolean;
+  /** Prompt and output tokens of one request at most; as `engine.info.model.maxModelLen`. */
+  readonly maxModelLen: number;
+}
+
+/**
+ * Says what memory `createEngine` would take with the same options, before anything is loaded or allocated: only
+ * config.json and the headers of the weight files are read, and the device is asked. Without `kvCache.numBlocks` and
+ * `kvCache.memory`, the size of the KV cache depends on the memory that is available at the moment.
+ *
+ * `onProgress` is not called.
+ *
+ * @throws PagodaError as `createEngine` for the same options. Three are left to it: a total that is too large, which is told
+ *   by `fits`, a tokenizer that cannot be used, and ops that the device lacks. ERR_MEMORY: `kvCache.memory` does not hold two
+ *   blocks.
+ */
+export async function planMemory(options: EngineOptions): Promise<MemoryPlan> {
+  const checked = checkEngineOptions(options);
+  const { signal } = checked;
+  const directory = await openModelDirectory(checked.model, signal === undefined ? {} : { signal });
+  const prepared = await prepare(directory, checked);
+  throwIfAborted(signal);
+  return describeMemory(prepared);
+}
+
+function describeMemory({ memory, availableMemory, kv, maxModelLen }: Prepared): MemoryPlan {
+  const { numBlocks, blockSize } = kv;
+  const usableBlocks = numBlocks - 1;
+  return {
+    weights: memory.weights,
+    workspace: memory.arena,
+    kvCache: {
+      ...kv,
+      memory: numBlocks * memory.kvBlock,
+      bytesPerToken: memory.kvBlock / blockSize,
+      tokens: usableBlocks * blockSize,
+      fullContexts: Math.floor(usableBlocks / Math.ceil(maxModelLen / blockSize)),
+    },
+    total: neededMemory(memory, numBlocks),
+    available: availableMemory,
+    fits: memoryFits(memory, numBlocks, availableMemory),
+    maxModelLen,
+  };
+}

@@ -1,0 +1,27 @@
+/**
+ * The place of a sequence in the order of service: smaller ranks run first and are preempted last. Equal ranks go by id.
+ * It is fixed when the sequence arrives, and no two sequences may have infinitely many ranks between them: so only a
+ * bounded number of later sequences can ever overtake one.
+ *
+ * @param arrival - how many sequences arrived before
+ * @param priority - smaller is more urgent
+ */
+export type Policy = (arrival: number, priority: number) => number;
+
+/** First come, first served. */
+export const fcfs: Policy = (arrival) => arrival;
+
+/** Arrivals that one level of priority is worth. */
+const arrivalsPerLevel = 1024;
+
+/**
+ * More urgent sequences first, those of equal priority in order of arrival. Each level is worth 1024 arrivals: a sequence
+ * is overtaken by no more than `1024 * d` that arrive after it with a priority that is smaller by `d`.
+ */
+export const byPriority: Policy = (arrival, priority) => arrival + arrivalsPerLevel * priority;
+
+/** Bounds of a priority, so that ranks are exact integers. */
+export const priorityRange: { readonly min: number; readonly max: number } = {
+  min: -(2 ** 20),
+  max: 2 ** 20,
+};
