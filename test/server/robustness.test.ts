@@ -77,7 +77,7 @@ const malformed: [string, Ask, number][] = [
 ];
 
 const wrongFields: Record<string, unknown[]> = {
-  model: [null, 1, "other", "../demo", "", {}],
+  model: [1, "other", "../demo", "", {}],
   prompt: [null, "", [], {}, 5, [[]], [-1], [1e9], [1.5], ["a", 1], [[1], [99_999]], [1536]],
   max_tokens: [0, -1, 1.5, "5", 2 ** 31, 2 ** 53, {}],
   temperature: ["0", -1, 2.5, [], 1e300],
