@@ -104,17 +104,28 @@ describe.each(["bf16", "f32"] as const)("the demo model in %s", (dtype) => {
     }
   });
 
-  it("adds two-digit numbers that training has not seen", async () => {
+  it.each([
+    ["adds two-digit numbers that training has not seen", "held-out-sums"],
+    ["answers in JSON with values that it copies from the question", "json-answers"],
+    ["answers questions", "qa"],
+  ])("%s", async (_, name) => {
     type Case = { messages: { role: string; content: string }[]; answer: string };
-    const cases = await fixture<Case[]>("held-out-sums");
+    const cases = await fixture<Case[]>(name);
     const results = await Promise.all(
-      cases.map(
-        async ({ messages }) =>
-          (await engine.chat({ messages, temperature: 0, maxTokens: 32 })).text,
-      ),
+      cases.map(async ({ messages }) => {
+        const { text } = await engine.chat({ messages, temperature: 0, maxTokens: 64 });
+        return text;
+      }),
     );
     const right = results.filter((text, i) => text === cases[i]!.answer).length;
     expect(right / cases.length).toBeGreaterThanOrEqual(0.95);
+  });
+
+  it("splits text as the official tokenizer does", async () => {
+    for (const { text, ids } of await fixture<{ text: string; ids: number[] }[]>("tokenizer")) {
+      const encoded = await engine.tokenizer!.encode(text);
+      expect([text, Array.from(encoded)]).toEqual([text, ids]);
+    }
   });
 
   it("leaves the event loop free while it loads, prefills and decodes", async () => {

@@ -1,6 +1,6 @@
 """Checks that the exported model gives in transformers the logits that the training code gives.
 
-    python check_export.py
+    python check-export.py
 """
 
 import torch
