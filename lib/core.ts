@@ -9,6 +9,7 @@ export {
   BlockManager,
   BlockTable,
   type BlockManagerOptions,
+  type BlockUsage,
   type CachedPrefix,
   type TokenSource,
 } from "./cache/block-manager.js";

@@ -201,9 +201,9 @@ typedef struct PagodaLists {
   const int32_t* offsets; /* device [S + 1], from 0, never decreasing */
 } PagodaLists;
 
-/* What changes the logits before a token is drawn, in the order of its fields. All pointers are NULL where no row of the
- * step needs any of it. Token ids are in [0, vocab). The values are those of float arithmetic, and a finite logit stays
- * finite: what would overflow becomes the largest float. */
+/* What changes the logits before a token is drawn, in the order of its fields. All pointers are NULL where no row of
+ * the step needs any of it. Token ids are in [0, vocab). The values are those of float arithmetic, and a finite logit
+ * stays finite: what would overflow becomes the largest float. */
 typedef struct PagodaSampleControls {
   PagodaLists allowed; /* ids in increasing order; all others become -Inf. An empty list allows everything */
   PagodaLists banned;  /* ids that become -Inf */
@@ -232,8 +232,8 @@ typedef struct PagodaSampleControls {
   int32_t maxHistory;          /* tokens of the longest history */
 } PagodaSampleControls;
 
-/* Log-probabilities of the logits as they came, for rows whose `wanted` is not negative; results of other rows and of rows
- * that are not finite are undefined. All pointers are NULL where no row wants any. */
+/* Log-probabilities of the logits as they came, for rows whose `wanted` is not negative; results of other rows and of
+ * rows that are not finite are undefined. All pointers are NULL where no row wants any. */
 typedef struct PagodaLogprobs {
   const int32_t* wanted; /* device [S], <= maxWanted: most probable tokens beside the row's own */
   int32_t maxWanted;     /* K */
@@ -243,8 +243,8 @@ typedef struct PagodaLogprobs {
   float* topLogprobs;    /* device [S, K], result: beside topIds; then -Inf */
 } PagodaLogprobs;
 
-/* Draws one token a row: `controls` change the logits, then at temperature 0 the token is their argmax, the lowest index
- * among equals. Otherwise logits are divided by the temperature, and these filters drop tokens, in this order:
+/* Draws one token a row: `controls` change the logits, then at temperature 0 the token is their argmax, the lowest
+ * index among equals. Otherwise logits are divided by the temperature, and these filters drop tokens, in this order:
  *   minP      p < minP * max p
  *   topK      all below the k-th value (0: none)
  *   typicalP  all but the smallest set whose sum reaches typicalP, least |ln p + entropy| first (Meister et al. 2022,
@@ -266,8 +266,8 @@ typedef struct PagodaSample {
   const int32_t* position;  /* device [S], absolute position of the token that is drawn */
   const int32_t* targets;   /* device [S]; not negative: the row's token, which is then not drawn. NULL: draw all */
   PagodaSampleControls controls;
-  int32_t* tokens;            /* device [S], result */
-  int32_t* finite;            /* device [S], result: 1, or 0 where the row is not finite (its token is then 0) */
+  int32_t* tokens; /* device [S], result */
+  int32_t* finite; /* device [S], result: 1, or 0 where the row is not finite (its token is then 0) */
   PagodaLogprobs logprobs;
 } PagodaSample;
 

@@ -36,6 +36,15 @@ export interface CachedPrefix {
   readonly numFreeBlocks: number;
 }
 
+/** The account of one sequence. */
+export interface BlockUsage {
+  readonly blocks: number;
+  /** Blocks that others hold, too. */
+  readonly sharedBlocks: number;
+  /** Leading tokens that were found in the prefix cache. */
+  readonly cachedTokens: number;
+}
+
 const noPrefix: CachedPrefix = { blocks: [], numTokens: 0, numFreeBlocks: 0 };
 
 /**
@@ -283,13 +292,14 @@ export class BlockManager {
     this.#prefixes.clear();
   }
 
-  /** What a table holds: its blocks, and how many of them others hold, too. O(blocks). */
-  usage(table: BlockTable): { readonly blocks: number; readonly sharedBlocks: number } {
+  /** What a table holds. O(blocks). */
+  usage(table: BlockTable): BlockUsage {
     let sharedBlocks = 0;
     for (let i = table.numReleasedBlocks; i < table.numBlocks; i++) {
       if (this.#pool.refCount(table.blocks[i]!) > 1) sharedBlocks++;
     }
-    return { blocks: table.numBlocks - table.numReleasedBlocks, sharedBlocks };
+    const blocks = table.numBlocks - table.numReleasedBlocks;
+    return { blocks, sharedBlocks, cachedTokens: table.numCachedTokens };
   }
 
   /** Where K and V of the token at `position` lie. It must have a slot. */

@@ -1,7 +1,7 @@
 /**
- * The place of a sequence in the order of service: smaller ranks run first and are preempted last. Equal ranks go by id.
- * It is fixed when the sequence arrives, and no two sequences may have infinitely many ranks between them: so only a
- * bounded number of later sequences can ever overtake one.
+ * The place of a sequence in the order of service, a finite number: smaller ranks run first and are preempted last, equal
+ * ranks go by id. It is fixed when the sequence arrives. A policy starves nobody if ranks grow with `arrival` beyond any
+ * bound: then only so many later sequences can ever overtake one.
  *
  * @param arrival - how many sequences arrived before
  * @param priority - smaller is more urgent

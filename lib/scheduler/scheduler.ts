@@ -108,8 +108,9 @@ export class Scheduler {
   }
 
   /**
-   * Adds a copy of a sequence that waits or runs: the same tokens, but its own sampling and end. Only while no step runs.
-   * It shares all computed blocks, which are copied only when one of both writes to them, and has the rank of its parent.
+   * Adds a copy of a sequence that waits or runs: the same tokens, but its own sampling and end. Only while no step
+   * runs the parent. It shares all computed blocks, which are copied only when one of both writes to them, and has the rank
+   * of its parent.
    * Where no more sequences may run, it waits without blocks and may find full ones in the prefix cache.
    *
    * @throws ERR_CONTEXT_LENGTH as `add`; ERR_ARGUMENT for a sequence that has ended, or more tokens than it may have

@@ -12,8 +12,8 @@ double sumOf(const Candidate* begin, const Candidate* end) {
   return sum;
 }
 
-// The fewest candidates, first ones first, whose share of all weight reaches `share`: halves the open range by selection,
-// so the whole is never sorted.
+// The fewest candidates, first ones first, whose share of all weight reaches `share`: halves the open range by
+// selection, so the whole is never sorted.
 template <typename Before>
 int32_t keepShare(Candidate* candidates, int32_t count, double share, Before before) {
   double missing = share * sumOf(candidates, candidates + count);

@@ -53,7 +53,8 @@ void applyPenalties(const PagodaSampleControls& c, int32_t row, const ProcessorS
   const List history = listOf(c.history, row);
   int32_t* counts = scratch.counts;
   for (const int32_t* token = history.begin; token != history.end; ++token) counts[*token] = 0;
-  for (const int32_t* token = history.begin + c.numPromptTokens[row]; token != history.end; ++token) counts[*token] += 1;
+  for (const int32_t* token = history.begin + c.numPromptTokens[row]; token != history.end; ++token)
+    counts[*token] += 1;
   for (const int32_t* token = history.begin; token != history.end; ++token) {
     const int32_t count = counts[*token];
     if (count < 0) continue;

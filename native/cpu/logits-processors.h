@@ -10,9 +10,9 @@ namespace pagoda {
 
 // Memory for one row at a time; contents undefined.
 struct ProcessorScratch {
-  float* logits;    // [vocab], the result
-  int32_t* counts;  // [vocab]
-  int32_t* lengths; // [maxHistory]
+  float* logits;     // [vocab], the result
+  int32_t* counts;   // [vocab]
+  int32_t* lengths;  // [maxHistory]
 };
 
 // Whether any row's logits may be changed.

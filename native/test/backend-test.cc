@@ -229,18 +229,27 @@ void testSample(Device& d) {
   static const int32_t kTooLarge[4] = {8, 8, 8, 8};
   std::vector<int32_t> tokens(4);
   std::vector<int32_t> finite(4);
-  refuse<PagodaSample>(
-      d, "sample", d.api->sample,
-      {tensorOf(o.a, 4, 8), ones, o.ids.data(), ones, ones, seeds, o.ids.data(), nullptr, {}, tokens.data(),
-       finite.data(), {}},
-      {{kInvalid, [](auto& op) { op.temperature = nullptr; }},
-       {kInvalid, [](auto& op) { op.targets = kTooLarge; }},
-       {kInvalid, [](auto& op) { op.controls.typicalP = op.topP; }},
-       {kInvalid, [](auto& op) { op.logprobs.wanted = kTooLarge; }},
-       {kInvalid, [](auto& op) { op.logprobs = {op.topK, -1, nullptr, nullptr, nullptr, nullptr}; }},
-       {kInvalid, [](auto& op) { op.tokens = nullptr; }},
-       {kInvalid, [](auto& op) { op.logits.width = 0; }},
-       {kUnsupported, [](auto& op) { op.logits.dtype = PAGODA_F16; }}});
+  refuse<PagodaSample>(d, "sample", d.api->sample,
+                       {tensorOf(o.a, 4, 8),
+                        ones,
+                        o.ids.data(),
+                        ones,
+                        ones,
+                        seeds,
+                        o.ids.data(),
+                        nullptr,
+                        {},
+                        tokens.data(),
+                        finite.data(),
+                        {}},
+                       {{kInvalid, [](auto& op) { op.temperature = nullptr; }},
+                        {kInvalid, [](auto& op) { op.targets = kTooLarge; }},
+                        {kInvalid, [](auto& op) { op.controls.typicalP = op.topP; }},
+                        {kInvalid, [](auto& op) { op.logprobs.wanted = kTooLarge; }},
+                        {kInvalid, [](auto& op) { op.logprobs = {op.topK, -1, nullptr, nullptr, nullptr, nullptr}; }},
+                        {kInvalid, [](auto& op) { op.tokens = nullptr; }},
+                        {kInvalid, [](auto& op) { op.logits.width = 0; }},
+                        {kUnsupported, [](auto& op) { op.logits.dtype = PAGODA_F16; }}});
 }
 
 void testWeights(Device& d) {

@@ -236,6 +236,89 @@ void testNonsense(Device& device) {
   }
 }
 
+// Lists of random ids, one a row.
+struct RandomLists {
+  std::vector<int32_t> values;
+  std::vector<int32_t> offsets = {0};
+
+  RandomLists(Random& random, int32_t rows, int32_t vocab, int32_t longest, bool increasing) {
+    for (int32_t row = 0; row < rows; ++row) {
+      std::vector<int32_t> list(random.below(longest + 1));
+      for (int32_t& id : list) id = random.below(vocab);
+      if (increasing) std::sort(list.begin(), list.end());
+      if (increasing) list.erase(std::unique(list.begin(), list.end()), list.end());
+      values.insert(values.end(), list.begin(), list.end());
+      offsets.push_back(static_cast<int32_t>(values.size()));
+    }
+  }
+  PagodaLists lists() const { return {values.data(), offsets.data()}; }
+  bool has(int32_t row, int32_t id) const {
+    const auto end = values.begin() + offsets[row + 1];
+    return std::find(values.begin() + offsets[row], end, id) != end;
+  }
+  bool empty(int32_t row) const { return offsets[row] == offsets[row + 1]; }
+  int32_t size(int32_t row) const { return offsets[row + 1] - offsets[row]; }
+};
+
+// Random controls: no foreign memory is touched (under sanitizers), no masked token drawn, no logit changed.
+void testControls(Device& device, int32_t vocab) {
+  section(text("sample controls vocab %d", vocab));
+  constexpr int32_t kRows = 60, kTop = 4;
+  Random random(vocab + 77);
+  const Guarded original(random.floats(static_cast<size_t>(kRows) * vocab));
+  Guarded logits = original;
+  const RandomLists allowed(random, kRows, vocab, 6, true), banned(random, kRows, vocab, 6, false),
+      biased(random, kRows, vocab, 6, true), history(random, kRows, vocab < 4 ? vocab : 4, 50, false),
+      breakers(random, kRows, vocab, 2, true);
+  const std::vector<float> biases(biased.values.size(), -2.5f);
+  const auto reals = [&](float low, float high) {
+    std::vector<float> values(kRows);
+    for (float& value : values) value = low + (high - low) * std::fabs(random.uniform());
+    return values;
+  };
+  std::vector<int32_t> topK(kRows, 0), position(kRows, 5), prompts(kRows), lengths(kRows, 2), ranges(kRows),
+      wanted(kRows);
+  for (int32_t row = 0; row < kRows; ++row) {
+    prompts[row] = random.below(history.size(row) + 1);
+    ranges[row] = random.below(60);
+    wanted[row] = random.below(kTop + 2) - 1;
+  }
+  const std::vector<uint32_t> seed(2 * kRows, 9);
+  const std::vector<float> temperature = reals(-0.5f, 2), one(kRows, 1), zero(kRows, 0), penalty = reals(0.5f, 2),
+                           small = reals(0, 1), share = reals(0.1f, 1);
+  std::vector<int32_t> tokens(kRows, -7), finite(kRows, -7), rank(kRows), topIds(kRows * kTop, -7);
+  std::vector<float> logprob(kRows), topLogprobs(kRows * kTop);
+  PagodaSample op = {};
+  op.logits = tensorOf(logits, kRows, vocab, vocab);
+  op.temperature = temperature.data(), op.topK = topK.data(), op.topP = one.data(), op.minP = zero.data();
+  op.seed = seed.data(), op.position = position.data();
+  op.controls = {allowed.lists(), banned.lists(),   biased.lists(), biases.data(), history.lists(), prompts.data(),
+                 penalty.data(),  small.data(),     small.data(),   small.data(),  penalty.data(),  lengths.data(),
+                 ranges.data(),   breakers.lists(), share.data(),   small.data(),  small.data(),    50};
+  op.tokens = tokens.data(), op.finite = finite.data();
+  op.logprobs = {wanted.data(), kTop, logprob.data(), rank.data(), topIds.data(), topLogprobs.data()};
+  device.run<PagodaSample>(device.api->sample, op);
+  CHECK(logits.intact() && sameBits(logits.data(), original.data(), original.size()), "logits are not changed");
+  for (int32_t row = 0; row < kRows; ++row) {
+    const auto isKept = [&](int32_t id) {
+      return (allowed.empty(row) || allowed.has(row, id)) && !banned.has(row, id);
+    };
+    bool any = false;
+    for (int32_t id = 0; id < vocab; ++id) any = any || isKept(id);
+    CHECK(finite[row] == (any ? 1 : 0), "row %d", row);
+    if (!any) continue;
+    CHECK(tokens[row] >= 0 && tokens[row] < vocab && isKept(tokens[row]), "row %d: %d", row, tokens[row]);
+    if (wanted[row] < 0) continue;
+    CHECK(logprob[row] <= 0 && rank[row] >= 1 && rank[row] <= vocab, "row %d", row);
+    const int32_t count = std::min(wanted[row], vocab);
+    for (int32_t i = 0; i < kTop; ++i) {
+      const int32_t id = topIds[row * kTop + i];
+      CHECK(i < count ? id >= 0 && id < vocab : id == -1, "row %d top %d: %d", row, i, id);
+      if (i > 0 && i < count) CHECK(topLogprobs[row * kTop + i] <= topLogprobs[row * kTop + i - 1]);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pagoda::test
 
@@ -251,5 +334,6 @@ int main() {
   testFilters(device);
   testNotFinite(device);
   testNonsense(device);
+  for (int32_t vocab : {1, 2, 3, 17, 1000}) testControls(device, vocab);
   return finish();
 }

@@ -88,7 +88,7 @@ describe("fork and copy-on-write", () => {
     const { blocks, parent, child, tables } = forked(6);
     expect(child.blocks).toEqual(parent.blocks);
     expect(blocks.numFreeBlocks).toBe(6);
-    expect(blocks.usage(child)).toEqual({ blocks: 2, sharedBlocks: 2 });
+    expect(blocks.usage(child)).toEqual({ blocks: 2, sharedBlocks: 2, cachedTokens: 0 });
     blocks.check(tables);
   });
 
@@ -104,7 +104,7 @@ describe("fork and copy-on-write", () => {
     blocks.check(tables);
     blocks.finishStep();
     expect([...blocks.takeCopies()]).toEqual([]);
-    expect(blocks.usage(child)).toEqual({ blocks: 2, sharedBlocks: 1 });
+    expect(blocks.usage(child)).toEqual({ blocks: 2, sharedBlocks: 1, cachedTokens: 0 });
     blocks.check(tables);
   });
 

@@ -30,13 +30,12 @@ describe.each(["byte-level", "sentencepiece"])("tokenBytes of a %s tokenizer", (
     const bytes = await tokenizer.tokenBytes(ids);
     expect(bytes.length).toBe(ids.length);
     const joined = Buffer.concat(bytes).toString();
-    // Sentencepiece puts a space in front of a text.
-    expect(joined.replace(/^ /, "")).toBe((await tokenizer.decode(ids)).replace(/^ /, ""));
+    // Sentencepiece puts a space in front of a text, and takes one away.
+    expect(joined.trimStart()).toBe((await tokenizer.decode(ids)).trimStart());
   });
 
   it("knows special tokens, and has none for ids without a token", async () => {
-    const { tokenizer: files } = { tokenizer: readTokenizer(name) };
-    const [special] = files.added_tokens;
+    const [special] = readTokenizer(name).added_tokens;
     const [bytes, none] = await tokenizer.tokenBytes([special!.id, 2 ** 30]);
     expect(Buffer.from(bytes!).toString()).toBe(special!.content);
     expect(none!.length).toBe(0);
