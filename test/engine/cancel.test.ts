@@ -85,7 +85,7 @@ describe.each(Object.keys(ways))("a request ended by %s", (way) => {
     end();
     generation.cancel("again");
     await expect(generation).rejects.toMatchObject({ cause: "enough" });
-    const done = engine.generate({ prompt: [1], maxTokens: 2 });
+    const done = engine.generate({ prompt: [1], maxTokens: 2, ignoreEos: true });
     await done;
     done.cancel();
     expect((await done).tokenIds).toHaveLength(2);
