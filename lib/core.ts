@@ -14,7 +14,7 @@ export {
   type TokenSource,
 } from "./cache/block-manager.js";
 export { BlockPool, nullBlock } from "./cache/block-pool.js";
-export type { BlockHash } from "./cache/block-hash.js";
+export { hashTokens, type BlockHash } from "./cache/block-hash.js";
 export type { CacheEvent, PrefixCacheOptions } from "./cache/prefix-cache.js";
 
 /** Continuous batching: what each step runs. */
@@ -35,16 +35,25 @@ export {
 
 /** A step as flat arrays. */
 export { Batch } from "./scheduler/batch.js";
-export type { SamplingInput, StepInput, StepOutput } from "./engine/step.js";
+export type {
+  Lists,
+  SamplingControls,
+  SamplingInput,
+  StepInput,
+  StepLogprobs,
+  StepOutput,
+} from "./engine/step.js";
 
 /** How tokens are drawn, and when a sequence ends. */
 export {
   greedySampling,
   resolveSamplingParams,
+  type DefaultedOptions,
   type SamplingDefaults,
   type SamplingParams,
   type Unset,
 } from "./sampling/sampling-params.js";
+export type { DryParams, LogitBias, LogitsControls } from "./sampling/logits-controls.js";
 export { checkStop, StopMatcher, type StopConditions, type StopMatch } from "./sampling/stop.js";
 
 export { errorCodes, PagodaError, type ErrorCode } from "./errors.js";

@@ -134,7 +134,14 @@ export class AnswerBody {
 
 /** Usage of all choices together. */
 function sumUsage(results: readonly { usage: Usage }[]): object {
-  const prompt = results.reduce((sum, { usage }) => sum + usage.promptTokens, 0);
-  const output = results.reduce((sum, { usage }) => sum + usage.outputTokens, 0);
-  return { prompt_tokens: prompt, completion_tokens: output, total_tokens: prompt + output };
+  const sum = (of: (usage: Usage) => number) =>
+    results.reduce((total, { usage }) => total + of(usage), 0);
+  const prompt = sum(({ promptTokens }) => promptTokens);
+  const output = sum(({ outputTokens }) => outputTokens);
+  return {
+    prompt_tokens: prompt,
+    completion_tokens: output,
+    total_tokens: prompt + output,
+    prompt_tokens_details: { cached_tokens: sum(({ cachedTokens }) => cachedTokens) },
+  };
 }

@@ -6,12 +6,14 @@ import { defined } from "./defined.js";
 import { Fields, invalidType, invalidValue } from "./fields.js";
 import { answerFields, openRequest, readAnswerOptions, type AnswerOptions } from "./request.js";
 import { readMaxTokens, readSampling, samplingFields } from "./sampling-fields.js";
+import { readScheduling, schedulingFields } from "./scheduling-fields.js";
 import { commonIgnored, commonUnsupported, type FieldSupport } from "./support.js";
 
 const support: FieldSupport = {
   supported: [
     ...answerFields,
     ...samplingFields,
+    ...schedulingFields,
     "messages",
     "logprobs",
     "top_logprobs",
@@ -52,6 +54,7 @@ export function parseChatRequest(body: unknown, model: string): ChatCompletionRe
   const request = {
     messages: readMessages(fields),
     ...readSampling(fields),
+    ...readScheduling(fields),
     ...defined({ maxTokens: maxTokens(fields), logprobs: numLogprobs(fields) }),
   };
   return { ...options, request };

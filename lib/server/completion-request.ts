@@ -4,6 +4,7 @@ import { defined } from "./defined.js";
 import { checkInteger, invalidType, invalidValue, type Fields } from "./fields.js";
 import { answerFields, openRequest, readAnswerOptions, type AnswerOptions } from "./request.js";
 import { readMaxTokens, readSampling, samplingFields } from "./sampling-fields.js";
+import { readScheduling, schedulingFields } from "./scheduling-fields.js";
 import { commonIgnored, commonUnsupported, type FieldSupport } from "./support.js";
 
 /** OpenAI's default. */
@@ -16,6 +17,7 @@ const support: FieldSupport = {
   supported: [
     ...answerFields,
     ...samplingFields,
+    ...schedulingFields,
     "prompt",
     "logprobs",
     "max_tokens",
@@ -41,6 +43,7 @@ export function parseCompletionRequest(body: unknown, model: string): Completion
   const prompts = readPrompts(fields);
   const request = {
     ...readSampling(fields),
+    ...readScheduling(fields),
     maxTokens: readMaxTokens(fields, "max_tokens") ?? defaultMaxTokens,
     ...defined({
       addSpecialTokens: fields.boolean("add_special_tokens"),

@@ -51,7 +51,6 @@ export const commonUnsupported: FieldSupport["unsupported"] = {
   spaces_between_special_tokens: ["true"],
   truncate_prompt_tokens: [],
   prompt_logprobs: [],
-  priority: ["0"],
   guided_json: [],
   guided_regex: [],
   guided_choice: [],

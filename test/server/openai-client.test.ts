@@ -34,7 +34,12 @@ test("a completion is what the engine generates", async () => {
     object: "text_completion",
     model,
     choices: [{ index: 0, text: expected.text, logprobs: null, finish_reason: "length" }],
-    usage: { prompt_tokens: 4, completion_tokens: 40, total_tokens: 44 },
+    usage: {
+      prompt_tokens: 4,
+      completion_tokens: 40,
+      total_tokens: 44,
+      prompt_tokens_details: { cached_tokens: 0 },
+    },
   });
 });
 
@@ -42,6 +47,19 @@ test("max_tokens is 16 for completions, as the API says", async () => {
   const answer = await demo.client.completions.create({ model, prompt: story, temperature: 0 });
   expect(answer.usage?.completion_tokens).toBe(16);
   expect(answer.choices[0]?.finish_reason).toBe("length");
+});
+
+test("equal beginnings are cached, but only for the same salt", async () => {
+  const prompt = "Once upon a time there was a long prompt. ".repeat(4);
+  const cached = async (salt: string) => {
+    const body = { model, prompt, max_tokens: 2, cache_salt: salt, priority: -1 };
+    const { usage } = await demo.client.completions.create(body as never);
+    return (usage as { prompt_tokens_details?: { cached_tokens?: number } }).prompt_tokens_details
+      ?.cached_tokens;
+  };
+  expect(await cached("a")).toBe(0);
+  expect(await cached("a")).toBeGreaterThan(15);
+  expect(await cached("b")).toBe(0);
 });
 
 test("a chat completion is what the engine answers", async () => {
@@ -69,6 +87,7 @@ test("a chat completion is what the engine answers", async () => {
       prompt_tokens: expected.usage.promptTokens,
       completion_tokens: expected.usage.outputTokens,
       total_tokens: expected.usage.promptTokens + expected.usage.outputTokens,
+      prompt_tokens_details: { cached_tokens: 0 },
     },
   });
 });

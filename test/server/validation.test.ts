@@ -30,6 +30,8 @@ const notIntegers = [...notNumbers, 1.5, 1e300, -1e300];
 /** Field, values that are refused, the parameter named. */
 const sampling: [string, unknown[], string?][] = [
   ["model", [1, true, [], {}]],
+  ["priority", [...notIntegers, 2 ** 21]],
+  ["cache_salt", [1, true, [], {}]],
   ["temperature", [...notNumbers, -0.1, 2.1, 1e300]],
   ["top_p", [...notNumbers, -0.1, 1.1]],
   ["top_k", [...notIntegers, -2, 2 ** 31]],

@@ -1,0 +1,16 @@
+import type { GenerateRequest } from "../engine/types.js";
+import { defined } from "./defined.js";
+import type { Fields } from "./fields.js";
+
+/** The fields that {@link readScheduling} reads, named as in vLLM. */
+export const schedulingFields = ["priority", "cache_salt"] as const;
+
+const maxPriority = 2 ** 20;
+
+/** What both endpoints say about when a request runs and with whom it shares cached prefixes. */
+export function readScheduling(fields: Fields): Pick<GenerateRequest, "priority" | "cacheSalt"> {
+  return defined({
+    priority: fields.integer("priority", { min: -maxPriority, max: maxPriority }),
+    cacheSalt: fields.string("cache_salt"),
+  });
+}
