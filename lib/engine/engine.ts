@@ -1,6 +1,6 @@
 import { checkObject, checkSignal } from "../arguments.js";
 import { BlockManager, type BlockManagerOptions } from "../cache/block-manager.js";
-import { assert, PagodaError, type ErrorCode } from "../errors.js";
+import { assert, PagodaError } from "../errors.js";
 import type { GenerationDefaults } from "../loading/generation-config.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
 import { hasControlTexts, resolveTexts } from "../sampling/check-sampling.js";
@@ -14,6 +14,7 @@ import {
 } from "../scheduler/scheduler.js";
 import { Sequence } from "../scheduler/sequence.js";
 import { Detokenizer, type Emission } from "./detokenize.js";
+import { engineFailure, missingTokenizer, queueFull } from "./engine-errors.js";
 import type { Executor } from "./executor.js";
 import type { EngineEventListener, EngineEvents } from "./events.js";
 import { LiveRequest, type Outcome } from "./live-request.js";
@@ -340,7 +341,7 @@ export class LlmEngine implements Engine {
 
   /** Text of steps that succeeded is delivered first: a stop text in it may have ended a request. */
   async #fail(cause: unknown): Promise<void> {
-    const error = isEngineFailure(cause) ? cause : backendFailed(cause);
+    const error = engineFailure(cause);
     this.#stopped ??= error;
     await this.#detokenizer.drain();
     this.#logits.failAll(error);
@@ -381,10 +382,7 @@ export class LlmEngine implements Engine {
 
   #requireTokenizer(purpose: string): Tokenizer {
     if (this.tokenizer !== undefined) return this.tokenizer;
-    throw new PagodaError(
-      "ERR_TOKENIZER_MISSING",
-      `The model has no tokenizer, which ${purpose} would need; use token ids`,
-    );
+    throw missingTokenizer(purpose);
   }
 }
 
@@ -396,26 +394,4 @@ const noTokens: ReadonlySet<number> = new Set();
 /** Resolves after the event loop has turned once. */
 function eventLoopTurn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
-}
-
-function queueFull(maxLive: number): PagodaError {
-  return new PagodaError("ERR_QUEUE_FULL", `${maxLive} requests run or wait already`, {
-    details: { live: maxLive },
-  });
-}
-
-/** Other codes, such as ERR_ARGUMENT for a step, would tell callers that their requests were at fault. */
-const engineFailures: ReadonlySet<ErrorCode> = new Set([
-  "ERR_BACKEND_FAILED",
-  "ERR_MEMORY",
-  "ERR_INTERNAL",
-]);
-
-function isEngineFailure(error: unknown): error is PagodaError {
-  return PagodaError.is(error) && engineFailures.has(error.code);
-}
-
-function backendFailed(cause: unknown): PagodaError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
-  return new PagodaError("ERR_BACKEND_FAILED", `A step failed: ${reason}`, { cause });
 }

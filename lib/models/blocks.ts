@@ -86,8 +86,7 @@ export function norm(
   name: string,
   options: NormOptions = {},
 ): Tensor {
-  const weight = g.vector(name, [vectorPart(g, `${name}.weight`, x.width)]);
-  return g.rmsNorm(x, weight, { eps: c.rms_norm_eps, ...options });
+  return groupNorm(g, c, x, name, x.width, options);
 }
 
 /** RMS norm over each head (query and key norms). */
@@ -98,7 +97,19 @@ export function headNorm(
   name: string,
   options: NormOptions = {},
 ): Tensor {
-  const weight = g.vector(name, [vectorPart(g, `${name}.weight`, c.head_dim)]);
+  return groupNorm(g, c, x, name, c.head_dim, options);
+}
+
+/** RMS norm over each `width` columns. */
+function groupNorm(
+  g: Graph,
+  c: DecoderConfig,
+  x: Tensor,
+  name: string,
+  width: number,
+  options: NormOptions,
+): Tensor {
+  const weight = g.vector(name, [vectorPart(g, `${name}.weight`, width)]);
   return g.rmsNorm(x, weight, { eps: c.rms_norm_eps, ...options });
 }
 
