@@ -3,8 +3,7 @@ import { BlockManager, type BlockManagerOptions } from "../cache/block-manager.j
 import { assert, PagodaError } from "../errors.js";
 import type { GenerationDefaults } from "../loading/generation-config.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
-import { hasControlTexts, resolveTexts } from "../sampling/check-sampling.js";
-import { samplingDefaults, type SamplingParams } from "../sampling/sampling-params.js";
+import { samplingDefaults } from "../sampling/sampling-params.js";
 import { Batch } from "../scheduler/batch.js";
 import {
   Scheduler,
@@ -12,12 +11,16 @@ import {
   type ScheduledStep,
   type SchedulerOptions,
 } from "../scheduler/scheduler.js";
-import { Sequence } from "../scheduler/sequence.js";
+import type { Sequence } from "../scheduler/sequence.js";
+import { beginRequest } from "./begin-request.js";
+import type { Brancher } from "./brancher.js";
 import { Detokenizer, type Emission } from "./detokenize.js";
-import { engineFailure, missingTokenizer, queueFull } from "./engine-errors.js";
+import { engineFailure, nonFinite, queueFull } from "./engine-errors.js";
 import type { Executor } from "./executor.js";
 import type { EngineEventListener, EngineEvents } from "./events.js";
-import { LiveRequest, type Outcome } from "./live-request.js";
+import { Intake, type Admission, type PromptSource } from "./intake.js";
+import type { LiveOutput } from "./live-output.js";
+import { LiveRequest, type Outcome, type RequestOwner } from "./live-request.js";
 import { LogitsQueue } from "./logits.js";
 import { executeStep } from "./logits-processor.js";
 import { Monitor } from "./monitor.js";
@@ -25,8 +28,6 @@ import {
   checkChatRequest,
   checkGenerateRequest,
   checkLogitsIds,
-  checkPromptLength,
-  checkVocabulary,
   type CheckedRequest,
   type RequestLimits,
 } from "./request.js";
@@ -54,7 +55,7 @@ export interface EngineParts {
 }
 
 /** The engine over any executor: one loop that runs while there is work. */
-export class LlmEngine implements Engine {
+export class LlmEngine implements Engine, RequestOwner {
   readonly info: EngineInfo;
   readonly tokenizer: Tokenizer | undefined;
   readonly #executor: Executor;
@@ -67,9 +68,12 @@ export class LlmEngine implements Engine {
   readonly #limits: RequestLimits;
   /** Requests that have not ended at most. */
   readonly #maxLive: number;
-  /** By request id, which is its sequence's id, too. */
-  readonly #live: Map<number, LiveRequest> = new Map();
-  readonly #counts = { requests: 0, promptTokens: 0, outputTokens: 0 };
+  readonly #intake: Intake;
+  readonly #live: Set<LiveRequest> = new Set();
+  readonly #requestOf: WeakMap<Sequence, LiveRequest> = new WeakMap();
+  readonly #counts = { promptTokens: 0, outputTokens: 0 };
+  /** Of sequences, and of streams of text. */
+  #nextId = 0;
   /** Set while there is work. */
   #loop: Promise<void> | undefined;
   /** Why the engine takes no more work: it failed, or was closed. */
@@ -99,15 +103,16 @@ export class LlmEngine implements Engine {
       eosTokenIds: new Set(info.model.eosTokenIds),
       sampling: samplingDefaults(generation),
     };
+    this.#intake = new Intake(tokenizer, this.#limits, (...job) => this.#score(...job));
     this.#maxLive = scheduler.maxSequences + scheduler.maxQueue;
   }
 
   generate(request: GenerateRequest): Generation {
     this.#checkUsable();
     const { prompt, request: checked } = checkGenerateRequest(request, this.#limits);
-    this.#checkTexts(checked);
+    this.#intake.checkTexts(checked);
     if (typeof prompt !== "string") return this.#start(checked, prompt);
-    const tokenizer = this.#requireTokenizer("a text prompt");
+    const tokenizer = this.#intake.requireTokenizer("a text prompt");
     const { addSpecialTokens } = checked;
     return this.#start(checked, () => tokenizer.encode(prompt, { addSpecialTokens }));
   }
@@ -115,7 +120,7 @@ export class LlmEngine implements Engine {
   chat(request: ChatRequest): Generation {
     this.#checkUsable();
     const { messages, request: checked } = checkChatRequest(request, this.#limits);
-    const tokenizer = this.#requireTokenizer("chat");
+    const tokenizer = this.#intake.requireTokenizer("chat");
     return this.#start(checked, async () => {
       const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
       return tokenizer.encode(text, { addSpecialTokens: false });
@@ -138,10 +143,8 @@ export class LlmEngine implements Engine {
   stats(): EngineStats {
     const { numRunning, numPreemptions } = this.#scheduler;
     const { promptTokens, outputTokens } = this.#counts;
-    let waiting = 0;
-    for (const { sequence } of this.#live.values()) {
-      if (sequence === undefined || sequence.status === "waiting") waiting++;
-    }
+    let waiting = this.#scheduler.numWaiting;
+    for (const { sequences } of this.#live) if (sequences.size === 0) waiting++;
     return {
       waiting,
       running: numRunning,
@@ -208,19 +211,15 @@ export class LlmEngine implements Engine {
 
   /** One step of the running sequences, if any: schedule, execute, commit. */
   async #step(): Promise<boolean> {
-    const { numPreemptions } = this.#scheduler;
     const step = this.#scheduler.schedule(!this.#logits.needsBlocks);
     if (step === undefined) return false;
     const started = this.#markStarted(step);
     const startedAt = performance.now();
-    const result = executeStep(
-      this.#executor,
-      step,
-      this.#batch.pack(step),
-      ({ id }, error) => void this.#live.get(id)?.fail(error),
+    const result = executeStep(this.#executor, step, this.#batch.pack(step), (sequence, error) =>
+      this.#requestOf.get(sequence)!.fail(error),
     );
     // Listeners run beside the step, not before it.
-    if (this.#scheduler.numPreemptions > numPreemptions) this.#tellPreemptions();
+    this.#tellPreemptions();
     for (const request of started) this.#monitor.started(request);
     const output = await result;
     const durationMs = performance.now() - startedAt;
@@ -233,15 +232,18 @@ export class LlmEngine implements Engine {
 
   /** Requests that the step runs for the first time. */
   #markStarted({ sequences }: ScheduledStep): LiveRequest[] {
-    return sequences
-      .map(({ sequence }) => this.#live.get(sequence.id)!)
-      .filter((request) => request.start());
+    const started: LiveRequest[] = [];
+    for (const { sequence } of sequences) {
+      const request = this.#requestOf.get(sequence)!;
+      if (request.start(sequence)) started.push(request);
+    }
+    return started;
   }
 
   #tellPreemptions(): void {
-    for (const request of [...this.#live.values()]) {
-      if (request.takePreemption()) this.#monitor.preempted(request);
-    }
+    const preempted = this.#scheduler.takePreempted();
+    const requests = new Set(preempted.map((sequence) => this.#requestOf.get(sequence)!));
+    for (const request of requests) this.#monitor.preempted(request);
   }
 
   get #hasWork(): boolean {
@@ -251,23 +253,60 @@ export class LlmEngine implements Engine {
   #emit(drawn: readonly DrawnToken[], logprobs: ReadonlyMap<Sequence, TokenLogprob>): void {
     const emissions: Emission[] = [];
     for (const { sequence, token, finishReason } of drawn) {
-      const request = this.#live.get(sequence.id)!;
-      if (sequence.numOutputTokens === 1) this.#counts.promptTokens += sequence.promptLength;
-      if (finishReason !== "error") this.#counts.outputTokens++;
-      request.markDrawn();
+      const request = this.#requestOf.get(sequence)!;
+      if (request.isDone) continue; // another sequence of it has failed in this step
+      if (request.markDrawn()) this.#counts.promptTokens += sequence.promptLength;
       const logprob = logprobs.get(sequence);
-      emissions.push({ request, token, finishReason, logprob });
+      const output = request.sequences.get(sequence);
+      if (output !== undefined) {
+        const told = {
+          ...(finishReason && { finishReason }),
+          ...(logprob && { logprobs: [logprob] }),
+        };
+        emissions.push({ output, tokenIds: [token], ...told });
+      } else if (finishReason === "error") request.fail(nonFinite(0));
+      else emissions.push(...this.#branch(request, sequence, token, logprob));
+    }
+    for (const { tokenIds, finishReason } of emissions) {
+      if (finishReason !== "error") this.#counts.outputTokens += tokenIds.length;
     }
     this.#detokenizer.emit(emissions);
+  }
+
+  /** Replaces sequences by forks once all of their group were drawn for. Returns what is known of the outputs then. */
+  #branch(
+    request: LiveRequest,
+    sequence: Sequence,
+    token: number,
+    logprob: TokenLogprob | undefined,
+  ): readonly Emission[] {
+    try {
+      const branching = request.brancher!.drawn(sequence, token, logprob);
+      if (branching === undefined) return [];
+      const { parents, forks, emissions } = branching;
+      const children = this.#scheduler.replace(parents, forks);
+      for (const parent of parents) request.sequences.delete(parent);
+      for (const [i, child] of children.entries()) this.#own(child, request, forks[i]!.output);
+      request.brancher!.began(children);
+      return emissions;
+    } catch (error) {
+      request.fail(error);
+      return [];
+    }
+  }
+
+  #own(sequence: Sequence, request: LiveRequest, output: LiveOutput | undefined): void {
+    this.#requestOf.set(sequence, request);
+    request.sequences.set(sequence, output);
   }
 
   // ---- the life of a request ----
 
   #start(checked: CheckedRequest, prompt: PromptSource): Generation {
     if (this.#live.size >= this.#maxLive) throw queueFull(this.#maxLive);
-    const request = new LiveRequest(this.#counts.requests++, checked, this.#onEnd);
+    const request = new LiveRequest(checked, this);
     if (request.isDone) return request.generation; // its signal was aborted already
-    this.#live.set(request.id, request);
+    this.#live.add(request);
     this.#monitor.queued(request);
     void this.#begin(request, prompt);
     return request.generation;
@@ -276,66 +315,50 @@ export class LlmEngine implements Engine {
   /** Queues ids at once, text when it is tokenised. Never rejects: what is wrong is the generation's error. */
   async #begin(request: LiveRequest, prompt: PromptSource): Promise<void> {
     try {
-      const ids = prompt instanceof Int32Array ? prompt : await this.#encode(prompt);
-      const sampling = hasControlTexts(request.request)
-        ? await this.#resolveTexts(request.request)
-        : request.request.sampling;
-      if (request.request.promptLogprobs !== undefined) await this.#scorePrompt(request, ids);
-      if (!request.isDone) this.#enqueue(request, ids, sampling);
+      const admission = await this.#intake.admit(request, prompt);
+      if (admission !== undefined) this.#enqueue(request, admission);
     } catch (error) {
       request.fail(error);
     }
   }
 
-  async #encode(encode: () => Promise<Int32Array>): Promise<Int32Array> {
-    const ids = await encode();
-    checkPromptLength(ids.length, this.#limits.maxModelLen);
-    checkVocabulary(ids, this.#limits.vocabSize);
-    return ids;
-  }
-
-  async #resolveTexts(checked: CheckedRequest): Promise<SamplingParams> {
-    const { tokenizer } = this;
-    if (tokenizer === undefined) return checked.sampling; // without the default sequence breakers
-    const { vocabSize } = this.#limits;
-    return resolveTexts(checked, (text, options) => tokenizer.encode(text, options), vocabSize);
-  }
-
-  /** Computes the prompt once, for the log-probabilities of its tokens alone. */
-  async #scorePrompt(live: LiveRequest, ids: Int32Array): Promise<void> {
-    if (live.isDone) return;
-    const { promptLogprobs = 0 } = live.request;
-    live.scoring = new AbortController();
-    const scores = this.#logits.score(ids, promptLogprobs, live.scoring.signal);
-    this.#wake();
-    live.promptLogprobs = await scores;
-    live.scoring = undefined;
-  }
-
-  #enqueue(live: LiveRequest, promptTokenIds: Int32Array, sampling: SamplingParams): void {
-    const { request } = live;
-    const room = this.#limits.maxModelLen - promptTokenIds.length;
-    const stop = {
-      eosTokenIds: request.ignoreEos ? noTokens : this.#limits.eosTokenIds,
-      stopTokenIds: request.stopTokenIds,
-      maxTokens: Math.min(request.maxTokens, room),
-    };
-    const { priority, cacheSalt } = request;
-    const how = { stop, sampling, priority, cacheSalt };
-    live.sequence = new Sequence({ id: live.id, promptTokenIds, ...how });
-    this.#detokenizer.open(live, promptTokenIds);
-    this.#scheduler.add(live.sequence);
+  #enqueue(request: LiveRequest, admission: Admission): void {
+    const { promptTokenIds } = admission;
+    const first = beginRequest(request, admission, () => this.#nextId++);
+    for (const output of request.outputs) this.#detokenizer.open(output, promptTokenIds);
+    this.#own(first, request, request.brancher === undefined ? request.outputs[0] : undefined);
+    this.#scheduler.add(first);
     this.#wake();
   }
 
-  readonly #onEnd = (request: LiveRequest, outcome: Outcome): void => {
-    if (!this.#live.delete(request.id)) return; // its signal was aborted already
-    if (request.sequence !== undefined) {
-      this.#scheduler.abort(request.sequence);
-      this.#detokenizer.close(request);
+  #score(...job: Parameters<LogitsQueue["score"]>): ReturnType<LogitsQueue["score"]> {
+    const scores = this.#logits.score(...job);
+    this.#wake();
+    return scores;
+  }
+
+  nextStreamId(): number {
+    return this.#nextId++;
+  }
+
+  outputEnded(request: LiveRequest, output: LiveOutput): void {
+    for (const [sequence, drawn] of request.sequences) {
+      if (drawn === output) this.#scheduler.abort(sequence);
     }
+    this.#detokenizer.close(output);
+  }
+
+  requestEnded(request: LiveRequest, outcome: Outcome): void {
+    if (!this.#live.delete(request)) return; // its signal was aborted already
+    for (const sequence of request.sequences.keys()) this.#scheduler.abort(sequence);
+    for (const output of request.outputs) this.#detokenizer.close(output);
     this.#monitor.finished(request, outcome);
-  };
+  }
+
+  conclude(request: LiveRequest, brancher: Brancher): void {
+    for (const sequence of request.sequences.keys()) this.#scheduler.abort(sequence);
+    this.#detokenizer.emit(brancher.conclude());
+  }
 
   // ---- the end of the engine ----
 
@@ -345,14 +368,14 @@ export class LlmEngine implements Engine {
     this.#stopped ??= error;
     await this.#detokenizer.drain();
     this.#logits.failAll(error);
-    for (const request of [...this.#live.values()]) request.fail(error);
+    for (const request of [...this.#live]) request.fail(error);
   }
 
   async #close(): Promise<void> {
     const closed = new PagodaError("ERR_CLOSED", "The engine is closed");
     this.#stopped = closed;
     this.#logits.failAll(closed);
-    for (const request of [...this.#live.values()]) request.fail(closed, true);
+    for (const request of [...this.#live]) request.fail(closed, true);
     try {
       await Promise.all([this.#loop, this.tokenizer?.close()]);
     } finally {
@@ -374,22 +397,7 @@ export class LlmEngine implements Engine {
     const { code, message, details } = this.#stopped;
     throw new PagodaError(code, message, { details: { ...details }, cause: this.#stopped });
   }
-
-  #checkTexts({ stop, controlTexts }: CheckedRequest): void {
-    if (stop.length > 0) this.#requireTokenizer("stop texts");
-    if (controlTexts.needTokenizer) this.#requireTokenizer("bad words and sequence breakers");
-  }
-
-  #requireTokenizer(purpose: string): Tokenizer {
-    if (this.tokenizer !== undefined) return this.tokenizer;
-    throw missingTokenizer(purpose);
-  }
 }
-
-/** Checked ids, or what makes them from text. */
-type PromptSource = Int32Array | (() => Promise<Int32Array>);
-
-const noTokens: ReadonlySet<number> = new Set();
 
 /** Resolves after the event loop has turned once. */
 function eventLoopTurn(): Promise<void> {

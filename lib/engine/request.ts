@@ -4,6 +4,7 @@ import type { ChatMessage } from "../loading/chat.js";
 import { checkSampling, type CheckedSampling } from "../sampling/check-sampling.js";
 import { checkLogprobs, type SamplingDefaults } from "../sampling/sampling-params.js";
 import { priorityRange } from "../scheduler/policy.js";
+import { checkOutputs, type CheckedOutputs } from "./check-outputs.js";
 import {
   copyArray,
   copyTokenIdArray,
@@ -25,6 +26,7 @@ export interface RequestLimits {
 
 /** A request's fields but for the prompt: complete, in range, and no longer the caller's objects. */
 export interface CheckedRequest extends CheckedSampling {
+  readonly outputs: CheckedOutputs;
   /** Infinity: as many as the context holds. */
   readonly maxTokens: number;
   readonly stop: readonly string[];
@@ -136,6 +138,7 @@ function checkCommon(
   request: Omit<GenerateRequest, "prompt" | "addSpecialTokens">,
   limits: RequestLimits,
 ): Common {
+  const outputs = checkOutputs(request);
   const scheduling = checkScheduling(request);
   const options = readOnce(request);
   const signal = checkSignal("signal", options.signal);
@@ -148,7 +151,15 @@ function checkCommon(
   const promptLogprobs = checkLogprobs("promptLogprobs", options.promptLogprobs);
   const sampling = checkSampling(request, { ...limits, stopTokenIds, maxTokens });
   const ending = { maxTokens, stop, stopTokenIds, ignoreEos, includeStop };
-  return { ...sampling, ...ending, promptLogprobs, skipSpecialTokens, ...scheduling, signal };
+  return {
+    ...sampling,
+    outputs,
+    ...ending,
+    promptLogprobs,
+    skipSpecialTokens,
+    ...scheduling,
+    signal,
+  };
 }
 
 /** Getters of the caller's object may have side effects, or answer differently the next time. */

@@ -160,7 +160,7 @@ class FakeGeneration {
     this.#text += text;
     this.#onToken();
     this.live.start();
-    this.live.push(text, [id]);
+    this.live.push(0, { text, tokenIds: [id] });
     if (this.#ids.length >= this.#maxTokens) this.#finish();
     else if (this.#options.tokenMs === undefined) setImmediate(() => this.#step());
     else setTimeout(() => this.#step(), this.#options.tokenMs);
@@ -169,11 +169,12 @@ class FakeGeneration {
   #finish(): void {
     this.#end();
     const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: this.#ids.length };
+    const output = { text: this.#text, tokenIds: this.#ids, finishReason: "length" } as const;
+    this.live.end(0, "length");
     this.live.finish({
-      text: this.#text,
-      tokenIds: this.#ids,
+      ...output,
+      outputs: [output],
       promptTokenIds: [1],
-      finishReason: "length",
       usage: { ...usage, queueMs: 0, prefillMs: 0, decodeMs: 0, ttftMs: 0, totalMs: 0 },
     });
   }
