@@ -316,7 +316,7 @@ export class LlmEngine implements Engine, RequestOwner {
   async #begin(request: LiveRequest, prompt: PromptSource): Promise<void> {
     try {
       const admission = await this.#intake.admit(request, prompt);
-      if (admission !== undefined) this.#enqueue(request, admission);
+      if (!request.isDone) this.#enqueue(request, admission);
     } catch (error) {
       request.fail(error);
     }

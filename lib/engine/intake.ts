@@ -51,8 +51,8 @@ export class Intake {
     throw missingTokenizer(purpose);
   }
 
-  /** Undefined when the request has ended meanwhile. */
-  async admit(live: LiveRequest, prompt: PromptSource): Promise<Admission | undefined> {
+  /** The request may end meanwhile. */
+  async admit(live: LiveRequest, prompt: PromptSource): Promise<Admission> {
     const promptTokenIds = prompt instanceof Int32Array ? prompt : await this.#encode(prompt);
     live.promptTokenIds = promptTokenIds;
     const { request } = live;
@@ -60,7 +60,6 @@ export class Intake {
       ? await this.#resolveTexts(request)
       : request.sampling;
     if (request.promptLogprobs !== undefined) await this.#scorePrompt(live, promptTokenIds);
-    if (live.isDone) return undefined;
     return { promptTokenIds, sampling, stop: this.#stopOf(request, promptTokenIds.length) };
   }
 
