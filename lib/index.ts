@@ -33,9 +33,11 @@ export type {
 
 /** Requests, and what comes back. */
 export type {
+  BeamOptions,
   ChatRequest,
   Delta,
   FinishReason,
+  GeneratedOutput,
   GenerateRequest,
   GenerateResult,
   Generation,
