@@ -11,7 +11,7 @@ import { engineFailure, queueFull } from "./engine-errors.js";
 import type { Executor } from "./executor.js";
 import type { EngineEventListener, EngineEvents } from "./events.js";
 import { Intake, type PromptSource } from "./intake.js";
-import type { LiveRequest } from "./live-request.js";
+import type { LiveRequest, OnSettled } from "./live-request.js";
 import { LogitsQueue } from "./logits.js";
 import { executeStep } from "./logits-processor.js";
 import { Monitor } from "./monitor.js";
@@ -23,6 +23,11 @@ import {
   type RequestLimits,
 } from "./request.js";
 import { Requests } from "./requests.js";
+import { SessionBlocks } from "./session-blocks.js";
+import type { SessionHost } from "./session.js";
+import type { Session, SessionOptions } from "./session-types.js";
+import { beginSession, restoreSession, saveSession, type SessionStore } from "./sessions.js";
+import { concatenate } from "./token-ids.js";
 import { drawnLogprobs } from "./token-logprobs.js";
 import type {
   ChatRequest,
@@ -61,6 +66,8 @@ export class LlmEngine implements Engine {
   readonly #maxLive: number;
   readonly #intake: Intake;
   readonly #requests: Requests;
+  readonly #sessionStore: SessionStore;
+  readonly #sessionHost: SessionHost;
   /** Set while there is work. */
   #loop: Promise<void> | undefined;
   /** Why the engine takes no more work: it failed, or was closed. */
@@ -93,26 +100,27 @@ export class LlmEngine implements Engine {
     };
     this.#intake = new Intake(tokenizer, this.#limits, (...job) => this.#score(...job));
     this.#maxLive = scheduler.maxSequences + scheduler.maxQueue;
+    const blocks = new SessionBlocks(this.#blocks, executor);
+    this.#sessionStore = { blocks, executor, fingerprint: info.model.fingerprint };
+    this.#sessionHost = this.#hostSessions(blocks);
   }
 
   generate(request: GenerateRequest): Generation {
-    this.#checkUsable();
-    const { prompt, request: checked } = checkGenerateRequest(request, this.#limits);
-    this.#intake.checkTexts(checked);
-    if (typeof prompt !== "string") return this.#start(checked, prompt);
-    const tokenizer = this.#intake.requireTokenizer("a text prompt");
-    const { addSpecialTokens } = checked;
-    return this.#start(checked, () => tokenizer.encode(prompt, { addSpecialTokens }));
+    return this.#generate(request, undefined);
   }
 
   chat(request: ChatRequest): Generation {
+    return this.#chat(request);
+  }
+
+  session(options: SessionOptions = {}): Session {
     this.#checkUsable();
-    const { messages, request: checked } = checkChatRequest(request, this.#limits);
-    const tokenizer = this.#intake.requireTokenizer("chat");
-    return this.#start(checked, async () => {
-      const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
-      return tokenizer.encode(text, { addSpecialTokens: false });
-    });
+    return beginSession(this.#sessionHost, options);
+  }
+
+  async restoreSession(path: string, options: { signal?: AbortSignal } = {}): Promise<Session> {
+    this.#checkUsable();
+    return restoreSession(this.#sessionHost, this.#sessionStore, path, options);
   }
 
   async logits(
@@ -220,9 +228,47 @@ export class LlmEngine implements Engine {
 
   // ---- the life of a request ----
 
-  #start(checked: CheckedRequest, prompt: PromptSource): Generation {
+  /** @param context - tokens before the prompt, which may then be empty */
+  #generate(
+    request: GenerateRequest,
+    context: Int32Array | undefined,
+    onSettled?: OnSettled,
+  ): Generation {
+    this.#checkUsable();
+    const { prompt, request: checked } = checkGenerateRequest(request, this.#limits, context);
+    this.#intake.checkTexts(checked);
+    if (typeof prompt !== "string") return this.#start(checked, prompt, onSettled);
+    const tokenizer = this.#intake.requireTokenizer("a text prompt");
+    const { addSpecialTokens } = checked;
+    const source = async () =>
+      concatenate(context, await tokenizer.encode(prompt, { addSpecialTokens }));
+    return this.#start(checked, source, onSettled);
+  }
+
+  #chat(request: ChatRequest, onSettled?: OnSettled): Generation {
+    this.#checkUsable();
+    const { messages, request: checked } = checkChatRequest(request, this.#limits);
+    const tokenizer = this.#intake.requireTokenizer("chat");
+    const source = async () => {
+      const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
+      return tokenizer.encode(text, { addSpecialTokens: false });
+    };
+    return this.#start(checked, source, onSettled);
+  }
+
+  #hostSessions(blocks: SessionBlocks): SessionHost {
+    return {
+      blocks,
+      chat: (request, onSettled) => this.#chat(request, onSettled),
+      generate: (request, context, onSettled) => this.#generate(request, context, onSettled),
+      save: (...session) => saveSession(this.#sessionStore, ...session),
+      checkUsable: () => this.#checkUsable(),
+    };
+  }
+
+  #start(checked: CheckedRequest, prompt: PromptSource, onSettled?: OnSettled): Generation {
     if (this.#requests.size >= this.#maxLive) throw queueFull(this.#maxLive);
-    const request = this.#requests.add(checked);
+    const request = this.#requests.add(checked, onSettled);
     if (!request.isDone) void this.#begin(request, prompt);
     return request.generation;
   }

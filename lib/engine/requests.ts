@@ -7,7 +7,7 @@ import type { Detokenizer, Emission } from "./detokenize.js";
 import { nonFinite } from "./engine-errors.js";
 import type { Admission } from "./intake.js";
 import type { LiveOutput } from "./live-output.js";
-import { LiveRequest, type Outcome, type RequestOwner } from "./live-request.js";
+import { LiveRequest, type OnSettled, type Outcome, type RequestOwner } from "./live-request.js";
 import type { Monitor } from "./monitor.js";
 import type { CheckedRequest } from "./request.js";
 import type { TokenLogprob } from "./types.js";
@@ -46,8 +46,8 @@ export class Requests implements RequestOwner {
   }
 
   /** It has ended already where its signal was aborted before. */
-  add(checked: CheckedRequest): LiveRequest {
-    const request = new LiveRequest(checked, this);
+  add(checked: CheckedRequest, onSettled?: OnSettled): LiveRequest {
+    const request = new LiveRequest(checked, this, onSettled);
     if (request.isDone) return request;
     this.#live.add(request);
     this.#monitor.queued(request);

@@ -15,6 +15,8 @@ export interface SessionHeader {
   readonly blockSize: number;
   /** Blocks in the file. */
   readonly numBlocks: number;
+  /** Leading tokens whose K and V the blocks hold. */
+  readonly numCachedTokens: number;
   /** All tokens of the session; not negative, but not compared with any vocabulary. */
   readonly tokenIds: Int32Array;
   /** Chat messages as JSON values; null where the session has none. Their fields are not looked at. */
@@ -128,7 +130,7 @@ export function decodeHead(head: Buffer, file: string, layout: SessionLayout): S
   const tokenIds = new Int32Array(numTokens);
   new Uint8Array(tokenIds.buffer).set(head.subarray(idsAt));
   if (tokenIds.some((id) => id < 0)) throw sessionCorrupt(file, "a token id is negative");
-  return { ...checkFields(fields, file), tokenIds, numBlocks, kvBlockBytes };
+  return { ...checkFields(fields, file, numTokens), tokenIds, numBlocks, kvBlockBytes };
 }
 
 function parseJson(bytes: Uint8Array, file: string): Readonly<Record<string, unknown>> {
@@ -147,6 +149,7 @@ function parseJson(bytes: Uint8Array, file: string): Readonly<Record<string, unk
 function checkFields(
   fields: Readonly<Record<string, unknown>>,
   file: string,
+  numTokens: number,
 ): Omit<SessionHeader, "tokenIds" | "numBlocks" | "kvBlockBytes"> {
   const own = (name: string): unknown => (Object.hasOwn(fields, name) ? fields[name] : undefined);
   const bad = (name: string): PagodaError => sessionCorrupt(file, `bad field \`${name}\``);
@@ -158,21 +161,24 @@ function checkFields(
   const fingerprint = text("fingerprint");
   if (!/^[0-9a-f]{64}$/.test(fingerprint)) throw bad("fingerprint");
   const blockSize = own("blockSize");
-  if (!isBlockSize(blockSize)) throw bad("blockSize");
+  if (!isWhole(blockSize, 1, 256)) throw bad("blockSize");
+  const numCachedTokens = own("numCachedTokens");
+  if (!isWhole(numCachedTokens, 0, numTokens)) throw bad("numCachedTokens");
   const messages = own("messages");
   if (messages !== null && !Array.isArray(messages)) throw bad("messages");
   return {
     fingerprint,
     kvLayout: text("kvLayout"),
     blockSize,
+    numCachedTokens,
     messages,
     ...(own("cacheSalt") !== undefined && { cacheSalt: text("cacheSalt") }),
     createdBy: text("createdBy"),
   };
 }
 
-function isBlockSize(value: unknown): value is number {
-  return Number.isInteger(value) && (value as number) >= 1 && (value as number) <= 256;
+function isWhole(value: unknown, min: number, max: number): value is number {
+  return Number.isInteger(value) && (value as number) >= min && (value as number) <= max;
 }
 
 /** Of a chunk, bound to its file and its place there. */

@@ -59,7 +59,7 @@ function expected(
   let members = [[...prompt]];
   for (let round = 0; round < rounds; round++) {
     const tokens = members.map((context) => fake.nextToken(context));
-    members = nextRound(members, tokens, width).map(({ parent, token }) => [...parent, token]);
+    members = nextRound(members, tokens, width).map(({ parent, token }) => parent.concat(token));
   }
   return members;
 }
@@ -108,7 +108,7 @@ describe("groups of branching sequences", () => {
         expect(simulation.blocks.numFreeBlocks).toBe(simulation.blocks.numUsableBlocks);
         for (const [i, { prompt, width, rounds, abortAt }] of groups.entries()) {
           if (abortAt !== null) continue;
-          const contexts = live[i]!.members.map(({ tokenIds }) => [...tokenIds]);
+          const contexts = live[i]!.members.map(({ tokenIds }) => Array.from(tokenIds));
           expect(contexts).toEqual(expected(simulation, promptOf(prompt, i), width, rounds));
         }
       }),
@@ -149,7 +149,7 @@ describe("groups of branching sequences", () => {
       if (step > 200) throw new Error("livelock");
     }
     expect(simulation.scheduler.numPreemptions).toBeGreaterThan(0);
-    const contexts = group.members.map(({ tokenIds }) => [...tokenIds]);
+    const contexts = group.members.map(({ tokenIds }) => Array.from(tokenIds));
     expect(contexts).toEqual(expected(simulation, promptOf(1), 3, 6));
   });
 
