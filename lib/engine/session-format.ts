@@ -30,7 +30,7 @@ export interface SessionHeader {
 export const preambleBytes = 32;
 export const digestBytes = 32;
 /** KV bytes between two digests: what is hashed at once, in well under 5 ms. */
-export const chunkBytes = 2 ** 20;
+export const chunkBytes: number = 2 ** 20;
 
 const magic = Buffer.from("\x89PAGODA\n", "latin1");
 const formatVersion = 1;

@@ -135,7 +135,7 @@ async function readHeaderLength(handle: FileHandle, file: CheckpointFile): Promi
   );
 }
 
-/** @throws ERR_MODEL_CORRUPT when the file is shorter */
+/** @throws ERR_MODEL_CORRUPT when the file ends before `length` bytes */
 export async function readExactly(
   handle: FileHandle,
   file: CheckpointFile,
