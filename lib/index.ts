@@ -50,6 +50,15 @@ export type {
   XtcOptions,
 } from "./engine/types.js";
 
+/** Conversations and texts that keep their K and V between turns. */
+export type {
+  Session,
+  SessionChatRequest,
+  SessionGenerateRequest,
+  SessionOptions,
+  SessionUsage,
+} from "./engine/session-types.js";
+
 /** Messages of a conversation, in OpenAI's shape. */
 export type {
   ChatContentPart,

@@ -261,15 +261,37 @@ export class BlockManager {
 
   /**
    * Keeps what is cached now of a prefix, whole blocks only, from being reused. The pin's `numTokens` says how much.
-   * A scheduler gives pins up, oldest first, when a sequence could not run otherwise.
+   * A scheduler gives pins up, oldest first, before a sequence has to wait for blocks or is preempted.
    */
   pin(tokenIds: Int32Array, cacheSalt?: string): BlockTable {
-    const pin = new BlockTable(cacheSalt);
-    const oneMore = new Int32Array(tokenIds.length + 1); // a lookup leaves one token to be computed
-    oneMore.set(tokenIds);
-    this.adopt(pin, this.findPrefix({ tokenIds: oneMore }, cacheSalt));
+    const pin = this.hold(tokenIds, cacheSalt);
     this.#pins.add(pin);
     return pin;
+  }
+
+  /** A table of what is cached now of a prefix, whole blocks only, for its caller to free. */
+  hold(tokenIds: Int32Array, cacheSalt: string | undefined): BlockTable {
+    const table = new BlockTable(cacheSalt);
+    const oneMore = new Int32Array(tokenIds.length + 1); // a lookup leaves one token to be computed
+    oneMore.set(tokenIds);
+    this.adopt(table, this.findPrefix({ tokenIds: oneMore }, cacheSalt));
+    return table;
+  }
+
+  /**
+   * A table with blocks for a prefix of whole blocks that the cache does not hold, for its caller to fill and to free.
+   * Undefined where the cache holds it, or lacks free blocks.
+   */
+  prepare(tokenIds: Int32Array, cacheSalt: string | undefined): BlockTable | undefined {
+    const table = this.hold(tokenIds, cacheSalt);
+    const isHeld = table.numTokens === tokenIds.length;
+    this.free(table);
+    return !isHeld && this.allocate(table, tokenIds.length) ? table : undefined;
+  }
+
+  /** int32, all blocks that a table holds, in an order that depends on its tokens' number alone. */
+  blocksOf({ blocks, numReleasedBlocks, numBlocks }: BlockTable): Int32Array {
+    return blocks.slice(numReleasedBlocks, numBlocks);
   }
 
   /** Nothing happens when the pin was given up. */

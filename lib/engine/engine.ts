@@ -5,22 +5,13 @@ import type { GenerationDefaults } from "../loading/generation-config.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
 import { samplingDefaults } from "../sampling/sampling-params.js";
 import { Batch } from "../scheduler/batch.js";
-import {
-  Scheduler,
-  type DrawnToken,
-  type ScheduledStep,
-  type SchedulerOptions,
-} from "../scheduler/scheduler.js";
-import type { Sequence } from "../scheduler/sequence.js";
-import { beginRequest } from "./begin-request.js";
-import type { Brancher } from "./brancher.js";
-import { Detokenizer, type Emission } from "./detokenize.js";
-import { engineFailure, nonFinite, queueFull } from "./engine-errors.js";
+import { Scheduler, type SchedulerOptions } from "../scheduler/scheduler.js";
+import { Detokenizer } from "./detokenize.js";
+import { engineFailure, queueFull } from "./engine-errors.js";
 import type { Executor } from "./executor.js";
 import type { EngineEventListener, EngineEvents } from "./events.js";
-import { Intake, type Admission, type PromptSource } from "./intake.js";
-import type { LiveOutput } from "./live-output.js";
-import { LiveRequest, type Outcome, type RequestOwner } from "./live-request.js";
+import { Intake, type PromptSource } from "./intake.js";
+import type { LiveRequest, OnSettled } from "./live-request.js";
 import { LogitsQueue } from "./logits.js";
 import { executeStep } from "./logits-processor.js";
 import { Monitor } from "./monitor.js";
@@ -31,6 +22,12 @@ import {
   type CheckedRequest,
   type RequestLimits,
 } from "./request.js";
+import { Requests } from "./requests.js";
+import { SessionBlocks } from "./session-blocks.js";
+import type { SessionHost } from "./session.js";
+import type { Session, SessionOptions } from "./session-types.js";
+import { beginSession, restoreSession, saveSession, type SessionStore } from "./sessions.js";
+import { concatenate } from "./token-ids.js";
 import { drawnLogprobs } from "./token-logprobs.js";
 import type {
   ChatRequest,
@@ -39,7 +36,6 @@ import type {
   EngineStats,
   GenerateRequest,
   Generation,
-  TokenLogprob,
 } from "./types.js";
 
 /** What an engine is made of. It owns executor and tokenizer, and closes them. */
@@ -55,7 +51,7 @@ export interface EngineParts {
 }
 
 /** The engine over any executor: one loop that runs while there is work. */
-export class LlmEngine implements Engine, RequestOwner {
+export class LlmEngine implements Engine {
   readonly info: EngineInfo;
   readonly tokenizer: Tokenizer | undefined;
   readonly #executor: Executor;
@@ -69,11 +65,9 @@ export class LlmEngine implements Engine, RequestOwner {
   /** Requests that have not ended at most. */
   readonly #maxLive: number;
   readonly #intake: Intake;
-  readonly #live: Set<LiveRequest> = new Set();
-  readonly #requestOf: WeakMap<Sequence, LiveRequest> = new WeakMap();
-  readonly #counts = { promptTokens: 0, outputTokens: 0 };
-  /** Of sequences, and of streams of text. */
-  #nextId = 0;
+  readonly #requests: Requests;
+  readonly #sessionStore: SessionStore;
+  readonly #sessionHost: SessionHost;
   /** Set while there is work. */
   #loop: Promise<void> | undefined;
   /** Why the engine takes no more work: it failed, or was closed. */
@@ -97,6 +91,7 @@ export class LlmEngine implements Engine, RequestOwner {
     this.#batch = new Batch(this.#blocks);
     this.#logits = new LogitsQueue(executor, this.#blocks);
     this.#detokenizer = new Detokenizer(tokenizer);
+    this.#requests = new Requests(this.#scheduler, this.#detokenizer, this.#monitor);
     this.#limits = {
       vocabSize: limits.vocabSize,
       maxModelLen: info.model.maxModelLen,
@@ -105,26 +100,27 @@ export class LlmEngine implements Engine, RequestOwner {
     };
     this.#intake = new Intake(tokenizer, this.#limits, (...job) => this.#score(...job));
     this.#maxLive = scheduler.maxSequences + scheduler.maxQueue;
+    const blocks = new SessionBlocks(this.#blocks, executor);
+    this.#sessionStore = { blocks, executor, fingerprint: info.model.fingerprint };
+    this.#sessionHost = this.#hostSessions(blocks);
   }
 
   generate(request: GenerateRequest): Generation {
-    this.#checkUsable();
-    const { prompt, request: checked } = checkGenerateRequest(request, this.#limits);
-    this.#intake.checkTexts(checked);
-    if (typeof prompt !== "string") return this.#start(checked, prompt);
-    const tokenizer = this.#intake.requireTokenizer("a text prompt");
-    const { addSpecialTokens } = checked;
-    return this.#start(checked, () => tokenizer.encode(prompt, { addSpecialTokens }));
+    return this.#generate(request, undefined);
   }
 
   chat(request: ChatRequest): Generation {
+    return this.#chat(request);
+  }
+
+  session(options: SessionOptions = {}): Session {
     this.#checkUsable();
-    const { messages, request: checked } = checkChatRequest(request, this.#limits);
-    const tokenizer = this.#intake.requireTokenizer("chat");
-    return this.#start(checked, async () => {
-      const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
-      return tokenizer.encode(text, { addSpecialTokens: false });
-    });
+    return beginSession(this.#sessionHost, options);
+  }
+
+  async restoreSession(path: string, options: { signal?: AbortSignal } = {}): Promise<Session> {
+    this.#checkUsable();
+    return restoreSession(this.#sessionHost, this.#sessionStore, path, options);
   }
 
   async logits(
@@ -141,12 +137,9 @@ export class LlmEngine implements Engine, RequestOwner {
   }
 
   stats(): EngineStats {
-    const { numRunning, numPreemptions } = this.#scheduler;
-    const { promptTokens, outputTokens } = this.#counts;
-    let waiting = this.#scheduler.numWaiting;
-    for (const { sequences } of this.#live) if (sequences.size === 0) waiting++;
+    const { numRunning, numWaiting, numPreemptions } = this.#scheduler;
     return {
-      waiting,
+      waiting: numWaiting + this.#requests.numBeginning,
       running: numRunning,
       totalBlocks: this.#blocks.numUsableBlocks,
       freeBlocks: this.#blocks.numFreeBlocks,
@@ -154,8 +147,7 @@ export class LlmEngine implements Engine, RequestOwner {
       sharedBlocks: this.#blocks.numSharedBlocks,
       prefixCache: this.#blocks.prefixStatistics,
       preemptions: numPreemptions,
-      promptTokens,
-      outputTokens,
+      ...this.#requests.counts,
       ...this.#monitor.stats(),
     };
   }
@@ -213,102 +205,71 @@ export class LlmEngine implements Engine, RequestOwner {
   async #step(): Promise<boolean> {
     const step = this.#scheduler.schedule(!this.#logits.needsBlocks);
     if (step === undefined) return false;
-    const started = this.#markStarted(step);
+    const started = this.#requests.start(step);
     const startedAt = performance.now();
     const result = executeStep(this.#executor, step, this.#batch.pack(step), (sequence, error) =>
-      this.#requestOf.get(sequence)!.fail(error),
+      this.#requests.fail(sequence, error),
     );
     // Listeners run beside the step, not before it.
-    this.#tellPreemptions();
+    this.#requests.tellPreemptions();
     for (const request of started) this.#monitor.started(request);
     const output = await result;
     const durationMs = performance.now() - startedAt;
     const logprobs = drawnLogprobs(step, output);
-    this.#emit(this.#scheduler.commit(step, output), logprobs);
+    this.#requests.emit(this.#scheduler.commit(step, output), logprobs);
     this.#monitor.stepped(step, durationMs, this.#blocks.numFreeBlocks);
     this.#monitor.tellCacheChanges();
     return true;
-  }
-
-  /** Requests that the step runs for the first time. */
-  #markStarted({ sequences }: ScheduledStep): LiveRequest[] {
-    const started: LiveRequest[] = [];
-    for (const { sequence } of sequences) {
-      const request = this.#requestOf.get(sequence)!;
-      if (request.start(sequence)) started.push(request);
-    }
-    return started;
-  }
-
-  #tellPreemptions(): void {
-    const preempted = this.#scheduler.takePreempted();
-    const requests = new Set(preempted.map((sequence) => this.#requestOf.get(sequence)!));
-    for (const request of requests) this.#monitor.preempted(request);
   }
 
   get #hasWork(): boolean {
     return this.#scheduler.numRunning + this.#scheduler.numWaiting > 0 || !this.#logits.isEmpty;
   }
 
-  #emit(drawn: readonly DrawnToken[], logprobs: ReadonlyMap<Sequence, TokenLogprob>): void {
-    const emissions: Emission[] = [];
-    for (const { sequence, token, finishReason } of drawn) {
-      const request = this.#requestOf.get(sequence)!;
-      if (request.isDone) continue; // another sequence of it has failed in this step
-      if (request.markDrawn()) this.#counts.promptTokens += sequence.promptLength;
-      const logprob = logprobs.get(sequence);
-      const output = request.sequences.get(sequence);
-      if (output !== undefined) {
-        const told = {
-          ...(finishReason && { finishReason }),
-          ...(logprob && { logprobs: [logprob] }),
-        };
-        emissions.push({ output, tokenIds: [token], ...told });
-      } else if (finishReason === "error") request.fail(nonFinite(0));
-      else emissions.push(...this.#branch(request, sequence, token, logprob));
-    }
-    for (const { tokenIds, finishReason } of emissions) {
-      if (finishReason !== "error") this.#counts.outputTokens += tokenIds.length;
-    }
-    this.#detokenizer.emit(emissions);
-  }
-
-  /** Replaces sequences by forks once all of their group were drawn for. Returns what is known of the outputs then. */
-  #branch(
-    request: LiveRequest,
-    sequence: Sequence,
-    token: number,
-    logprob: TokenLogprob | undefined,
-  ): readonly Emission[] {
-    try {
-      const branching = request.brancher!.drawn(sequence, token, logprob);
-      if (branching === undefined) return [];
-      const { parents, forks, emissions } = branching;
-      const children = this.#scheduler.replace(parents, forks);
-      for (const parent of parents) request.sequences.delete(parent);
-      for (const [i, child] of children.entries()) this.#own(child, request, forks[i]!.output);
-      request.brancher!.began(children);
-      return emissions;
-    } catch (error) {
-      request.fail(error);
-      return [];
-    }
-  }
-
-  #own(sequence: Sequence, request: LiveRequest, output: LiveOutput | undefined): void {
-    this.#requestOf.set(sequence, request);
-    request.sequences.set(sequence, output);
-  }
-
   // ---- the life of a request ----
 
-  #start(checked: CheckedRequest, prompt: PromptSource): Generation {
-    if (this.#live.size >= this.#maxLive) throw queueFull(this.#maxLive);
-    const request = new LiveRequest(checked, this);
-    if (request.isDone) return request.generation; // its signal was aborted already
-    this.#live.add(request);
-    this.#monitor.queued(request);
-    void this.#begin(request, prompt);
+  /** @param context - tokens before the prompt, which may then be empty */
+  #generate(
+    request: GenerateRequest,
+    context: Int32Array | undefined,
+    onSettled?: OnSettled,
+  ): Generation {
+    this.#checkUsable();
+    const { prompt, request: checked } = checkGenerateRequest(request, this.#limits, context);
+    this.#intake.checkTexts(checked);
+    if (typeof prompt !== "string") return this.#start(checked, prompt, onSettled);
+    const tokenizer = this.#intake.requireTokenizer("a text prompt");
+    const { addSpecialTokens } = checked;
+    const source = async () =>
+      concatenate(context, await tokenizer.encode(prompt, { addSpecialTokens }));
+    return this.#start(checked, source, onSettled);
+  }
+
+  #chat(request: ChatRequest, onSettled?: OnSettled): Generation {
+    this.#checkUsable();
+    const { messages, request: checked } = checkChatRequest(request, this.#limits);
+    const tokenizer = this.#intake.requireTokenizer("chat");
+    const source = async () => {
+      const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
+      return tokenizer.encode(text, { addSpecialTokens: false });
+    };
+    return this.#start(checked, source, onSettled);
+  }
+
+  #hostSessions(blocks: SessionBlocks): SessionHost {
+    return {
+      blocks,
+      chat: (request, onSettled) => this.#chat(request, onSettled),
+      generate: (request, context, onSettled) => this.#generate(request, context, onSettled),
+      save: (...session) => saveSession(this.#sessionStore, ...session),
+      checkUsable: () => this.#checkUsable(),
+    };
+  }
+
+  #start(checked: CheckedRequest, prompt: PromptSource, onSettled?: OnSettled): Generation {
+    if (this.#requests.size >= this.#maxLive) throw queueFull(this.#maxLive);
+    const request = this.#requests.add(checked, onSettled);
+    if (!request.isDone) void this.#begin(request, prompt);
     return request.generation;
   }
 
@@ -316,48 +277,18 @@ export class LlmEngine implements Engine, RequestOwner {
   async #begin(request: LiveRequest, prompt: PromptSource): Promise<void> {
     try {
       const admission = await this.#intake.admit(request, prompt);
-      if (!request.isDone) this.#enqueue(request, admission);
+      if (request.isDone) return;
+      this.#requests.begin(request, admission);
+      this.#wake();
     } catch (error) {
       request.fail(error);
     }
-  }
-
-  #enqueue(request: LiveRequest, admission: Admission): void {
-    const { promptTokenIds } = admission;
-    const first = beginRequest(request, admission, () => this.#nextId++);
-    for (const output of request.outputs) this.#detokenizer.open(output, promptTokenIds);
-    this.#own(first, request, request.brancher === undefined ? request.outputs[0] : undefined);
-    this.#scheduler.add(first);
-    this.#wake();
   }
 
   #score(...job: Parameters<LogitsQueue["score"]>): ReturnType<LogitsQueue["score"]> {
     const scores = this.#logits.score(...job);
     this.#wake();
     return scores;
-  }
-
-  nextStreamId(): number {
-    return this.#nextId++;
-  }
-
-  outputEnded(request: LiveRequest, output: LiveOutput): void {
-    for (const [sequence, drawn] of request.sequences) {
-      if (drawn === output) this.#scheduler.abort(sequence);
-    }
-    this.#detokenizer.close(output);
-  }
-
-  requestEnded(request: LiveRequest, outcome: Outcome): void {
-    if (!this.#live.delete(request)) return; // its signal was aborted already
-    for (const sequence of request.sequences.keys()) this.#scheduler.abort(sequence);
-    for (const output of request.outputs) this.#detokenizer.close(output);
-    this.#monitor.finished(request, outcome);
-  }
-
-  conclude(request: LiveRequest, brancher: Brancher): void {
-    for (const sequence of request.sequences.keys()) this.#scheduler.abort(sequence);
-    this.#detokenizer.emit(brancher.conclude());
   }
 
   // ---- the end of the engine ----
@@ -368,14 +299,14 @@ export class LlmEngine implements Engine, RequestOwner {
     this.#stopped ??= error;
     await this.#detokenizer.drain();
     this.#logits.failAll(error);
-    for (const request of [...this.#live]) request.fail(error);
+    this.#requests.failAll(error);
   }
 
   async #close(): Promise<void> {
     const closed = new PagodaError("ERR_CLOSED", "The engine is closed");
     this.#stopped = closed;
     this.#logits.failAll(closed);
-    for (const request of [...this.#live]) request.fail(closed, true);
+    this.#requests.failAll(closed, true);
     try {
       await Promise.all([this.#loop, this.tokenizer?.close()]);
     } finally {

@@ -25,6 +25,9 @@ export interface RequestOwner {
   conclude(request: LiveRequest, brancher: Brancher): void;
 }
 
+/** What is done at the end of a request. */
+export type OnSettled = (result: GenerateResult | undefined) => void;
+
 /**
  * The engine's record of a request, from the call until its last text is out. That may be some steps after its last
  * token was drawn, as text comes from the tokenizer's worker while the next steps run.
@@ -45,6 +48,7 @@ export class LiveRequest implements OutputOwner {
   /** Ends the computation of `promptLogprobs`; set while it is under way. */
   scoring: AbortController | undefined;
   readonly #owner: RequestOwner;
+  readonly #onSettled: OnSettled | undefined;
   readonly #arrivedAt = performance.now();
   #startedAt: number | undefined;
   #firstTokenAt: number | undefined;
@@ -52,8 +56,10 @@ export class LiveRequest implements OutputOwner {
   #stopListening: () => void = () => {};
   #deadline: NodeJS.Timeout | undefined;
 
-  constructor(request: CheckedRequest, owner: RequestOwner) {
+  /** @param onSettled - called once, before the caller hears of the end; without a result where it failed */
+  constructor(request: CheckedRequest, owner: RequestOwner, onSettled?: OnSettled) {
     this.request = request;
+    this.#onSettled = onSettled;
     this.generation = new LiveGeneration(crypto.randomUUID(), (error) => this.fail(error, true));
     this.#owner = owner;
     const { n, bestOf, beam } = request.outputs;
@@ -149,7 +155,7 @@ export class LiveRequest implements OutputOwner {
     };
     this.generation.finish(result);
     const { finishReason, usage } = result;
-    this.#end({ finishReason, error: undefined, usage });
+    this.#end({ finishReason, error: undefined, usage }, result);
   }
 
   /** Those with the highest log-probability a token, told now as they are whole. */
@@ -166,11 +172,12 @@ export class LiveRequest implements OutputOwner {
   }
 
   /** Those who await or iterate the generation hear of it later, as their promises do. */
-  #end(outcome: Outcome): void {
+  #end(outcome: Outcome, result?: GenerateResult): void {
     this.#stopListening();
     clearTimeout(this.#deadline);
     this.scoring?.abort();
     this.#owner.requestEnded(this, outcome);
+    this.#onSettled?.(result);
   }
 
   /** As if it ended now. */

@@ -6,6 +6,7 @@ import { checkLogprobs, type SamplingDefaults } from "../sampling/sampling-param
 import { priorityRange } from "../scheduler/policy.js";
 import { checkOutputs, type CheckedOutputs } from "./check-outputs.js";
 import {
+  concatenate,
   copyArray,
   copyTokenIdArray,
   hasLoneSurrogate,
@@ -51,17 +52,19 @@ const maxCacheSalt = 256;
 /**
  * Checks a request of `engine.generate`. Every property of the caller's object is read once.
  *
+ * @param context - tokens before the prompt, which may then be empty; they are part of the prompt that is returned as ids
  * @throws ERR_ARGUMENT, ERR_TOKEN_ID, ERR_EMPTY_PROMPT, ERR_CONTEXT_LENGTH
  */
 export function checkGenerateRequest(
   request: GenerateRequest,
   limits: RequestLimits,
+  context?: Int32Array,
 ): { readonly prompt: string | Int32Array; readonly request: CheckedRequest } {
   checkObject("request", request);
   const { prompt, addSpecialTokens } = request;
   const checked = checkCommon(request, limits);
   return {
-    prompt: typeof prompt === "string" ? prompt : checkPrompt(prompt, limits),
+    prompt: typeof prompt === "string" ? prompt : checkPrompt(prompt, limits, context),
     request: {
       ...checked,
       addSpecialTokens: optionalBoolean("addSpecialTokens", addSpecialTokens, true),
@@ -91,13 +94,17 @@ export function checkChatRequest(
   return { messages: copy, request: { ...checked, addSpecialTokens: false } };
 }
 
-function checkPrompt(prompt: unknown, { vocabSize, maxModelLen }: RequestLimits): Int32Array {
+function checkPrompt(
+  prompt: unknown,
+  { vocabSize, maxModelLen }: RequestLimits,
+  context: Int32Array | undefined,
+): Int32Array {
   if (!isTokenIdList(prompt)) {
     throw argumentError("prompt", "a string, an array of token ids or an Int32Array", prompt);
   }
   const length = prompt.length;
-  checkPromptLength(length, maxModelLen);
-  return copyTokenIds("prompt", prompt, length, vocabSize);
+  checkPromptLength((context?.length ?? 0) + length, maxModelLen);
+  return concatenate(context, copyTokenIds("prompt", prompt, length, vocabSize));
 }
 
 /**
@@ -184,7 +191,8 @@ function checkScheduling(
   };
 }
 
-function checkCacheSalt(cacheSalt: unknown): string | undefined {
+/** @throws ERR_ARGUMENT */
+export function checkCacheSalt(cacheSalt: unknown): string | undefined {
   if (cacheSalt === undefined) return undefined;
   if (typeof cacheSalt === "string" && cacheSalt !== "" && cacheSalt.length <= maxCacheSalt) {
     return cacheSalt;

@@ -12,6 +12,7 @@ export type {
   XtcOptions,
 } from "./sampling-options.js";
 import type { EngineEventListener, EngineEvents } from "./events.js";
+import type { Session, SessionOptions } from "./session-types.js";
 
 /** How an engine is made. Only `model` is needed. */
 export interface EngineOptions {
@@ -287,6 +288,8 @@ export interface EngineInfo {
     readonly eosTokenIds: readonly number[];
     readonly hasTokenizer: boolean;
     readonly hasChatTemplate: boolean;
+    /** SHA-256 in hex that tells it from others, fine-tunes included, by its config and parts of each of its tensors. */
+    readonly fingerprint: string;
   };
   readonly device: DeviceInfo;
   readonly kvCache: {
@@ -316,6 +319,20 @@ export interface Engine extends AsyncDisposable {
   generate(request: GenerateRequest): Generation;
   /** As {@link Engine.generate}, with the model's chat template. */
   chat(request: ChatRequest): Generation;
+  /**
+   * A conversation or text that keeps its blocks between turns.
+   *
+   * @throws ERR_ARGUMENT, ERR_CLOSED
+   */
+  session(options?: SessionOptions): Session;
+  /**
+   * Opens a session that was saved with the same model. Its K and V go back into the KV cache where they fit, else they are
+   * computed with the next turn. They are shared with other requests of the same `cacheSalt`, so restore only files that you
+   * trust.
+   *
+   * @throws ERR_ARGUMENT, ERR_SESSION_NOT_FOUND, ERR_SESSION_CORRUPT, ERR_SESSION_MISMATCH, ERR_TOKEN_ID, ERR_ABORTED, ERR_CLOSED
+   */
+  restoreSession(path: string, options?: { readonly signal?: AbortSignal }): Promise<Session>;
   /**
    * Teacher-forced logits of every position, float32 [ids.length, vocabSize]: row t is the distribution of token t + 1.
    * Runs between steps of other requests, in chunks; needs KV blocks for all ids at once.

@@ -58,6 +58,8 @@ export interface Fork {
  * Sequences are served in the order of their ranks, which a {@link Policy} gives them as they arrive; here "before" and
  * "behind" mean that order. `schedule` and `commit` alternate, one step at a time.
  *
+ * Pins, such as those of sessions, cost no sequence anything: they are given up before one is preempted or has to wait.
+ *
  * No sequence starves. Any one fits the pool alone (`add` refuses others), waiting sequences are admitted strictly in
  * order, and blocks are only ever taken from the last running one. So the first running sequence computes at least one
  * token in every step, and nothing that runs can keep the first waiting one waiting for longer than it takes to end.
@@ -286,7 +288,11 @@ export class Scheduler {
       const prefix = this.#blocks.findPrefix(sequence, sequence.blockTable.cacheSalt);
       // All of it must fit, not only the first chunk: two half-computed prompts could else block each other.
       unclaimed -= this.#blocksToAdmit(sequence, prefix);
-      if (unclaimed < 0) break;
+      if (unclaimed < 0) {
+        if (!this.#blocks.unpinOldest()) break;
+        unclaimed = this.#unclaimedBlocks();
+        continue;
+      }
       remove(this.#waiting, sequence);
       this.#admit(sequence, prefix);
       const numTokens = this.#chunk(sequence, budget - spent);
@@ -314,15 +320,11 @@ export class Scheduler {
     this.#start(sequence);
   }
 
-  /**
-   * Nothing can run. What is there runs, if at all, then keeps blocks from those that wait: first held sequences give
-   * them up, as they wait for others of their group, then pins, oldest first, until a sequence can run.
-   */
+  /** Nothing can run: held sequences, if any, give their blocks up, as they wait for others of their group. */
   #retry(isAdmitting: boolean): ScheduledStep | undefined {
-    const hasHeld = this.#running.length > 0;
-    for (const sequence of this.#running.splice(0)) this.#preempt(sequence);
-    if (!isAdmitting || this.#waiting.length === 0) return undefined;
-    return hasHeld || this.#blocks.unpinOldest() ? this.schedule() : undefined;
+    const held = this.#running.splice(0);
+    for (const sequence of held) this.#preempt(sequence);
+    return isAdmitting && held.length > 0 ? this.schedule() : undefined;
   }
 
   #chunk(sequence: Sequence, budget: number): number {
@@ -339,9 +341,13 @@ export class Scheduler {
     return unclaimed;
   }
 
-  /** Takes blocks from the last running sequences while needed; false when that was the sequence itself. */
+  /**
+   * Takes blocks while needed, from pins, oldest first, then from the last running sequences; false when that was the
+   * sequence itself.
+   */
   #allocateOrPreempt(sequence: Sequence, numTokens: number): boolean {
     while (!this.#blocks.allocate(sequence.blockTable, numTokens)) {
+      if (this.#blocks.unpinOldest()) continue;
       const victim = this.#running.pop()!;
       this.#preempt(victim);
       if (victim === sequence) return false;

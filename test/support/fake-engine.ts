@@ -9,6 +9,7 @@ import type {
   Generation,
   GenerateRequest,
 } from "../../lib/engine/types.js";
+import type { Session } from "../../lib/engine/session-types.js";
 import { PagodaError } from "../../lib/errors.js";
 
 export interface FakeEngineOptions {
@@ -52,6 +53,7 @@ export class FakeEngine implements Engine {
       eosTokenIds: [],
       hasTokenizer: false,
       hasChatTemplate: true,
+      fingerprint: "f".repeat(64),
     },
     device: {
       backend: "fake",
@@ -105,6 +107,14 @@ export class FakeEngine implements Engine {
       promptTokens: 0,
       outputTokens: this.tokens,
     };
+  }
+
+  session(): Session {
+    throw new Error("not faked");
+  }
+
+  async restoreSession(): Promise<Session> {
+    throw new Error("not faked");
   }
 
   async logits(): Promise<Float32Array> {
