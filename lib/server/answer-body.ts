@@ -32,6 +32,9 @@ export interface AnswerShape {
   logprobs(logprobs: readonly TokenLogprob[], names: TokenNames, start: number): object;
 }
 
+/** Tokens of a prompt whose log-probabilities are written in one turn of the event loop. */
+const tokensATurn = 128;
+
 interface BodyOptions {
   /** Choices a prompt. */
   readonly n: number;
@@ -81,23 +84,23 @@ export class AnswerBody {
     return prompt * this.#n + output;
   }
 
-  /** The text of a whole answer. Choices are written one a turn: with log-probabilities they may be long. */
+  /** The text of a whole answer. It is written in parts, one a turn: with log-probabilities it may be long. */
   async whole(results: readonly GenerateResult[]): Promise<string> {
     const choices: string[] = [];
-    let beside = {};
+    let beside = "";
     for (const [prompt, result] of results.entries()) {
       const told = await this.#promptLogprobs(result);
       const isInChoice = this.#shape.promptLogprobsIn === "choice";
       if (!isInChoice) beside = told;
       for (const [i, output] of result.outputs.entries()) {
         const choice = await this.#wholeChoice(this.choiceIndex(prompt, i), output, result);
-        choices.push(JSON.stringify(i === 0 && isInChoice ? { ...choice, ...told } : choice));
+        choices.push(withMembers(JSON.stringify(choice), i === 0 && isInChoice ? told : ""));
         await nextTurn();
       }
     }
-    const begin = JSON.stringify(this.#head(this.#shape.object)).slice(0, -1);
-    const end = JSON.stringify({ usage: sumUsage(results), ...beside }).slice(1);
-    return `${begin},"choices":[${choices.join()}],${end}`;
+    const usage = JSON.stringify(sumUsage(results));
+    const members = `,"choices":[${choices.join()}],"usage":${usage}${beside}`;
+    return withMembers(JSON.stringify(this.#head(this.#shape.object)), members);
   }
 
   /** The chunk that opens choice `index`; undefined when the endpoint has none, or it was opened before. */
@@ -172,13 +175,18 @@ export class AnswerBody {
     return this.#shape.logprobs(logprobs, names, start);
   }
 
-  async #promptLogprobs({ promptLogprobs: logprobs }: GenerateResult): Promise<object> {
-    if (logprobs === undefined) return {};
-    const names = await nameTokens(
-      this.#tokenizer,
-      logprobs.filter((token) => token !== null),
-    );
-    return { prompt_logprobs: promptLogprobs(logprobs, names) };
+  /** As a member of an object's JSON; empty without. */
+  async #promptLogprobs({ promptLogprobs: logprobs }: GenerateResult): Promise<string> {
+    if (logprobs === undefined) return "";
+    const parts: string[] = [];
+    for (let at = 0; at < logprobs.length; at += tokensATurn) {
+      const part = logprobs.slice(at, at + tokensATurn);
+      const known = part.filter((token) => token !== null);
+      const names = await nameTokens(this.#tokenizer, known);
+      parts.push(JSON.stringify(promptLogprobs(part, names)).slice(1, -1));
+      await nextTurn();
+    }
+    return `,"prompt_logprobs":[${parts.join()}]`;
   }
 
   #tokenIds(ids: readonly number[], promptIds?: readonly number[]): object {
@@ -187,6 +195,11 @@ export class AnswerBody {
       ? { token_ids: ids }
       : { token_ids: ids, prompt_token_ids: promptIds };
   }
+}
+
+/** The JSON of an object with further members, each of which begins with a comma. */
+function withMembers(json: string, members: string): string {
+  return `${json.slice(0, -1)}${members}}`;
 }
 
 /** OpenAI's clients know no deadline: to them the output was cut off, and a field of our own says by what. */

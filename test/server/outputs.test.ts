@@ -268,7 +268,7 @@ describe("log-probabilities of the prompt", () => {
   }
 
   test("of completions are in each prompt's first choice, in vLLM's shape", async () => {
-    const prompts = ["Once upon a time, there was a cat", "A dog"];
+    const prompts = ["Once upon a time, there was a cat. ".repeat(40), "A dog"];
     const { choices } = await complete({ prompt: prompts, n: 2, prompt_logprobs: 2 });
     for (const [i, prompt] of prompts.entries()) {
       const { promptLogprobs } = await demo.engine.generate({
