@@ -3,6 +3,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import type { SamplingInput, StepInput } from "./engine/step.js";
 import { PagodaError } from "./errors.js";
+import type { FileDtype } from "./graph/dtypes.js";
 import type { Plan } from "./graph/plan.js";
 
 /** The whole surface of the native addon. Nothing but this file touches the .node file. */
@@ -64,7 +65,8 @@ export interface NativeWeightPart {
   readonly file: string;
   /** Bytes from the start of the file. */
   readonly offset: number;
-  readonly dtype: "F32" | "BF16" | "F16";
+  /** Quantised: not for vectors; `cols` must be a multiple of the block. */
+  readonly dtype: FileDtype;
   /** First row of the weight that this part fills; the parts of a vector are joined in order. */
   readonly rowStart: number;
   /** Rows of `cols` elements each; elements where the weight is a vector. */

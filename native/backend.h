@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define PAGODA_ABI_VERSION 2u
+#define PAGODA_ABI_VERSION 3u
 #define PAGODA_ERROR_LENGTH 256
 
 typedef enum PagodaStatus {
@@ -42,7 +42,22 @@ typedef struct PagodaError {
   char message[PAGODA_ERROR_LENGTH]; /* NUL-terminated */
 } PagodaError;
 
-typedef enum PagodaDtype { PAGODA_F32 = 0, PAGODA_BF16 = 1, PAGODA_F16 = 2 } PagodaDtype;
+/* The quantised types are those of GGUF files (native/block-formats.h), for weights only: a row is a number of blocks
+ * of 32 columns, of 256 for the K types. Matrices and tables may have them in memory, in whatever layout the backend
+ * packs them; a linear may then round its activations to 8 bits, 32 columns of a row at a time. */
+typedef enum PagodaDtype {
+  PAGODA_F32 = 0,
+  PAGODA_BF16 = 1,
+  PAGODA_F16 = 2,
+  PAGODA_Q8_0 = 3,
+  PAGODA_Q4_0 = 4,
+  PAGODA_Q4_1 = 5,
+  PAGODA_Q5_0 = 6,
+  PAGODA_Q5_1 = 7,
+  PAGODA_Q4_K = 8,
+  PAGODA_Q5_K = 9,
+  PAGODA_Q6_K = 10
+} PagodaDtype;
 
 /* Activations: [rows, width], row r at data + r * rowStride elements. A column range of a tensor is again one. */
 typedef struct PagodaTensor {
@@ -310,7 +325,8 @@ typedef struct PagodaBackend {
   PagodaStatus (*synchronize)(PagodaDevice* device, PagodaError* error);
 
   /* Weights: bytes of the packed form (data is ignored), then rows [rowStart, rowStart + rows) at a time, any
-   * order, each row once. `source` is host memory, row-major [rows, weight.cols] of sourceDtype. */
+   * order, each row once. `source` is host memory, row-major [rows, weight.cols] of sourceDtype. Where sourceDtype is
+   * another type than the weight's, the values are rounded to the weight's, which is PAGODA_UNSUPPORTED for some. */
   PagodaStatus (*weightBytes)(PagodaDevice* device, const PagodaWeight* weight, uint64_t* bytes, PagodaError* error);
   PagodaStatus (*prepareWeight)(PagodaDevice* device, const PagodaWeight* weight, int32_t rowStart, int32_t rows,
                                 const void* source, PagodaDtype sourceDtype, PagodaError* error);

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <memory>
 
+#include "block-formats.h"
 #include "failure.h"
 
 namespace pagoda {
@@ -11,8 +12,6 @@ namespace pagoda {
 namespace {
 
 constexpr uint64_t kChunkBytes = 8u << 20;  // staging memory while loading
-
-uint64_t bytesOf(PagodaDtype dtype) { return dtype == PAGODA_F32 ? 4 : 2; }
 
 class File {
  public:
@@ -37,12 +36,14 @@ void checkPart(const PagodaWeight& weight, const WeightPart& part) {
   require(part.rowStart >= 0 && part.rows >= 1 && part.rowStart <= weight.rows - part.rows,
           "A part's rows lie outside its weight");
   require(part.offset <= INT64_MAX, "A part's offset is out of range");
+  require(weight.cols % blockFormat(part.dtype).columns == 0, "A part's rows do not consist of whole blocks");
 }
 
 /// A vector is one row for the backend, but may be joined from parts, so its parts are gathered first.
 std::vector<char> gatherVector(const PagodaWeight& weight, const std::vector<WeightPart>& parts) {
   const PagodaDtype dtype = parts[0].dtype;
-  const uint64_t elementBytes = bytesOf(dtype);
+  require(!isQuantized(dtype), "A vector cannot be quantised");
+  const uint64_t elementBytes = blockFormat(dtype).bytes;
   std::vector<char> data(static_cast<uint64_t>(weight.cols) * elementBytes);
   uint64_t filled = 0;
   for (const WeightPart& part : parts) {
@@ -61,15 +62,15 @@ std::vector<char> gatherVector(const PagodaWeight& weight, const std::vector<Wei
 void loadRows(Runner& runner, const std::string& name, const PagodaWeight& weight, const WeightPart& part,
               const std::atomic<bool>& cancelled) {
   checkPart(weight, part);
-  const uint64_t rowBytes = static_cast<uint64_t>(weight.cols) * bytesOf(part.dtype);
-  const auto chunkRows = static_cast<int32_t>(std::clamp<uint64_t>(kChunkBytes / rowBytes, 1, part.rows));
-  const std::unique_ptr<char[]> staging(new char[rowBytes * chunkRows]);
+  const auto bytes = static_cast<uint64_t>(rowBytes(part.dtype, weight.cols));  // of a row
+  const auto chunkRows = static_cast<int32_t>(std::clamp<uint64_t>(kChunkBytes / bytes, 1, part.rows));
+  const std::unique_ptr<char[]> staging(new char[bytes * chunkRows]);
   File file(part.file);
   file.seek(part.offset);
   for (int32_t done = 0; done < part.rows; done += chunkRows) {
     if (cancelled.load(std::memory_order_relaxed)) throw Failure(PAGODA_IO, "Loading was cancelled");
     const int32_t rows = std::min(chunkRows, part.rows - done);
-    file.read(staging.get(), rowBytes * rows);
+    file.read(staging.get(), bytes * rows);
     runner.device().prepareWeight(name, weight, part.rowStart + done, rows, staging.get(), part.dtype);
     runner.device().synchronize();
   }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "block-formats.h"
 #include "failure.h"
 
 namespace pagoda {
@@ -181,9 +182,15 @@ class StepCheck {
 void checkWeight(const WeightSpec& weight) {
   const bool sized = weight.rows > 0 && weight.cols > 0 && weight.rows <= kMaxDimension && weight.cols <= kMaxDimension;
   require(sized, "Weight " + weight.name + ": its shape is out of range");
-  const bool typed = weight.kind == PAGODA_VECTOR ? weight.rows == 1 && weight.dtype == PAGODA_F32
-                                                  : weight.dtype == PAGODA_F32 || weight.dtype == PAGODA_BF16;
-  require(typed, "Weight " + weight.name + ": a vector is one row of f32, a matrix is f32 or bf16");
+  if (weight.kind == PAGODA_VECTOR) {
+    require(weight.rows == 1 && weight.dtype == PAGODA_F32, "Weight " + weight.name + ": a vector is one row of f32");
+    return;
+  }
+  const BlockFormat format = blockFormat(weight.dtype);
+  require(format.bytes > 0 && weight.dtype != PAGODA_F16,
+          "Weight " + weight.name + ": a matrix is f32, bf16 or quantised");
+  require(weight.cols % format.columns == 0,
+          "Weight " + weight.name + ": its columns are not a multiple of " + std::to_string(format.columns));
 }
 
 }  // namespace

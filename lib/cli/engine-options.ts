@@ -1,24 +1,25 @@
 import { createEngine } from "../engine/create-engine.js";
 import type { Engine, EngineOptions, SamplingOptions } from "../engine/types.js";
+import { modelDtypes, type ModelDtype } from "../graph/choose-dtype.js";
 import { defined } from "../server/defined.js";
 import type { Console } from "./console.js";
 import { choice, flag, integer, number, required, text, texts, type Option } from "./option.js";
 import { progressBar } from "./progress-bar.js";
 
-const dtypes = ["auto", "f32", "bf16"] as const;
+const dtypes = ["auto", ...modelDtypes] as const;
 
 const modelOption: Option<string> = required(
   text({ value: "DIR", about: "Directory of the model, in Hugging Face format" }),
 );
 
-export const dtypeOption: Option<"auto" | "f32" | "bf16" | undefined> = choice(
-  { value: "D", about: "Type of the weights in memory: auto, f32 or bf16 (default: auto)" },
+export const dtypeOption: Option<"auto" | ModelDtype | undefined> = choice(
+  { value: "D", about: "Type of the weights in memory: auto, f32, bf16, q8 or q4 (default: auto)" },
   dtypes,
 );
 
 export interface EngineValues {
   readonly model: string;
-  readonly dtype: "auto" | "f32" | "bf16" | undefined;
+  readonly dtype: "auto" | ModelDtype | undefined;
   readonly threads: number | undefined;
 }
 

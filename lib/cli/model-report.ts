@@ -1,13 +1,16 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import type { ModelDtype } from "../graph/choose-dtype.js";
+import { rowBytes } from "../graph/dtypes.js";
 import { planToString } from "../graph/plan-to-string.js";
 import type { Plan, PlanWeight } from "../graph/plan.js";
 import { openModelDirectory } from "../loading/model-directory.js";
 import type { Checkpoint } from "../loading/safetensors.js";
 import { readChatTemplates, readTokenizerFiles } from "../loading/tokenizer-files.js";
-import { automaticDtype, resolveWeight } from "../loading/weights.js";
+import { automaticDtype, automaticKvDtype, resolveWeight } from "../loading/weights.js";
 import { compileModel } from "../models/model-definition.js";
 import { defineModel } from "../models/registry.js";
+import type { KvCacheOptions } from "../native.js";
 
 /** What `pagoda inspect` tells, as plain data. */
 export interface ModelReport {
@@ -24,9 +27,9 @@ export interface ModelReport {
   readonly hasTokenizer: boolean;
   readonly hasChatTemplate: boolean;
   /** In memory, before the backend's packing. */
-  readonly weights: { readonly dtype: "f32" | "bf16"; readonly bytes: number };
+  readonly weights: { readonly dtype: ModelDtype; readonly bytes: number };
   readonly kvCache: {
-    readonly dtype: "f32" | "bf16";
+    readonly dtype: KvCacheOptions["dtype"];
     readonly bytesPerToken: number;
     readonly bytesPer1kTokens: number;
   };
@@ -40,8 +43,6 @@ export interface ModelReport {
 const maxBatchTokens = 2048;
 const maxSequences = 64;
 
-const bytesPerElement = { f32: 4, bf16: 2 } as const;
-
 /**
  * Reads config and headers of a model, but no weights, and checks that all tensors are there.
  *
@@ -49,7 +50,7 @@ const bytesPerElement = { f32: 4, bf16: 2 } as const;
  */
 export async function inspectModel(
   directory: string,
-  dtype: "auto" | "f32" | "bf16",
+  dtype: "auto" | ModelDtype,
 ): Promise<ModelReport> {
   const { path, name, config, checkpoint } = await openModelDirectory(directory);
   const model = defineModel(config);
@@ -60,7 +61,8 @@ export async function inspectModel(
     dtype: inMemory,
   });
   for (const weight of plan.weights) resolveWeight(checkpoint, weight);
-  const bytesPerToken = kvBytesPerToken(plan, inMemory);
+  const kvDtype = automaticKvDtype(inMemory);
+  const bytesPerToken = kvBytesPerToken(plan, kvDtype);
   return {
     name,
     path,
@@ -73,7 +75,7 @@ export async function inspectModel(
     contextLength: model.maxPositionEmbeddings,
     ...tokenizerFacts(path),
     weights: { dtype: inMemory, bytes: plan.weights.reduce((sum, w) => sum + weightBytes(w), 0) },
-    kvCache: { dtype: inMemory, bytesPerToken, bytesPer1kTokens: 1024 * bytesPerToken },
+    kvCache: { dtype: kvDtype, bytesPerToken, bytesPer1kTokens: 1024 * bytesPerToken },
     arenaBytes: plan.arenaBytes,
     maxBatchTokens,
     plan: planToString(plan),
@@ -87,13 +89,13 @@ function countParameters({ weights }: Plan): number {
 }
 
 function weightBytes({ rows, cols, dtype }: PlanWeight): number {
-  return rows * cols * bytesPerElement[dtype];
+  return rows * rowBytes(dtype, cols);
 }
 
 /** K and V of every layer. */
-function kvBytesPerToken(plan: Plan, dtype: "f32" | "bf16"): number {
+function kvBytesPerToken(plan: Plan, dtype: KvCacheOptions["dtype"]): number {
   const elements = plan.kvLayers.reduce((sum, kv) => sum + 2 * kv.numKvHeads * kv.headDim, 0);
-  return elements * bytesPerElement[dtype];
+  return rowBytes(dtype, elements);
 }
 
 function tensorsByDtype(

@@ -1,20 +1,20 @@
 import { checkBoolean, checkInteger, checkObject, checkSignal } from "../arguments.js";
 import { argumentError } from "../errors.js";
+import { modelDtypes, type ModelDtype } from "../graph/choose-dtype.js";
+import type { KvCacheOptions } from "../native.js";
 import { byPriority, fcfs, type Policy } from "../scheduler/policy.js";
 import type { EngineOptions, LoadProgress } from "./types.js";
-
-export type Dtype = "f32" | "bf16";
 
 /** {@link EngineOptions} with the defaults that need no model; undefined: the model or the machine decides. */
 export interface CheckedEngineOptions {
   readonly model: string;
   readonly device: string;
-  readonly dtype: "auto" | Dtype;
+  readonly dtype: "auto" | ModelDtype;
   readonly kvCache: {
     readonly blockSize: number;
     readonly numBlocks: number | undefined;
     readonly memory: number | undefined;
-    readonly dtype: "auto" | Dtype;
+    readonly dtype: "auto" | KvCacheOptions["dtype"];
     readonly prefixSharing: boolean;
   };
   readonly scheduler: {
@@ -45,7 +45,7 @@ export function checkEngineOptions(options: EngineOptions): CheckedEngineOptions
   return {
     model,
     device,
-    dtype: checkDtype("dtype", dtype),
+    dtype: checkDtype("dtype", dtype, modelDtypes),
     kvCache: checkKvCache(kvCache),
     scheduler: checkScheduler(scheduler),
     maxModelLen: optionalInteger("maxModelLen", maxModelLen, 2, maxInt32),
@@ -64,7 +64,7 @@ function checkKvCache(
     blockSize: checkInteger("kvCache.blockSize", blockSize, { min: 1, max: 256 }),
     numBlocks: optionalInteger("kvCache.numBlocks", numBlocks, 2, maxInt32),
     memory: optionalInteger("kvCache.memory", memory, 1, Number.MAX_SAFE_INTEGER),
-    dtype: checkDtype("kvCache.dtype", dtype),
+    dtype: checkDtype("kvCache.dtype", dtype, ["f32", "bf16"]),
     prefixSharing: checkBoolean("kvCache.prefixSharing", prefixSharing),
   };
 }
@@ -101,7 +101,14 @@ function checkPolicy(policy: unknown): Policy {
   throw argumentError("scheduler.policy", '"fcfs" or "priority"', policy);
 }
 
-function checkDtype(parameter: string, value: unknown): "auto" | Dtype {
-  if (value === "auto" || value === "f32" || value === "bf16") return value;
-  throw argumentError(parameter, '"auto", "f32" or "bf16"', value);
+function checkDtype<T extends string>(
+  parameter: string,
+  value: unknown,
+  known: readonly T[],
+): "auto" | T {
+  const dtypes = ["auto", ...known] as const;
+  const found = dtypes.find((dtype) => dtype === value);
+  if (found !== undefined) return found;
+  const names = dtypes.map((dtype) => `"${dtype}"`);
+  throw argumentError(parameter, `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`, value);
 }

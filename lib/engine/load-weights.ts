@@ -1,3 +1,4 @@
+import { rowBytes } from "../graph/dtypes.js";
 import type { Plan } from "../graph/plan.js";
 import { throwIfAborted, type Checkpoint } from "../loading/safetensors.js";
 import { resolveWeight } from "../loading/weights.js";
@@ -18,8 +19,7 @@ export function findWeights(plan: Plan, checkpoint: Checkpoint): WeightSources {
   const parts = plan.weights.map((weight) => resolveWeight(checkpoint, weight));
   const bytes = plan.weights.map(({ kind, cols }, index) => {
     const rowLength = kind === "vector" ? 1 : cols;
-    const elementBytes = ({ dtype }: NativeWeightPart) => (dtype === "F32" ? 4 : 2);
-    return sum(parts[index]!.map((part) => part.rows * rowLength * elementBytes(part)));
+    return sum(parts[index]!.map((part) => part.rows * rowBytes(part.dtype, rowLength)));
   });
   return { parts, bytes };
 }

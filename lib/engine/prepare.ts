@@ -1,13 +1,14 @@
 import { checkInteger } from "../arguments.js";
 import { chooseDevice } from "../backends.js";
+import type { ModelDtype } from "../graph/choose-dtype.js";
 import type { Plan } from "../graph/plan.js";
 import type { ModelDirectory } from "../loading/model-directory.js";
-import { automaticDtype } from "../loading/weights.js";
+import { automaticDtype, automaticKvDtype } from "../loading/weights.js";
 import { compileModel, type ModelDefinition } from "../models/model-definition.js";
 import { defineModel } from "../models/registry.js";
 import type { KvCacheOptions } from "../native.js";
 import { samplingDefaults } from "../sampling/sampling-params.js";
-import type { CheckedEngineOptions, Dtype } from "./engine-options.js";
+import type { CheckedEngineOptions } from "./engine-options.js";
 import { effectiveMaxModelLen, sizeKvCache } from "./kv-cache-size.js";
 import { findWeights, type WeightSources } from "./load-weights.js";
 import { measurePlan, type DeviceSelection, type PlanMemory } from "./native-executor.js";
@@ -21,7 +22,7 @@ export interface Prepared {
   readonly memory: PlanMemory;
   /** Bytes on the device; 0: unknown. */
   readonly availableMemory: number;
-  readonly dtype: Dtype;
+  readonly dtype: ModelDtype;
   readonly kv: KvCacheOptions;
   readonly maxSequences: number;
   /** What the context and the KV cache allow. */
@@ -43,7 +44,8 @@ export async function prepare(
   const { threads } = options;
   const device = { ...chooseDevice(options.device), ...(threads !== undefined && { threads }) };
   const { blockSize } = options.kvCache;
-  const kvDtype = options.kvCache.dtype === "auto" ? dtype : options.kvCache.dtype;
+  const kvDtype =
+    options.kvCache.dtype === "auto" ? automaticKvDtype(dtype) : options.kvCache.dtype;
   const measured = await measurePlan(plan, { blockSize, dtype: kvDtype }, device);
   const { memory } = measured;
   const { availableMemory } = measured.device;

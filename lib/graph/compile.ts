@@ -1,16 +1,17 @@
 import { argumentError, assert } from "../errors.js";
 import { layOutArena } from "./arena.js";
-import type { Graph } from "./graph.js";
+import { chooseDtype, modelDtypes, type ChooseDtype, type ModelDtype } from "./choose-dtype.js";
+import type { Graph, Tensor } from "./graph.js";
 import { opSpecs } from "./ops.js";
-import type { Plan, PlanStep } from "./plan.js";
+import type { Plan, PlanStep, PlanWeight } from "./plan.js";
 
 export interface CompileOptions {
   /** Tokens in one step at most, 1 to 2^20. */
   readonly maxTokens: number;
   /** Rows that need logits in one step at most, 1 to 2^20. */
   readonly maxOutputs: number;
-  /** Type of matrices and tables in device memory. */
-  readonly dtype: "f32" | "bf16";
+  /** Type of matrices and tables in device memory, for all or for each. */
+  readonly dtype: ModelDtype | ChooseDtype;
 }
 
 const maxRows = 2 ** 20;
@@ -34,7 +35,7 @@ export function compile(graph: Graph, options: CompileOptions): Plan {
   });
   return {
     steps,
-    weights: graph.weights.all.map((w) => ({ ...w, dtype: w.kind === "vector" ? "f32" : dtype })),
+    weights: typedWeights(graph, logits, dtype),
     kvLayers: [...graph.kvLayers],
     arenaBytes: arena.bytes,
     maxTokens,
@@ -44,13 +45,33 @@ export function compile(graph: Graph, options: CompileOptions): Plan {
   };
 }
 
+function typedWeights(
+  graph: Graph,
+  logits: Tensor,
+  dtype: CompileOptions["dtype"],
+): readonly PlanWeight[] {
+  const choose = typeof dtype === "function" ? dtype : chooseDtype(dtype);
+  const head = graph.values[logits.value]?.step;
+  const vocabulary = new Set(
+    graph.steps.flatMap(({ op, weights }, step) =>
+      op === "embed" || step === head ? weights : [],
+    ),
+  );
+  return graph.weights.all.map((weight, index) => ({
+    ...weight,
+    dtype: weight.kind === "vector" ? "f32" : choose(weight, vocabulary.has(index)),
+  }));
+}
+
 function checkOptions({ maxTokens, maxOutputs, dtype }: CompileOptions): void {
   for (const [name, value] of Object.entries({ maxTokens, maxOutputs })) {
     if (!Number.isInteger(value) || value < 1 || value > maxRows) {
       throw argumentError(name, `an integer in [1, ${maxRows}]`, value);
     }
   }
-  if (dtype !== "f32" && dtype !== "bf16") throw argumentError("dtype", '"f32" or "bf16"', dtype);
+  if (typeof dtype !== "function" && !modelDtypes.includes(dtype)) {
+    throw argumentError("dtype", '"f32", "bf16", "q8" or "q4"', dtype);
+  }
 }
 
 /** The operands of a step are those that the op table lists. */

@@ -1,3 +1,4 @@
+import type { WeightDtype } from "./dtypes.js";
 import type { Op } from "./ops.js";
 
 /** Which count gives the number of rows of a tensor in a step: scheduled tokens, or rows that need logits. */
@@ -48,7 +49,7 @@ export interface PlanWeight {
   readonly rows: number;
   readonly cols: number;
   /** In device memory. Vectors are always f32. */
-  readonly dtype: "f32" | "bf16";
+  readonly dtype: WeightDtype;
   readonly source: { readonly parts: readonly WeightPart[] } | { readonly data: Float32Array };
 }
 

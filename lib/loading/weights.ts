@@ -1,37 +1,49 @@
 import { open } from "node:fs/promises";
 import { PagodaError } from "../errors.js";
+import type { ModelDtype } from "../graph/choose-dtype.js";
+import {
+  blockFormat,
+  isFileDtype,
+  isQuantized,
+  rowBytes,
+  type FileDtype,
+  type QuantizedDtype,
+} from "../graph/dtypes.js";
 import type { PlanWeight, WeightPart } from "../graph/plan.js";
-import type { NativeWeightPart } from "../native.js";
+import type { KvCacheOptions, NativeWeightPart } from "../native.js";
+import { dequantize } from "../reference/dequantize.js";
+import { halfToNumber } from "../reference/half.js";
 import { roundToBf16 } from "../reference/matrix.js";
+import { roundToQuantized } from "../reference/quantize.js";
 import type { Checkpoint, TensorEntry } from "./safetensors.js";
 
-type FileDtype = NativeWeightPart["dtype"];
-
-const bytesPerElement: Readonly<Record<FileDtype, number>> = { F32: 4, F16: 2, BF16: 2 };
-
 /** The type in memory that `dtype: "auto"` chooses: bf16 where most bytes of the checkpoint are, else f32. */
-export function automaticDtype({ tensors }: Checkpoint): PlanWeight["dtype"] {
+export function automaticDtype({ tensors }: Checkpoint): KvCacheOptions["dtype"] {
   let balance = 0;
   for (const { dtype, bytes } of tensors.values()) balance += dtype === "BF16" ? bytes : -bytes;
   return balance > 0 ? "bf16" : "f32";
+}
+
+/** The type of the KV cache that `kvCache.dtype: "auto"` chooses. */
+export function automaticKvDtype(dtype: ModelDtype): KvCacheOptions["dtype"] {
+  return dtype === "f32" ? "f32" : "bf16";
 }
 
 /**
  * Where the parts of a plan's weight lie in the files of a checkpoint, in order. For a vector, `rowStart` and `rows` count
  * elements: its parts are joined end to end. Constant weights have no parts.
  * @throws PagodaError ERR_TENSOR_MISMATCH (`details`: tensor, expected, received) for a tensor that is missing, has another
- *   shape, or is not of dtype F32, F16 or BF16
+ *   shape, or has a dtype that is not supported: vectors are not quantised, other rows only in whole blocks
  */
 export function resolveWeight(checkpoint: Checkpoint, weight: PlanWeight): NativeWeightPart[] {
   if ("data" in weight.source) return [];
   let rowStart = 0;
   return weight.source.parts.map((part) => {
     const entry = findTensor(checkpoint, part);
-    const dtype = fileDtype(entry);
     const isVector = weight.kind === "vector";
+    const dtype = fileDtype(entry, isVector ? 1 : weight.cols);
     const rows = isVector ? (part.shape[0] ?? 0) : part.rows;
-    const rowBytes = bytesPerElement[dtype] * (isVector ? 1 : weight.cols);
-    const offset = entry.offset + (isVector ? 0 : part.rowStart) * rowBytes;
+    const offset = entry.offset + (isVector ? 0 : part.rowStart * rowBytes(dtype, weight.cols));
     const resolved = { file: entry.file, offset, dtype, rowStart, rows };
     rowStart += rows;
     return resolved;
@@ -47,10 +59,16 @@ function findTensor(checkpoint: Checkpoint, part: WeightPart): TensorEntry {
   return entry;
 }
 
-function fileDtype(entry: TensorEntry): FileDtype {
+function fileDtype(entry: TensorEntry, rowLength: number): FileDtype {
   const { dtype } = entry;
-  if (dtype === "F32" || dtype === "F16" || dtype === "BF16") return dtype;
-  throw mismatch(entry.name, "dtype F32, F16 or BF16", dtype);
+  if (!isFileDtype(dtype)) throw mismatch(entry.name, "dtype F32, F16, BF16 or quantised", dtype);
+  const { columns } = blockFormat(dtype);
+  if (rowLength % columns === 0) return dtype;
+  throw mismatch(
+    entry.name,
+    `rows of a multiple of ${columns} columns for ${dtype}`,
+    `${rowLength}`,
+  );
 }
 
 function mismatch(tensor: string, expected: string, received: string): PagodaError {
@@ -76,11 +94,18 @@ export async function readWeight(
   const values = new Float32Array(weight.rows * weight.cols);
   const rowLength = weight.kind === "vector" ? 1 : weight.cols;
   for (const part of resolveWeight(checkpoint, weight)) {
-    const elements = part.rows * rowLength;
-    const bytes = await readBytes(part.file, part.offset, elements * bytesPerElement[part.dtype]);
-    values.set(decode(bytes, part.dtype), part.rowStart * rowLength);
+    const length = part.rows * rowBytes(part.dtype, rowLength);
+    const read = decode(await readBytes(part.file, part.offset, length), part.dtype);
+    const isExact = part.dtype === weight.dtype.toUpperCase();
+    values.set(isExact ? read : roundTo(read, weight.dtype), part.rowStart * rowLength);
   }
-  return weight.dtype === "bf16" ? roundToBf16(values) : values;
+  return values;
+}
+
+/** The nearest values that a type has. @throws ERR_BACKEND_UNSUPPORTED as {@link roundToQuantized} */
+export function roundTo(values: Float32Array, dtype: PlanWeight["dtype"]): Float32Array {
+  if (isQuantized(dtype)) return roundToQuantized(values, dtype);
+  return dtype === "bf16" ? roundToBf16(values) : values;
 }
 
 async function readBytes(file: string, offset: number, length: number): Promise<DataView> {
@@ -99,9 +124,12 @@ async function readBytes(file: string, offset: number, length: number): Promise<
   return new DataView(bytes.buffer);
 }
 
-/** Little-endian elements as float32. */
+/** Little-endian elements or blocks as float32. */
 function decode(bytes: DataView, dtype: FileDtype): Float32Array {
-  const values = new Float32Array(bytes.byteLength / bytesPerElement[dtype]);
+  if (dtype !== "F32" && dtype !== "F16" && dtype !== "BF16") {
+    return dequantize(bytes, dtype.toLowerCase() as QuantizedDtype);
+  }
+  const values = new Float32Array(bytes.byteLength / blockFormat(dtype).bytes);
   for (let i = 0; i < values.length; i++) {
     if (dtype === "F32") values[i] = bytes.getFloat32(4 * i, true);
     else if (dtype === "F16") values[i] = halfToNumber(bytes.getUint16(2 * i, true));
@@ -111,14 +139,4 @@ function decode(bytes: DataView, dtype: FileDtype): Float32Array {
     for (let i = 0; i < bits.length; i++) bits[i] = bytes.getUint16(2 * i, true) << 16;
   }
   return values;
-}
-
-/** IEEE 754 binary16: sign, 5 bits of exponent, 10 bits of fraction. */
-export function halfToNumber(half: number): number {
-  const sign = half & 0x8000 ? -1 : 1;
-  const exponent = (half >>> 10) & 0x1f;
-  const fraction = half & 0x3ff;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 0x1f) return fraction === 0 ? sign * Infinity : NaN;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }

@@ -14,6 +14,7 @@
 #include "kernels.h"
 #include "kv-layout.h"
 #include "memory.h"
+#include "pack-quantized.h"
 #include "pack.h"
 #include "rope-table.h"
 #include "sample.h"
@@ -139,10 +140,12 @@ PagodaStatus synchronize(PagodaDevice*, PagodaError*) { return PAGODA_OK; }
 
 // ---- weights and cache -----------------------------------------------------------------------------
 
+PanelShape panelShape(const PagodaDevice& device) { return {device.kernels->panelWidth, device.kernels->byteOffset}; }
+
 PagodaStatus weightBytes(PagodaDevice* device, const PagodaWeight* weight, uint64_t* bytes, PagodaError* error) {
   const PagodaStatus status = validateWeight(*weight, error);
   if (status != PAGODA_OK) return status;
-  if (packedBytes(*weight, device->kernels->panelWidth, bytes)) return PAGODA_OK;
+  if (packedBytes(*weight, panelShape(*device), bytes)) return PAGODA_OK;
   return fail(error, PAGODA_INVALID, "A weight of %d by %d is too large", weight->rows, weight->cols);
 }
 
@@ -157,11 +160,15 @@ PagodaStatus prepareWeight(PagodaDevice* device, const PagodaWeight* weight, int
     return fail(error, PAGODA_INVALID, "Expected rows within 0 to %d but received %d rows from %d", weight->rows, rows,
                 rowStart);
   }
-  if (sourceDtype != PAGODA_F32 && sourceDtype != PAGODA_BF16 && sourceDtype != PAGODA_F16) {
-    return fail(error, PAGODA_UNSUPPORTED, "Expected f32, bf16 or f16 for `sourceDtype` but received %d",
-                static_cast<int>(sourceDtype));
+  if (!canPack(weight->dtype, sourceDtype)) {
+    return fail(error, PAGODA_UNSUPPORTED, "A source of dtype %d cannot become a weight of dtype %d",
+                static_cast<int>(sourceDtype), static_cast<int>(weight->dtype));
   }
-  packRows(*weight, device->kernels->panelWidth, rowStart, rows, source, sourceDtype, device->pool);
+  if (weight->cols % blockFormat(sourceDtype).columns != 0) {
+    return fail(error, PAGODA_INVALID, "Expected a multiple of %d columns for dtype %d but received %d",
+                blockFormat(sourceDtype).columns, static_cast<int>(sourceDtype), weight->cols);
+  }
+  packRows(*weight, panelShape(*device), rowStart, rows, source, sourceDtype, device->pool);
   return PAGODA_OK;
 }
 

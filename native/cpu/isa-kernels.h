@@ -67,6 +67,18 @@ PAGODA_INLINE void forVectors(int32_t width, Body body) {
   if (i < width) body(i, width - i);
 }
 
+// Calls body(firstRow, rows) over even blocks of at most `most` rows.
+template <class Body>
+PAGODA_INLINE void forRowBlocks(int32_t rows, int32_t most, Body body) {
+  const int32_t blocks = static_cast<int32_t>(ceilDiv(rows, most));
+  int32_t first = 0;
+  for (int32_t i = 0; i < blocks; ++i) {
+    const int32_t n = rows / blocks + (i < rows % blocks ? 1 : 0);
+    body(first, n);
+    first += n;
+  }
+}
+
 }  // namespace
 }  // namespace pagoda::PAGODA_ISA
 

@@ -9,6 +9,7 @@ extern const KernelTable kKernels;
 const KernelTable kKernels = {
     .isa = PAGODA_NAME_OF(PAGODA_ISA),
     .panelWidth = kPanelWidth,
+    .byteOffset = kByteOffset,
     .linearScratch = linearScratch,
     .attentionScratch = attentionScratch,
     .embed = embed,

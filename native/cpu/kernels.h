@@ -20,8 +20,11 @@ struct KernelContext {
 struct KernelTable {
   const char* isa;
   // Outputs a panel of a packed matrix. [rows, cols] is stored as [panel][col][panelWidth] in f32 and as
-  // [panel][col pair][panelWidth][2] in bf16, absent outputs and the column that completes a pair being zero.
+  // [panel][col pair][panelWidth][2] in bf16, absent outputs and the column that completes a pair being zero. Quantised
+  // ones: packed-format.h.
   int32_t panelWidth;
+  // Of Q8_0: what is added to a code, so that it is a byte as the dot instruction wants it; 0 (signed) or 128 (unsigned).
+  int32_t byteOffset;
 
   uint64_t (*linearScratch)(const PagodaLinear& op, int32_t threads);        // bytes
   uint64_t (*attentionScratch)(const PagodaAttention& op, int32_t threads);  // bytes

@@ -5,49 +5,19 @@
 // of the panel stays in the cache while the rows stream, and the next part is fetched meanwhile. Each weight is read
 // from memory once for as many rows as a work item has.
 //
-// f32 weights: f32 multiply-adds. bf16 weights: with AVX-512 the activations are rounded to bf16 (nearest even) and
-// multiplied in pairs; the other instruction sets widen the weights and leave the activations alone.
+// Quantised weights: linear-quantized.cc. f32 weights: f32 multiply-adds. bf16 weights: with AVX-512 the activations
+// are rounded to bf16 (nearest even) and multiplied in pairs; the other instruction sets widen the weights and leave
+// the activations alone.
 #include "isa-kernels.h"
+#include "linear-blocks.h"
+#include "linear-quantized.h"
 #include "tile.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
 
-constexpr int32_t kMaxBlockRows = 40 * kTileRows;
 constexpr int32_t kPanelBytes = 128 * 1024;  // of a panel in the cache at a time
 constexpr int32_t kDepthSteps = kPanelBytes / (kPanelWidth * 4);
-
-// How the rows are cut: enough items for all workers, each a multiple of the register block.
-struct Blocks {
-  int32_t panels;
-  int32_t rowBlocks;
-  int32_t rowsPerBlock;
-};
-
-Blocks cut(const PagodaLinear& op, int32_t threads) {
-  const int32_t panels = static_cast<int32_t>(ceilDiv(op.weight.rows, kPanelWidth));
-  const int64_t wanted = ceilDiv(4 * threads, panels);
-  const int64_t possible = ceilDiv(op.x.rows, 4 * kTileRows);
-  const int64_t needed = ceilDiv(op.x.rows, kMaxBlockRows);
-  const int64_t blocks = wanted < possible ? wanted : possible;
-  const int64_t rows = roundUp(ceilDiv(op.x.rows, blocks > needed ? blocks : needed), kTileRows);
-  return {panels, static_cast<int32_t>(ceilDiv(op.x.rows, rows)), static_cast<int32_t>(rows)};
-}
-
-int64_t sumsPerWorker(const Blocks& blocks) { return static_cast<int64_t>(blocks.rowsPerBlock) * kPanelWidth; }
-
-// out[rows, width] = sums + bias
-void finish(const PagodaLinear& op, int32_t firstRow, int32_t rows, int32_t firstOutput, const float* sums) {
-  const float* bias = static_cast<const float*>(op.bias.data);
-  const int32_t width = minimum(kPanelWidth, op.out.width - firstOutput);
-  for (int32_t r = 0; r < rows; ++r) {
-    float* out = rowOf(op.out, firstRow + r) + firstOutput;
-    forVectors(width, [&](int32_t i, int n) {
-      const f32v v = load(sums + static_cast<int64_t>(r) * kPanelWidth + i);
-      storeSome(out + i, bias == nullptr ? v : add(v, loadSome(bias + firstOutput + i, n)), n);
-    });
-  }
-}
 
 // The first row blocks of a part of the panel, `steps` long, fetch what lies behind it, an equal share each. A single
 // row block streams through the panel as it is.
@@ -79,28 +49,21 @@ void multiplyPanel(int32_t rows, int32_t depth, const typename Tile::A* a, int64
 
 template <class Tile>
 void multiplyAll(const KernelContext& context, const PagodaLinear& op, const typename Tile::A* a, int64_t lda) {
-  const Blocks blocks = cut(op, context.pool->threads());
   const int32_t depth = op.weight.cols;
   const int64_t panelElements = ceilDiv(depth, Tile::kDepthPerStep) * Tile::kDepthPerStep * kPanelWidth;
   const auto* weights = static_cast<const typename Tile::B*>(op.weight.data);
-  auto items = [&](int32_t begin, int32_t end, int32_t worker) {
-    float* sums = static_cast<float*>(context.scratch) + worker * sumsPerWorker(blocks);
-    for (int32_t item = begin; item < end; ++item) {
-      const int32_t panel = item / blocks.rowBlocks;
-      const int32_t first = item % blocks.rowBlocks * blocks.rowsPerBlock;
-      const int32_t rows = minimum(blocks.rowsPerBlock, op.x.rows - first);
-      multiplyPanel<Tile>(rows, depth, a + first * lda, lda, weights + panel * panelElements, sums);
-      finish(op, first, rows, panel * kPanelWidth, sums);
-    }
-  };
-  parallel(context.pool, blocks.panels * blocks.rowBlocks, 1, items);
+  const Blocks blocks = cut(op, context.pool->threads(), kTileRows);
+  forPanels(context, op, blocks, static_cast<float*>(context.scratch),
+            [&](int32_t first, int32_t rows, int32_t panel, float* sums) {
+              multiplyPanel<Tile>(rows, depth, a + first * lda, lda, weights + panel * panelElements, sums);
+            });
 }
 
 #if defined(__AVX512BF16__)
 
 // Rounds the activations to bf16: [rows, K], K made even by a zero.
 const uint16_t* roundActivations(const KernelContext& context, const PagodaLinear& op) {
-  const Blocks blocks = cut(op, context.pool->threads());
+  const Blocks blocks = cut(op, context.pool->threads(), kTileRows);
   float* sums = static_cast<float*>(context.scratch);
   uint16_t* rounded = reinterpret_cast<uint16_t*>(sums + context.pool->threads() * sumsPerWorker(blocks));
   const int64_t stride = roundUp(op.x.width, 2);
@@ -119,13 +82,15 @@ const uint16_t* roundActivations(const KernelContext& context, const PagodaLinea
 
 uint64_t linearScratch(const PagodaLinear& op, int32_t threads) {
   if (op.x.rows == 0) return 0;
-  const uint64_t sums = sizeof(float) * threads * sumsPerWorker(cut(op, threads));
+  if (isQuantized(op.weight.dtype)) return linearQuantizedScratch(op, threads);
+  const uint64_t sums = sizeof(float) * threads * sumsPerWorker(cut(op, threads, kTileRows));
   const uint64_t rounded = sizeof(uint16_t) * op.x.rows * roundUp(op.x.width, 2);
   return sums + (kBf16Dot && op.weight.dtype == PAGODA_BF16 ? rounded : 0);
 }
 
 void linear(const KernelContext& context, const PagodaLinear& op) {
   if (op.x.rows == 0) return;
+  if (isQuantized(op.weight.dtype)) return linearQuantized(context, op);
   const float* x = static_cast<const float*>(op.x.data);
   if (op.weight.dtype == PAGODA_F32) return multiplyAll<FloatTile>(context, op, x, op.x.rowStride);
 #if defined(__AVX512BF16__)

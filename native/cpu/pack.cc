@@ -1,10 +1,11 @@
 #include "pack.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "bf16.h"
+#include "half.h"
 #include "kernels.h"
+#include "pack-quantized.h"
 #include "threads.h"
 
 namespace pagoda {
@@ -17,24 +18,10 @@ struct F16 {
   uint16_t bits;
 };
 
-float floatOf(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 float toFloat(float x) { return x; }
 float toFloat(Bf16 x) { return bf16ToFloat(x.bits); }
 
-// Exact, subnormals, infinities and NaN included.
-float toFloat(F16 x) {
-  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
-  const uint32_t size = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
-  if (size >= 0x0f800000u) return floatOf(sign | size | 0x7f800000u);
-  // Read as f32 the exponent is too small by 127 - 15; the product also renormalises subnormals.
-  const float value = floatOf(size) * floatOf((127 + 127 - 15) << 23);
-  return sign != 0 ? -value : value;
-}
+float toFloat(F16 x) { return halfToFloat(x.bits); }
 
 void convert(float x, float& to) { to = x; }
 void convert(Bf16 x, float& to) { to = toFloat(x); }
@@ -121,32 +108,41 @@ void packTo(const PagodaWeight& weight, int32_t panelWidth, int32_t rowStart, in
       return Packing<To, Bf16>{&weight, panelWidth, rowStart, rows, static_cast<const Bf16*>(source)}.run(pool);
     case PAGODA_F16:
       return Packing<To, F16>{&weight, panelWidth, rowStart, rows, static_cast<const F16*>(source)}.run(pool);
+    default:
+      return;  // quantised: pack-quantized.h
   }
 }
 
 }  // namespace
 
-bool packedBytes(const PagodaWeight& weight, int32_t panelWidth, uint64_t* bytes) {
+bool packedBytes(const PagodaWeight& weight, PanelShape shape, uint64_t* bytes) {
+  const bool isPacked = weight.kind == PAGODA_MATRIX || isQuantized(weight.dtype);
+  const PackedFormat packed = packedFormat(weight.dtype, shape.byteOffset);
   const bool pairs = weight.dtype == PAGODA_BF16;
   int64_t rows = weight.rows;
-  int64_t cols = weight.cols;
-  if (weight.kind == PAGODA_MATRIX) {
-    rows = (rows + panelWidth - 1) / panelWidth * panelWidth;
-    cols = pairs ? (cols + 1) / 2 * 2 : cols;
+  int64_t units = weight.cols;  // a row in blocks, pairs or elements
+  int64_t unitBytes = blockFormat(weight.dtype).bytes;
+  if (isPacked) rows = (rows + shape.width - 1) / shape.width * shape.width;
+  if (isPacked && pairs) units = (units + 1) / 2 * 2;
+  if (isQuantized(weight.dtype)) {
+    units /= packed.columns();
+    unitBytes = packed.blockBytes();
   }
   int64_t size = 0;
-  if (__builtin_mul_overflow(rows, cols, &size)) return false;
-  if (__builtin_mul_overflow(size, pairs ? int64_t{2} : int64_t{4}, &size)) return false;
+  if (__builtin_mul_overflow(rows, units, &size)) return false;
+  if (__builtin_mul_overflow(size, unitBytes, &size)) return false;
   *bytes = static_cast<uint64_t>(size);
   return true;
 }
 
-void packRows(const PagodaWeight& weight, int32_t panelWidth, int32_t rowStart, int32_t rows, const void* source,
+void packRows(const PagodaWeight& weight, PanelShape shape, int32_t rowStart, int32_t rows, const void* source,
               PagodaDtype sourceDtype, ThreadPool& pool) {
-  if (weight.dtype == PAGODA_BF16) {
-    packTo<Bf16>(weight, panelWidth, rowStart, rows, source, sourceDtype, pool);
+  if (isQuantized(weight.dtype) || isQuantized(sourceDtype)) {
+    packQuantizedRows(weight, shape, rowStart, rows, source, sourceDtype, pool);
+  } else if (weight.dtype == PAGODA_BF16) {
+    packTo<Bf16>(weight, shape.width, rowStart, rows, source, sourceDtype, pool);
   } else {
-    packTo<float>(weight, panelWidth, rowStart, rows, source, sourceDtype, pool);
+    packTo<float>(weight, shape.width, rowStart, rows, source, sourceDtype, pool);
   }
 }
 

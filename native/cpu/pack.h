@@ -1,22 +1,23 @@
-// Packs weights into the layouts that the kernels read: matrices in panels of outputs (kernels.h), tables and vectors
-// row-major.
+// Packs weights into the layouts that the kernels read: matrices in panels of outputs (kernels.h; quantised matrices
+// and tables: packed-format.h), other tables and vectors row-major.
 #ifndef PAGODA_CPU_PACK_H
 #define PAGODA_CPU_PACK_H
 
 #include <stdint.h>
 
 #include "../backend.h"
+#include "packed-format.h"
 
 namespace pagoda {
 
 class ThreadPool;
 
 // Bytes of the packed form; false where they do not fit 63 bits.
-bool packedBytes(const PagodaWeight& weight, int32_t panelWidth, uint64_t* bytes);
+bool packedBytes(const PagodaWeight& weight, PanelShape shape, uint64_t* bytes);
 
 // Packs rows [rowStart, rowStart + rows) from row-major `source`. The call that brings the last row of a matrix also
 // zeroes the absent outputs of its panel.
-void packRows(const PagodaWeight& weight, int32_t panelWidth, int32_t rowStart, int32_t rows, const void* source,
+void packRows(const PagodaWeight& weight, PanelShape shape, int32_t rowStart, int32_t rows, const void* source,
               PagodaDtype sourceDtype, ThreadPool& pool);
 
 }  // namespace pagoda

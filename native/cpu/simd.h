@@ -18,6 +18,8 @@
 #pragma GCC diagnostic pop
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 #define PAGODA_INLINE inline __attribute__((always_inline))
@@ -247,6 +249,167 @@ PAGODA_INLINE f32v keepLanes(f32v v, int begin, int end, f32v other) {
   store(lanes, other);
   for (int i = 0; i < kLanes; ++i) lanes[i] = i >= begin && i < end ? kept[i] : lanes[i];
   return load(lanes);
+}
+
+#endif
+
+// ---- bytes and integers: quantised weights -----------------------------------------------------------
+
+// kLanes words; a word of codes is four bytes. The bits of a byte are taken out by shifts of words and a mask.
+using u32v = uint32_t __attribute__((vector_size(4 * kLanes)));
+using i32v = int32_t __attribute__((vector_size(4 * kLanes)));
+
+PAGODA_INLINE u32v loadWords(const void* p) {
+  u32v v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+// The four bytes at p in every lane.
+PAGODA_INLINE u32v broadcastWord(const void* p) {
+  uint32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return word - u32v{};
+}
+PAGODA_INLINE i32v broadcastInt(int32_t x) { return x - i32v{}; }
+PAGODA_INLINE f32v toFloat(i32v v) { return __builtin_convertvector(v, f32v); }
+// Stores the lowest byte of each lane.
+PAGODA_INLINE void storeLowBytes(int8_t* p, f32v v) {
+  using Bytes = int8_t __attribute__((vector_size(kLanes)));
+  const Bytes bytes = __builtin_convertvector(reinterpret_cast<i32v>(v), Bytes);
+  __builtin_memcpy(p, &bytes, sizeof bytes);
+}
+
+// dot<kBits>(acc, codes, a): acc + the four products of each lane, without overflow. Codes are kBits bits wide: less
+// than 8 of them are a number from 0 on, 8 are the byte plus kByteOffset, unsigned if that is 128 and signed if it is
+// 0. `a` are signed bytes in [-127, 127]. loadHalves and loadUnsigned, loadSigned bytes: kLanes numbers as floats.
+
+#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+
+constexpr int32_t kByteOffset = 128;
+
+template <int kBits>
+PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
+  return reinterpret_cast<i32v>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(codes),
+                                                    reinterpret_cast<__m512i>(a)));
+}
+PAGODA_INLINE f32v loadHalves(const void* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+}
+PAGODA_INLINE f32v loadUnsigned(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+PAGODA_INLINE f32v loadSigned(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
+#elif defined(__AVX2__)
+
+#if defined(__AVXVNNI__)
+
+constexpr int32_t kByteOffset = 128;
+
+template <int kBits>
+PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
+  return reinterpret_cast<i32v>(_mm256_dpbusd_avx_epi32(
+      reinterpret_cast<__m256i>(acc), reinterpret_cast<__m256i>(codes), reinterpret_cast<__m256i>(a)));
+}
+
+#else
+
+constexpr int32_t kByteOffset = 0;
+
+// Sums of two products have 16 bits: at most 2 * 128 * 127. The sign of a code moves to the other factor.
+template <int kBits>
+PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
+  __m256i sizes = reinterpret_cast<__m256i>(codes);
+  __m256i factors = reinterpret_cast<__m256i>(a);
+  if constexpr (kBits == 8) {
+    factors = _mm256_sign_epi8(factors, sizes);
+    sizes = _mm256_abs_epi8(sizes);
+  }
+  const __m256i pairs = _mm256_maddubs_epi16(sizes, factors);
+  return acc + reinterpret_cast<i32v>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+#endif
+
+PAGODA_INLINE f32v loadHalves(const void* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+PAGODA_INLINE f32v loadUnsigned(const uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+PAGODA_INLINE f32v loadSigned(const uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+
+#else
+
+constexpr int32_t kByteOffset = 0;
+
+#if defined(__ARM_FEATURE_DOTPROD)
+
+template <int kBits>
+PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
+  return reinterpret_cast<i32v>(
+      vdotq_s32(reinterpret_cast<int32x4_t>(acc), reinterpret_cast<int8x16_t>(codes), reinterpret_cast<int8x16_t>(a)));
+}
+
+#elif defined(__aarch64__)
+
+// Products have 16 bits, their sums 32.
+template <int kBits>
+PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
+  const int8x16_t x = reinterpret_cast<int8x16_t>(codes);
+  const int8x16_t y = reinterpret_cast<int8x16_t>(a);
+  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(y)));
+  const int32x4_t high = vpaddlq_s16(vmull_high_s8(x, y));
+  return acc + reinterpret_cast<i32v>(vpaddq_s32(low, high));
+}
+
+#elif defined(__SSE2__)
+
+// The bytes of even and of odd place as 16 bits.
+template <int kBits>
+PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
+  const __m128i x = reinterpret_cast<__m128i>(codes);
+  const __m128i y = reinterpret_cast<__m128i>(a);
+  const __m128i even = _mm_madd_epi16(_mm_srai_epi16(_mm_slli_epi16(x, 8), 8), _mm_srai_epi16(_mm_slli_epi16(y, 8), 8));
+  const __m128i odd = _mm_madd_epi16(_mm_srai_epi16(x, 8), _mm_srai_epi16(y, 8));
+  return acc + reinterpret_cast<i32v>(_mm_add_epi32(even, odd));
+}
+
+#else
+
+template <int kBits>
+PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
+  for (int shift = 0; shift < 32; shift += 8) {
+    acc += (reinterpret_cast<i32v>(codes << shift) >> 24) * (reinterpret_cast<i32v>(a << shift) >> 24);
+  }
+  return acc;
+}
+
+#endif
+
+// Read as f32 the exponent is too small by 127 - 15; the product also renormalises subnormals.
+PAGODA_INLINE f32v loadHalves(const void* p) {
+  uint16_t __attribute__((vector_size(2 * kLanes))) halves;
+  __builtin_memcpy(&halves, p, sizeof halves);
+  const u32v bits = __builtin_convertvector(halves, u32v);
+  const u32v size = (bits & 0x7fffu) << 13;
+  const u32v scaled = reinterpret_cast<u32v>(mul(reinterpret_cast<f32v>(size), broadcast(0x1p112f)));
+  const u32v value = size >= 0x0f800000u ? size | 0x7f800000u : scaled;
+  return reinterpret_cast<f32v>(value | (bits & 0x8000u) << 16);
+}
+PAGODA_INLINE f32v loadUnsigned(const uint8_t* p) {
+  uint8_t __attribute__((vector_size(kLanes))) bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return toFloat(__builtin_convertvector(bytes, i32v));
+}
+PAGODA_INLINE f32v loadSigned(const uint8_t* p) {
+  int8_t __attribute__((vector_size(kLanes))) bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return toFloat(__builtin_convertvector(bytes, i32v));
 }
 
 #endif

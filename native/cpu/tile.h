@@ -151,13 +151,7 @@ void multiply(int32_t rows, int32_t vectors, int32_t depth, const typename Tile:
 // Calls body(firstRow, rows) over even blocks of at most kTileRows rows.
 template <class Body>
 PAGODA_INLINE void forRowBlocks(int32_t rows, Body body) {
-  const int32_t blocks = static_cast<int32_t>(ceilDiv(rows, kTileRows));
-  int32_t first = 0;
-  for (int32_t i = 0; i < blocks; ++i) {
-    const int32_t n = rows / blocks + (i < rows % blocks ? 1 : 0);
-    body(first, n);
-    first += n;
-  }
+  forRowBlocks(rows, kTileRows, body);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cstdarg>
 #include <cstdio>
 
+#include "../block-formats.h"
 #include "status.h"
 
 namespace pagoda {
@@ -151,8 +152,10 @@ PagodaStatus validateWeight(const PagodaWeight& weight, PagodaError* error) {
   check.between("weight.kind", weight.kind, PAGODA_MATRIX, PAGODA_VECTOR);
   check.between("weight.rows", weight.rows, 1, kMaxSide);
   check.between("weight.cols", weight.cols, 1, kMaxSide);
-  check.supported(weight.dtype == PAGODA_F32 || weight.dtype == PAGODA_BF16,
-                  "The CPU backend keeps weights as f32 or bf16");
+  const BlockFormat format = blockFormat(weight.dtype);
+  check.supported(format.bytes > 0 && weight.dtype != PAGODA_F16,
+                  "The CPU backend keeps weights as f32, bf16 or quantised");
+  check.expect(weight.cols % format.columns == 0, "Expected columns in whole blocks for a quantised weight");
   if (weight.kind != PAGODA_VECTOR) return check.status();
   check.equal("weight.rows", weight.rows, 1);
   check.supported(weight.dtype == PAGODA_F32, "Vectors are always f32");

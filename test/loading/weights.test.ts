@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { PlanWeight } from "../../lib/graph/plan.js";
 import type { Checkpoint, TensorEntry } from "../../lib/loading/safetensors.js";
-import { halfToNumber, readWeight, resolveWeight } from "../../lib/loading/weights.js";
+import { readWeight, resolveWeight } from "../../lib/loading/weights.js";
+import { halfToNumber } from "../../lib/reference/half.js";
 
 let directory = "";
 let file = "";
@@ -91,7 +92,7 @@ describe("resolveWeight", () => {
     ["a missing tensor", "nope", [3, 2], "a tensor of shape [3, 2]", "nothing"],
     ["another shape", "m", [2, 3], "shape [2, 3]", "[3, 2]"],
     ["another rank", "m", [6], "shape [6]", "[3, 2]"],
-    ["another dtype", "integers", [3, 2], "dtype F32, F16 or BF16", "I32"],
+    ["another dtype", "integers", [3, 2], "dtype F32, F16, BF16 or quantised", "I32"],
   ])("refuses %s", (_, tensor, shape, expected, received) => {
     expect(() => resolveWeight(all(), matrixOf({ tensor, shape }))).toThrow(
       expect.objectContaining({

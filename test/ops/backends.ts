@@ -1,8 +1,11 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { StepOutput } from "../../lib/engine/step.js";
-import { createNativeExecutor } from "../../lib/engine/native-executor.js";
+import { createNativeExecutor, type WeightSink } from "../../lib/engine/native-executor.js";
+import { roundTo } from "../../lib/loading/weights.js";
 import type { KvCacheOptions } from "../../lib/native.js";
 import { copyBlocks, createKvCache } from "../../lib/reference/kv-cache.js";
-import { roundToBf16 } from "../../lib/reference/matrix.js";
 import { runStep, type Memory } from "../../lib/reference/run-step.js";
 import { testDevices, type TestDevice } from "../support/devices.js";
 import { arenaImage, type CasePlan, type CaseRun, type OpCase } from "./op-case.js";
@@ -27,9 +30,9 @@ export const reference: OpBackend = {
   name: "reference",
   mayLackOps: false,
   async run(opCase, casePlan) {
-    const { plan, weights } = casePlan;
+    const { plan, weights, files } = casePlan;
     const rounded = weights.map((data, i) =>
-      plan.weights[i]?.dtype === "bf16" ? roundToBf16(data) : data,
+      files[i] === undefined ? roundTo(data, plan.weights[i]!.dtype) : data,
     );
     const caches = plan.kvLayers.map((layer) => createKvCache(layer, opCase.kv ?? noKv));
     let result: CaseResult = { arena: new Float32Array(), output: undefined };
@@ -48,15 +51,13 @@ function nativeBackend({ name, selection, mayLackOps }: TestDevice): OpBackend {
     name,
     mayLackOps,
     async run(opCase, casePlan) {
-      const { plan, weights } = casePlan;
+      const { plan } = casePlan;
       const executor = await createNativeExecutor({
         plan,
         kv: opCase.kv ?? noKv,
         maxRequests: 4096,
         ...selection,
-        loadWeights: async (sink) => {
-          for (const [index, data] of weights.entries()) await sink.set(index, data);
-        },
+        loadWeights: (sink) => loadWeights(casePlan, sink),
       });
       try {
         await executor.jobs.run((native) => native.poison());
@@ -71,6 +72,38 @@ function nativeBackend({ name, selection, mayLackOps }: TestDevice): OpBackend {
       }
     },
   };
+}
+
+async function loadWeights({ plan, weights, files }: CasePlan, sink: WeightSink): Promise<void> {
+  for (const [index, data] of weights.entries()) {
+    const file = files[index];
+    if (file === undefined) await sink.set(index, data);
+    else await loadFile(sink, index, file, plan.weights[index]!.rows);
+  }
+}
+
+/** Through a file, a few bytes into it, in two parts of which the second comes first. */
+async function loadFile(
+  sink: WeightSink,
+  index: number,
+  { dtype, bytes }: NonNullable<CasePlan["files"][number]>,
+  rows: number,
+): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), "pagoda-op-"));
+  try {
+    const file = join(directory, "weight");
+    const start = 5;
+    await writeFile(file, Buffer.concat([new Uint8Array(start), bytes]));
+    const middle = Math.floor(rows / 2);
+    const part = (rowStart: number, rowEnd: number) => {
+      const offset = start + (bytes.length / rows) * rowStart;
+      return { file, offset, dtype, rowStart, rows: rowEnd - rowStart };
+    };
+    const parts = [part(middle, rows), ...(middle > 0 ? [part(0, middle)] : [])];
+    await sink.load(index, parts);
+  } finally {
+    await rm(directory, { recursive: true });
+  }
 }
 
 async function runOnce(

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { StepOutput } from "../../lib/engine/step.js";
+import { isQuantized, type WeightDtype } from "../../lib/graph/dtypes.js";
 import type { Op } from "../../lib/graph/ops.js";
 import { unlessUnsupported } from "../support/devices.js";
 import { opBackends, reference, type CaseResult } from "./backends.js";
@@ -11,7 +12,6 @@ import {
   type CaseRun,
   type Layout,
   type OpCase,
-  type WeightDtype,
 } from "./op-case.js";
 
 /** Allowed: |actual - expected| <= absolute + relative * |expected| for each element, and 1 - cosine of each tensor. */
@@ -51,6 +51,14 @@ const bf16Tolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
   attention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
 };
 
+/**
+ * Quantised weights: activations are rounded to 8 bits, 32 columns at a time, so the error of one is at most 1/254 of the
+ * largest of them, and their errors in a sum are independent.
+ */
+const quantizedTolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
+  linear: { absolute: 4e-2, relative: 1e-2, cosine: 1e-4 },
+};
+
 export interface ConformanceOptions {
   /** Types of matrices and tables. @default f32 only */
   readonly dtypes?: readonly WeightDtype[];
@@ -72,8 +80,7 @@ export function conformance(
   const expectation = rememberExpectations();
   describe.each(backends)(`${subject} on $name`, (backend) => {
     it.for(runs)("$name", async ({ opCase, dtype }, { skip }) => {
-      const isBf16 = dtype === "bf16" || opCase.kv?.dtype === "bf16";
-      const tolerance = (isBf16 ? bf16Tolerances[subject] : undefined) ?? tolerances[subject];
+      const tolerance = toleranceOf(subject, opCase, dtype);
       for (const layout of layouts) {
         const { casePlan, expected } = await expectation(opCase, dtype, layout);
         await unlessUnsupported(backend, skip, async () => {
@@ -84,6 +91,14 @@ export function conformance(
       }
     });
   });
+}
+
+function toleranceOf(subject: Subject, opCase: OpCase, dtype: WeightDtype): Tolerance {
+  const isBf16 = dtype === "bf16" || opCase.kv?.dtype === "bf16";
+  const fromFile = Object.values(opCase.weights ?? {}).some(({ file }) => file !== undefined);
+  const rounds = (fromFile || isQuantized(dtype)) && opCase.hasCodesAsInputs !== true;
+  const special = isBf16 ? bf16Tolerances : rounds ? quantizedTolerances : {};
+  return special[subject] ?? tolerances[subject];
 }
 
 /** The reference's result, computed once for all backends. */

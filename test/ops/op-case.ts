@@ -1,14 +1,7 @@
 import type { StepInput } from "../../lib/engine/step.js";
+import type { FileDtype, WeightDtype } from "../../lib/graph/dtypes.js";
 import type { Op } from "../../lib/graph/ops.js";
-import type {
-  KvLayer,
-  Operand,
-  Plan,
-  PlanStep,
-  PlanWeight,
-  Rows,
-  WeightKind,
-} from "../../lib/graph/plan.js";
+import type { KvLayer, Operand, Plan, PlanStep, Rows, WeightKind } from "../../lib/graph/plan.js";
 import type { KvCacheOptions } from "../../lib/native.js";
 
 /** A tensor of the arena, by name. */
@@ -24,6 +17,8 @@ export interface CaseWeight {
   readonly rows: number;
   readonly cols: number;
   readonly data: Float32Array;
+  /** What a file holds, `data` being its values. Native backends read it, and the weight has its dtype in memory. */
+  readonly file?: { readonly dtype: FileDtype; readonly bytes: Uint8Array };
 }
 
 /** One call of an op; tensors and weights by name. */
@@ -51,9 +46,9 @@ export interface OpCase {
   readonly kv?: { readonly layer: KvLayer } & KvCacheOptions;
   readonly vocabSize?: number;
   readonly runs: readonly CaseRun[];
+  /** Inputs of linears are of eight bits already, so that products with quantised weights do not round them. */
+  readonly hasCodesAsInputs?: boolean;
 }
-
-export type WeightDtype = PlanWeight["dtype"];
 
 /** How tensors lie in the arena: one after the other, or in odd places with odd strides like a range of columns. */
 export type Layout = "packed" | "strided";
@@ -65,6 +60,8 @@ export interface CasePlan {
   readonly plan: Plan;
   /** In the order of `plan.weights`. */
   readonly weights: readonly Float32Array[];
+  /** Beside `weights`, where native backends read a file. */
+  readonly files: readonly CaseWeight["file"][];
   readonly operands: Readonly<Record<string, Operand>>;
 }
 
@@ -87,8 +84,10 @@ export function planCase(opCase: OpCase, dtype: WeightDtype, layout: Layout): Ca
         named.map(([name]) => name),
       ),
     ),
-    weights: named.map(([name, { kind, rows, cols, data }]) => {
-      return { name, kind, rows, cols, dtype: kind === "vector" ? "f32" : dtype, source: { data } };
+    weights: named.map(([name, { kind, rows, cols, data, file }]) => {
+      const inMemory = (file?.dtype.toLowerCase() ?? dtype) as WeightDtype;
+      const source = { data };
+      return { name, kind, rows, cols, dtype: kind === "vector" ? "f32" : inMemory, source };
     }),
     kvLayers: opCase.kv === undefined ? [] : [opCase.kv.layer],
     arenaBytes: place.bytes(),
@@ -97,7 +96,8 @@ export function planCase(opCase: OpCase, dtype: WeightDtype, layout: Layout): Ca
     vocabSize,
     logits,
   };
-  return { plan, weights: named.map(([, weight]) => weight.data), operands };
+  const weights = named.map(([, weight]) => weight.data);
+  return { plan, weights, files: named.map(([, { file }]) => file), operands };
 }
 
 function planStep(

@@ -1,0 +1,254 @@
+// out = x * weight^T + bias for quantised weights
+//
+// Activations are rounded to 8 bits (quantized-rows.h) and multiplied with the codes of the weights as integers, which
+// is exact; the sum of each group of columns (32, Q6_K: 16) becomes a float, is multiplied with both scales and added
+// to the sums of the groups before it. So each result is one chain over the groups in order, with the same bits
+// whatever the rows beside it. Offsets of codes are taken off where the integer sums begin; minima are multiplied with
+// the sums of the activations. Codes are unpacked in registers, once for as many rows as a register block has.
+#include "linear-quantized.h"
+
+#include "linear-blocks.h"
+#include "quantized-rows.h"
+
+namespace pagoda::PAGODA_ISA {
+namespace {
+
+// A register block has an integer and a float sum for each of its elements.
+constexpr int kDotVectors = 2;
+constexpr int kDotRows = kAccumulators / (2 * kDotVectors) < 6 ? kAccumulators / (2 * kDotVectors) : 6;
+constexpr int32_t kSliceColumns = 256;  // of a panel in the cache while the rows stream
+
+// Bits kFrom and up of each byte, as bits 4 and up, those of kMask.
+template <int kFrom, uint32_t kMask>
+PAGODA_INLINE u32v highBits(u32v bytes) {
+  const u32v moved = kFrom < 4 ? bytes << (kFrom < 4 ? 4 - kFrom : 0) : bytes >> (kFrom < 4 ? 0 : kFrom - 4);
+  return moved & (kMask * 0x01010101u);
+}
+
+// The codes of step kStep (packed-format.h); `group` is that of the first output wanted.
+template <int kBits, int kStep>
+PAGODA_INLINE u32v loadCodes(const uint8_t* group) {
+  constexpr int64_t kStepBytes = 4 * kPanelWidth;
+  if constexpr (kBits == 8) return loadWords(group + kStep * kStepBytes);
+  const u32v both = loadWords(group + kStep / 2 * kStepBytes);
+  const u32v low = (kStep % 2 == 0 ? both : both >> 4) & 0x0f0f0f0fu;
+  const uint8_t* high = group + 4 * kStepBytes;
+  if constexpr (kBits == 5) return low | highBits<kStep, 0x10>(loadWords(high));
+  if constexpr (kBits == 6) return low | highBits<2 * (kStep % 4), 0x30>(loadWords(high + kStep / 4 * kStepBytes));
+  return low;
+}
+
+template <int kBits, int kStep, int kRows, int kVectors>
+PAGODA_INLINE void addStep(i32v (&sums)[kRows][kVectors], const QuantizedGroup* x, const uint8_t* codesOfGroup) {
+  u32v codes[kVectors];
+  for (int v = 0; v < kVectors; ++v) codes[v] = loadCodes<kBits, kStep>(codesOfGroup + 4 * v * kLanes);
+  for (int r = 0; r < kRows; ++r) {
+    const u32v a = broadcastWord(x[r].codes + 4 * kStep);
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = dot<kBits>(sums[r][v], codes[v], a);
+  }
+}
+
+// Integer sums of part kPart of a group.
+template <PackedFormat kFormat, int kPart, int kRows, int kVectors>
+PAGODA_INLINE void sumColumns(i32v (&sums)[kRows][kVectors], const QuantizedGroup* x, const uint8_t* codes) {
+  constexpr int kBits = kFormat.bits;
+  constexpr int kFirst = kPart * 4;
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = broadcastInt(kFormat.offset == 0 ? 0 : x[r].starts[kPart]);
+  }
+  addStep<kBits, kFirst>(sums, x, codes);
+  addStep<kBits, kFirst + 1>(sums, x, codes);
+  addStep<kBits, kFirst + 2>(sums, x, codes);
+  addStep<kBits, kFirst + 3>(sums, x, codes);
+  if constexpr (kFormat.scales == 1) {
+    addStep<kBits, kFirst + 4>(sums, x, codes);
+    addStep<kBits, kFirst + 5>(sums, x, codes);
+    addStep<kBits, kFirst + 6>(sums, x, codes);
+    addStep<kBits, kFirst + 7>(sums, x, codes);
+  }
+}
+
+// Scales of part kPart for kLanes outputs from `output` on.
+template <PackedFormat kFormat, int kPart>
+PAGODA_INLINE f32v loadScales(const uint8_t* block, const uint8_t* group, int32_t output) {
+  const uint8_t* scales = group + (kFormat.scaleAt() + kPart) * kPanelWidth;
+  if constexpr (!kFormat.header) return loadHalves(scales + 2 * output);
+  const f32v factor = kFormat.scales == 2 ? loadSigned(scales + output) : loadUnsigned(scales + output);
+  return mul(loadHalves(block + 2 * output), factor);
+}
+
+template <PackedFormat kFormat>
+PAGODA_INLINE f32v loadMins(const uint8_t* block, const uint8_t* group, int32_t output) {
+  const uint8_t* mins = group + kFormat.minAt() * kPanelWidth;
+  if constexpr (!kFormat.header) return loadHalves(mins + 2 * output);
+  return mul(loadHalves(block + 2 * kPanelWidth + 2 * output), loadUnsigned(mins + output));
+}
+
+// Where the group of the weights begins, and which outputs of it.
+struct PackedGroup {
+  const uint8_t* block;
+  const uint8_t* group;
+  int32_t output;
+};
+
+template <PackedFormat kFormat, int kPart, int kRows, int kVectors>
+PAGODA_INLINE void addPart(f32v (&c)[kRows][kVectors], const QuantizedGroup* x, const PackedGroup& w) {
+  i32v sums[kRows][kVectors];
+  sumColumns<kFormat, kPart>(sums, x, w.group + 4 * w.output);
+  f32v scales[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    scales[v] = loadScales<kFormat, kPart>(w.block, w.group, w.output + v * kLanes);
+  }
+  for (int r = 0; r < kRows; ++r) {
+    const f32v scale = broadcast(x[r].scale);
+    for (int v = 0; v < kVectors; ++v) c[r][v] = fma(toFloat(sums[r][v]), mul(scales[v], scale), c[r][v]);
+  }
+}
+
+template <PackedFormat kFormat, int kRows, int kVectors>
+PAGODA_INLINE void addMins(f32v (&c)[kRows][kVectors], const QuantizedGroup* x, const PackedGroup& w) {
+  f32v mins[kVectors];
+  for (int v = 0; v < kVectors; ++v) mins[v] = loadMins<kFormat>(w.block, w.group, w.output + v * kLanes);
+  for (int r = 0; r < kRows; ++r) {
+    const f32v sum = broadcast(x[r].sum);
+    for (int v = 0; v < kVectors; ++v) c[r][v] = fma(mins[v], sum, c[r][v]);
+  }
+}
+
+// A slice of the depth: groups [begin, end), whole blocks, the first of them at `block`.
+struct Slice {
+  int32_t begin;
+  int32_t end;
+  const uint8_t* block;
+};
+
+// out[kRows, kVectors * kLanes] (+)= rows from `row` on times outputs from `output` on
+template <PackedFormat kFormat, int kRows, int kVectors>
+void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, int32_t output, float* out) {
+  constexpr int32_t kHeaderBytes = kFormat.headerBytes() * kPanelWidth;
+  constexpr int32_t kGroupBytes = kFormat.groupBytes() * kPanelWidth;
+  f32v c[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) c[r][v] = slice.begin == 0 ? zero() : load(out + r * kPanelWidth + v * kLanes);
+  }
+  const uint8_t* block = slice.block;
+  const QuantizedGroup* x = rows.at(slice.begin, row);
+  for (int32_t first = slice.begin; first < slice.end; first += kFormat.groups()) {
+    PackedGroup w = {block, block + kHeaderBytes, output};
+    for (int32_t g = 0; g < kFormat.groups(); ++g, w.group += kGroupBytes, x += rows.rows) {
+      addPart<kFormat, 0>(c, x, w);
+      if constexpr (kFormat.scales == 2) addPart<kFormat, 1>(c, x, w);
+      if constexpr (kFormat.mins) addMins<kFormat>(c, x, w);
+    }
+    block += kFormat.blockBytes() * kPanelWidth;
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) store(out + r * kPanelWidth + v * kLanes, c[r][v]);
+  }
+}
+
+// All outputs of the panel for kRows rows.
+template <PackedFormat kFormat, int kRows>
+void multiplyRows(const QuantizedRows& x, int32_t row, const Slice& slice, float* out) {
+  constexpr int kVectors = kRows * kPanelVectors * 2 <= kAccumulators ? kPanelVectors : kDotVectors;
+  for (int32_t output = 0; output < kPanelWidth; output += kVectors * kLanes) {
+    multiplyTile<kFormat, kRows, kVectors>(x, row, slice, output, out + output);
+  }
+}
+
+template <PackedFormat kFormat>
+void multiplyRowBlock(const QuantizedRows& x, int32_t row, int32_t count, const Slice& slice, float* out) {
+  switch (count) {
+    case 1:
+      return multiplyRows<kFormat, 1>(x, row, slice, out);
+    case 2:
+      return multiplyRows<kFormat, 2>(x, row, slice, out);
+    case 3:
+      return multiplyRows < kFormat, kDotRows < 3 ? 1 : 3 > (x, row, slice, out);
+    case 4:
+      return multiplyRows < kFormat, kDotRows < 4 ? 1 : 4 > (x, row, slice, out);
+    case 5:
+      return multiplyRows < kFormat, kDotRows < 5 ? 1 : 5 > (x, row, slice, out);
+    case 6:
+      return multiplyRows < kFormat, kDotRows < 6 ? 1 : 6 > (x, row, slice, out);
+  }
+}
+
+// sums[rows, kPanelWidth] = rows from `first` on times the panel.
+template <PackedFormat kFormat>
+void multiplyPanel(const QuantizedRows& x, int32_t first, int32_t rows, const uint8_t* panel, float* sums) {
+  constexpr int32_t kGroups = kSliceColumns / kGroupColumns;
+  constexpr int64_t kSliceBytes =
+      static_cast<int64_t>(kSliceColumns / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
+  for (int32_t begin = 0; begin < x.groups; begin += kGroups, panel += kSliceBytes) {
+    const Slice slice = {begin, minimum(begin + kGroups, x.groups), panel};
+    forRowBlocks(rows, kDotRows, [&](int32_t row, int32_t count) {
+      multiplyRowBlock<kFormat>(x, first + row, count, slice, sums + static_cast<int64_t>(row) * kPanelWidth);
+    });
+  }
+}
+
+struct Places {
+  Blocks blocks;
+  uint64_t sumBytes;
+  PackedFormat format;
+};
+
+Places placesOf(const PagodaLinear& op, int32_t threads) {
+  const Blocks blocks = cut(op, threads, kDotRows);
+  return {blocks, sizeof(float) * threads * sumsPerWorker(blocks), packedFormat(op.weight.dtype, kByteOffset)};
+}
+
+QuantizedRows quantizeActivations(const KernelContext& context, const PagodaLinear& op, const Places& places) {
+  void* memory = static_cast<char*>(context.scratch) + places.sumBytes;
+  const QuantizedRows rows = {static_cast<QuantizedGroup*>(memory), op.x.rows, op.x.width / kGroupColumns};
+  parallelRows(context.pool, op.x.rows, op.x.width,
+               [&](int32_t row) { quantizeRow(rowOf(op.x, row), row, places.format, rows); });
+  return rows;
+}
+
+template <PagodaDtype kDtype>
+void multiplyAll(const KernelContext& context, const PagodaLinear& op) {
+  constexpr PackedFormat kFormat = packedFormat(kDtype, kByteOffset);
+  const Places places = placesOf(op, context.pool->threads());
+  const QuantizedRows x = quantizeActivations(context, op, places);
+  const int64_t panelBytes =
+      static_cast<int64_t>(op.weight.cols / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
+  forPanels(context, op, places.blocks, static_cast<float*>(context.scratch),
+            [&](int32_t first, int32_t rows, int32_t panel, float* sums) {
+              const uint8_t* weights = static_cast<const uint8_t*>(op.weight.data) + panel * panelBytes;
+              multiplyPanel<kFormat>(x, first, rows, weights, sums);
+            });
+}
+
+}  // namespace
+
+uint64_t linearQuantizedScratch(const PagodaLinear& op, int32_t threads) {
+  const Places places = placesOf(op, threads);
+  return places.sumBytes + quantizedRowsBytes(op.x.rows, op.x.width);
+}
+
+void linearQuantized(const KernelContext& context, const PagodaLinear& op) {
+  switch (op.weight.dtype) {
+    case PAGODA_Q8_0:
+      return multiplyAll<PAGODA_Q8_0>(context, op);
+    case PAGODA_Q4_0:
+      return multiplyAll<PAGODA_Q4_0>(context, op);
+    case PAGODA_Q4_1:
+      return multiplyAll<PAGODA_Q4_1>(context, op);
+    case PAGODA_Q5_0:
+      return multiplyAll<PAGODA_Q5_0>(context, op);
+    case PAGODA_Q5_1:
+      return multiplyAll<PAGODA_Q5_1>(context, op);
+    case PAGODA_Q4_K:
+      return multiplyAll<PAGODA_Q4_K>(context, op);
+    case PAGODA_Q5_K:
+      return multiplyAll<PAGODA_Q5_K>(context, op);
+    case PAGODA_Q6_K:
+      return multiplyAll<PAGODA_Q6_K>(context, op);
+    default:
+      return;  // linear.cc
+  }
+}
+
+}  // namespace pagoda::PAGODA_ISA

@@ -1,0 +1,88 @@
+// Rows of activations as 8-bit codes, 32 columns of a row at a time: x is about scale * code, code in [-127, 127].
+//
+// scale is the largest absolute value of the 32 columns over 127, and a code the nearest integer, ties to even; so the
+// error of an element is at most scale / 2. Columns that are all below 2^-100 count as zero, and where one is not
+// finite, scale is NaN and so is every result of the row.
+#ifndef PAGODA_CPU_QUANTIZED_ROWS_H
+#define PAGODA_CPU_QUANTIZED_ROWS_H
+
+#include "isa-kernels.h"
+#include "packed-format.h"
+
+namespace pagoda::PAGODA_ISA {
+namespace {
+
+// Of one row, 32 columns.
+struct QuantizedGroup {
+  float scale;
+  // What weights with minima, or with an offset of their codes, need: one of the two.
+  float sum;          // scale * sum of the codes
+  int32_t starts[2];  // -offset * sum of the codes, where integer sums begin; for halves of 16 columns, or [0] for all
+  int8_t codes[kGroupColumns];
+};
+
+// [groups, rows]: what a block of rows reads together lies together.
+struct QuantizedRows {
+  QuantizedGroup* data;
+  int32_t rows;
+  int32_t groups;
+
+  PAGODA_INLINE QuantizedGroup* at(int32_t g, int32_t row) const { return data + static_cast<int64_t>(g) * rows + row; }
+};
+
+uint64_t quantizedRowsBytes(int32_t rows, int32_t cols) {
+  return sizeof(QuantizedGroup) * static_cast<uint64_t>(rows) * (cols / kGroupColumns);
+}
+
+// Of 32 columns.
+struct GroupSize {
+  float largest;  // absolute value
+  bool finite;
+};
+
+PAGODA_INLINE GroupSize measureGroup(const float* x) {
+  f32v largest = zero();
+  f32v finite = zero();  // NaN where a column is not finite
+  for (int32_t i = 0; i < kGroupColumns; i += kLanes) {
+    const f32v v = load(x + i);
+    largest = max(absolute(v), largest);
+    finite = add(finite, mul(v, zero()));
+  }
+  return {maxOf(largest), sum(finite) == 0.0f};
+}
+
+// Rounds 16 columns and returns the sum of their codes.
+PAGODA_INLINE float roundColumns(const float* x, float inverse, int8_t* codes) {
+  const f32v magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  f32v total = zero();
+  for (int32_t i = 0; i < kGroupColumns / 2; i += kLanes) {
+    const f32v shifted = add(mul(load(x + i), broadcast(inverse)), magic);
+    storeLowBytes(codes + i, shifted);
+    total = add(total, sub(shifted, magic));
+  }
+  return sum(total);
+}
+
+void quantizeGroup(const float* x, PackedFormat format, QuantizedGroup* to) {
+  constexpr float kLeast = 0x1p-100f;
+  const GroupSize size = measureGroup(x);
+  const bool usable = size.finite && size.largest >= kLeast;
+  const float inverse = usable ? 127 / size.largest : 0.0f;
+  const float low = roundColumns(x, inverse, to->codes);
+  const float high = roundColumns(x + 16, inverse, to->codes + 16);
+  const float sum = usable ? low + high : 0;
+  to->scale = size.finite ? (usable ? size.largest / 127 : 0.0f) : __builtin_nanf("");
+  to->sum = to->scale * sum;
+  const bool halves = format.scales == 2;
+  to->starts[0] = -format.offset * static_cast<int32_t>(halves && usable ? low : sum);
+  to->starts[1] = -format.offset * static_cast<int32_t>(halves && usable ? high : 0);
+}
+
+void quantizeRow(const float* x, int32_t row, PackedFormat format, const QuantizedRows& to) {
+  for (int32_t g = 0; g < to.groups; ++g) quantizeGroup(x + g * kGroupColumns, format, to.at(g, row));
+}
+
+}  // namespace
+}  // namespace pagoda::PAGODA_ISA
+
+#endif

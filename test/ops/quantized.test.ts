@@ -1,0 +1,157 @@
+import {
+  blockFormat,
+  rowBytes,
+  type FileDtype,
+  type QuantizedDtype,
+} from "../../lib/graph/dtypes.js";
+import { dequantize } from "../../lib/reference/dequantize.js";
+import { createRandom } from "../support/random.js";
+import { conformance } from "./conformance.js";
+import type { CaseWeight, OpCase } from "./op-case.js";
+import { plainStep } from "./steps.js";
+
+type Random = ReturnType<typeof createRandom>;
+
+/** Where a block has its factors, which are f16: all other bytes may be any. */
+const halves: Readonly<Record<QuantizedDtype, readonly number[]>> = {
+  q8_0: [0],
+  q4_0: [0],
+  q4_1: [0, 2],
+  q5_0: [0],
+  q5_1: [0, 2],
+  q4_k: [0, 2],
+  q5_k: [0, 2],
+  q6_k: [208],
+};
+const dtypes = Object.keys(halves) as QuantizedDtype[];
+
+/** Random blocks as a file holds them, their factors 2^-e or its negative. */
+function randomWeight(
+  random: Random,
+  kind: "matrix" | "table",
+  dtype: QuantizedDtype,
+  rows: number,
+  cols: number,
+): CaseWeight {
+  const bytes = Uint8Array.from({ length: rows * rowBytes(dtype, cols) }, () =>
+    random.integer(256),
+  );
+  const isWide = dtype === "q8_0" || dtype.endsWith("k"); // so that values are below 1
+  for (let block = 0; block < bytes.length; block += blockFormat(dtype).bytes) {
+    for (const at of halves[dtype]) {
+      const exponent = (isWide ? 3 : 8) + random.integer(3);
+      bytes.set([0, 4 * exponent + 128 * random.integer(2)], block + at);
+    }
+  }
+  const data = dequantize(new DataView(bytes.buffer), dtype);
+  return { kind, rows, cols, data, file: { dtype: dtype.toUpperCase() as FileDtype, bytes } };
+}
+
+/** Eight-bit numbers times a power of two for each 32 columns, of which one is 127. */
+function codes(random: Random, length: number): Float32Array {
+  const values = new Float32Array(length);
+  for (let i = 0; i < length; i += 32) {
+    const unit = 2 ** (random.integer(3) - 9);
+    for (let j = i; j < i + 32; j++) values[j] = (random.integer(255) - 127) * unit;
+    values[i + random.integer(32)] = 127 * unit;
+  }
+  return values;
+}
+
+interface LinearShape {
+  readonly rows: number;
+  readonly inputs: number;
+  readonly outputs: number;
+}
+
+function linearCase(
+  name: string,
+  { rows, inputs, outputs }: LinearShape,
+  weight: CaseWeight,
+  x: Float32Array,
+  hasCodesAsInputs: boolean,
+): OpCase {
+  const random = createRandom(outputs);
+  const bias = { kind: "vector" as const, rows: 1, cols: outputs, data: random.normals(outputs) };
+  return {
+    name: `${name} [${rows}, ${inputs}] x [${outputs}, ${inputs}]`,
+    tensors: {
+      x: { rows: "tokens", width: inputs },
+      out: { rows: "tokens", width: outputs, isOutput: true },
+    },
+    weights: { weight, bias },
+    ops: [{ op: "linear", inputs: ["x"], output: "out", weights: ["weight", "bias"] }],
+    runs: [{ step: plainStep(rows), data: { x } }],
+    hasCodesAsInputs,
+  };
+}
+
+/** Blocks of a file times inputs that are not rounded: only sums of floats are. */
+function fileLinear(dtype: QuantizedDtype, shape: LinearShape): OpCase {
+  const random = createRandom(shape.rows * 1000 + shape.outputs);
+  const weight = randomWeight(random, "matrix", dtype, shape.outputs, shape.inputs);
+  return linearCase(
+    `${dtype} blocks`,
+    shape,
+    weight,
+    codes(random, shape.rows * shape.inputs),
+    true,
+  );
+}
+
+/** Numbers that are quantised as they are loaded. */
+function roundedLinear({ rows, inputs, outputs }: LinearShape): OpCase {
+  const random = createRandom(rows * 1000 + outputs);
+  const data = random.normals(outputs * inputs, inputs ** -0.5);
+  const weight = { kind: "matrix" as const, rows: outputs, cols: inputs, data };
+  const x = random.normals(rows * inputs);
+  return linearCase("rounded", { rows, inputs, outputs }, weight, x, false);
+}
+
+function embedCase(name: string, table: CaseWeight, tokens: number): OpCase {
+  const random = createRandom(tokens);
+  const tokenIds = Int32Array.from({ length: tokens }, () => random.integer(table.rows));
+  tokenIds[0] = table.rows - 1;
+  return {
+    name: `${name} ${table.kind} [${table.rows}, ${table.cols}]`,
+    tensors: { out: { rows: "tokens", width: table.cols, isOutput: true } },
+    weights: { table },
+    ops: [{ op: "embed", inputs: [], output: "out", weights: ["table"], attributes: { scale: 2 } }],
+    vocabSize: table.rows,
+    runs: [{ step: plainStep(tokens, { tokenIds }), data: {} }],
+  };
+}
+
+const shapes: readonly LinearShape[] = [
+  { rows: 1, inputs: 512, outputs: 67 },
+  { rows: 3, inputs: 256, outputs: 1 },
+  { rows: 5, inputs: 768, outputs: 130 },
+  { rows: 14, inputs: 256, outputs: 64 },
+];
+
+conformance(
+  "linear",
+  dtypes.flatMap((dtype) => shapes.map((shape) => fileLinear(dtype, shape))),
+);
+
+conformance("linear", shapes.map(roundedLinear), { dtypes: ["q8_0", "q4_1", "q4_k"] });
+
+conformance(
+  "embed",
+  (["matrix", "table"] as const).flatMap((kind) =>
+    dtypes.map((dtype) => {
+      return embedCase(`${dtype} blocks`, randomWeight(createRandom(3), kind, dtype, 67, 512), 9);
+    }),
+  ),
+);
+
+// The reference rounds to the same codes: results are equal.
+conformance(
+  "embed",
+  (["matrix", "table"] as const).map((kind) => {
+    const data = createRandom(5).normals(67 * 768);
+    data.fill(0, 0, 40).fill(-1.5, 40, 80).fill(0.25, 768, 1100);
+    return embedCase("rounded", { kind, rows: 67, cols: 768, data }, 67);
+  }),
+  { dtypes: ["q8_0", "q4_1", "q4_k"] },
+);
