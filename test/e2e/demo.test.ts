@@ -43,7 +43,7 @@ async function streamed(engine: Engine, request: GenerateRequest) {
   return { text, tokenIds };
 }
 
-describe.each(["bf16", "f32"] as const)("the demo model in %s", (dtype) => {
+describe.each(["bf16", "f32", "q8", "q4"] as const)("the demo model in %s", (dtype) => {
   let engine: Engine;
   beforeAll(async () => {
     engine = await createEngine({ model, dtype, scheduler: { maxSequences: 32 } });

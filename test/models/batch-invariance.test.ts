@@ -8,8 +8,14 @@ import { makeStep, type RequestStep } from "../support/step.js";
 const kinds = (await executorKinds()).filter((kind) => !kind.mayLackOps);
 
 /** A row's bits depend on its own sequence alone: not on chunks, company, block size, block ids or rows that are asked for. */
-describe.each(["hf-tiny/qwen3", "hf-tiny/gemma3", "hf-extra/llama-odd"])("%s", (name) => {
-  const golden = loadGolden(name);
+describe.each([
+  ["hf-tiny/qwen3", "f32"],
+  ["hf-tiny/gemma3", "f32"],
+  ["hf-extra/llama-odd", "f32"],
+  ["hf-tiny/qwen3", "q8"],
+  ["hf-tiny/llama", "q4"],
+] as const)("%s in %s", (name, dtype) => {
+  const golden = loadGolden(name, dtype);
 
   it.each(kinds)("on $name", async (kind) => {
     const model = await golden;

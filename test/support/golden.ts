@@ -2,6 +2,7 @@ import { readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { ModelDtype } from "../../lib/graph/choose-dtype.js";
 import { compileModel } from "../../lib/models/model-definition.js";
 import { defineModel } from "../../lib/models/registry.js";
 import { openModelDirectory } from "../../lib/loading/model-directory.js";
@@ -43,7 +44,7 @@ export function goldenDirectory(name: string): string {
 
 export const goldenMaxTokens = 128;
 
-export async function loadGolden(name: string, dtype: "f32" | "bf16" = "f32"): Promise<Golden> {
+export async function loadGolden(name: string, dtype: ModelDtype = "f32"): Promise<Golden> {
   const directory = goldenDirectory(name);
   const { config, checkpoint } = await openModelDirectory(directory);
   const model = defineModel(config);
