@@ -10,6 +10,7 @@
 #include <string>
 #include <system_error>
 
+#include "../block-formats.h"
 #include "isa.h"
 #include "kernels.h"
 #include "kv-layout.h"
@@ -140,12 +141,10 @@ PagodaStatus synchronize(PagodaDevice*, PagodaError*) { return PAGODA_OK; }
 
 // ---- weights and cache -----------------------------------------------------------------------------
 
-PanelShape panelShape(const PagodaDevice& device) { return {device.kernels->panelWidth, device.kernels->byteOffset}; }
-
 PagodaStatus weightBytes(PagodaDevice* device, const PagodaWeight* weight, uint64_t* bytes, PagodaError* error) {
   const PagodaStatus status = validateWeight(*weight, error);
   if (status != PAGODA_OK) return status;
-  if (packedBytes(*weight, panelShape(*device), bytes)) return PAGODA_OK;
+  if (packedBytes(*weight, *device->kernels, bytes)) return PAGODA_OK;
   return fail(error, PAGODA_INVALID, "A weight of %d by %d is too large", weight->rows, weight->cols);
 }
 
@@ -168,7 +167,7 @@ PagodaStatus prepareWeight(PagodaDevice* device, const PagodaWeight* weight, int
     return fail(error, PAGODA_INVALID, "Expected a multiple of %d columns for dtype %d but received %d",
                 blockFormat(sourceDtype).columns, static_cast<int>(sourceDtype), weight->cols);
   }
-  packRows(*weight, panelShape(*device), rowStart, rows, source, sourceDtype, device->pool);
+  packRows(*weight, *device->kernels, rowStart, rows, source, sourceDtype, device->pool);
   return PAGODA_OK;
 }
 

@@ -1,4 +1,4 @@
-// One block of a quantised file taken apart, and made from floats.
+// One block of a quantised file taken apart.
 #ifndef PAGODA_CPU_BLOCK_CODEC_H
 #define PAGODA_CPU_BLOCK_CODEC_H
 
@@ -27,12 +27,10 @@ void decodeBlock(PagodaDtype dtype, const void* block, BlockParts& parts);
 // Values [0, columns) of a block, rounded once to f32.
 void dequantizeBlock(PagodaDtype dtype, const void* block, float* values);
 
-// Whether blocks of this type can be made from floats.
-bool canQuantize(PagodaDtype dtype);
-
-// Rounds the values of one block, see the functions it calls for how. Values that are not finite make the block's value
-// NaN.
-void quantizeBlock(PagodaDtype dtype, const float* values, void* block);
+// Whether blocks of this type can be made from floats (KernelTable::quantizeBlock).
+static inline bool canQuantize(PagodaDtype dtype) {
+  return dtype == PAGODA_Q8_0 || dtype == PAGODA_Q4_1 || dtype == PAGODA_Q4_K;
+}
 
 }  // namespace pagoda
 

@@ -22,6 +22,7 @@ void attention(const KernelContext& context, const PagodaAttention& op);
 void gatedActivation(const KernelContext& context, const PagodaGatedActivation& op);
 void add(const KernelContext& context, const PagodaAdd& op);
 void takeRows(const KernelContext& context, const PagodaTakeRows& op);
+void quantizeBlock(PagodaDtype dtype, const float* values, void* block);
 
 namespace {
 

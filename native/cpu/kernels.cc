@@ -22,6 +22,7 @@ const KernelTable kKernels = {
     .gatedActivation = gatedActivation,
     .add = add,
     .takeRows = takeRows,
+    .quantizeBlock = quantizeBlock,
 };
 
 }  // namespace pagoda::PAGODA_ISA

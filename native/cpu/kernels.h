@@ -23,7 +23,8 @@ struct KernelTable {
   // [panel][col pair][panelWidth][2] in bf16, absent outputs and the column that completes a pair being zero. Quantised
   // ones: packed-format.h.
   int32_t panelWidth;
-  // Of Q8_0: what is added to a code, so that it is a byte as the dot instruction wants it; 0 (signed) or 128 (unsigned).
+  // Of Q8_0: what is added to a code, so that it is a byte as the dot instruction wants it; 0 (signed) or 128
+  // (unsigned).
   int32_t byteOffset;
 
   uint64_t (*linearScratch)(const PagodaLinear& op, int32_t threads);        // bytes
@@ -39,6 +40,9 @@ struct KernelTable {
   void (*gatedActivation)(const KernelContext& context, const PagodaGatedActivation& op);
   void (*add)(const KernelContext& context, const PagodaAdd& op);
   void (*takeRows)(const KernelContext& context, const PagodaTakeRows& op);
+
+  // Rounds the floats of one block to a type that canQuantize (block-codec.h); the same bytes on all instruction sets.
+  void (*quantizeBlock)(PagodaDtype dtype, const float* values, void* block);
 };
 
 // Element (row, col) of a packed matrix.

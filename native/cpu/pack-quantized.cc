@@ -7,28 +7,41 @@
 #include "block-codec.h"
 #include "half.h"
 #include "kernels.h"
+#include "packed-format.h"
 #include "threads.h"
 
 namespace pagoda {
 namespace {
 
+template <class ToFloat>
+void readHalves(const uint8_t* from, int32_t count, float* values, ToFloat toFloat) {
+  for (int32_t i = 0; i < count; ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, from + 2 * i, sizeof bits);
+    values[i] = toFloat(bits);
+  }
+}
+
 // Columns [col, col + count) of a row as floats; col and count are multiples of the source's block.
 void readFloats(const uint8_t* row, PagodaDtype dtype, int32_t col, int32_t count, float* values) {
   const BlockFormat format = blockFormat(dtype);
   const uint8_t* from = row + static_cast<int64_t>(col) / format.columns * format.bytes;
-  for (int32_t i = 0; i < count; i += format.columns, from += format.bytes) {
-    uint16_t bits;
-    std::memcpy(&bits, from, sizeof bits);
-    if (dtype == PAGODA_F32) {
-      std::memcpy(values + i, from, sizeof(float));
-    } else if (dtype == PAGODA_BF16) {
-      values[i] = bf16ToFloat(bits);
-    } else if (dtype == PAGODA_F16) {
-      values[i] = halfToFloat(bits);
-    } else {
-      dequantizeBlock(dtype, from, values + i);
-    }
+  if (dtype == PAGODA_F32) {
+    std::memcpy(values, from, sizeof(float) * count);
+  } else if (dtype == PAGODA_BF16) {
+    readHalves(from, count, values, bf16ToFloat);
+  } else if (dtype == PAGODA_F16) {
+    readHalves(from, count, values, halfToFloat);
+  } else {
+    for (int32_t i = 0; i < count; i += format.columns, from += format.bytes) dequantizeBlock(dtype, from, values + i);
   }
+}
+
+// Four codes, one a byte.
+uint32_t loadStep(const uint8_t* codes, int32_t step) {
+  uint32_t word;
+  std::memcpy(&word, codes + 4 * step, sizeof word);
+  return word;
 }
 
 // Writes one output's share of a block, `at` being output 0's; see packed-format.h.
@@ -53,28 +66,33 @@ class BlockWriter {
  private:
   void half(uint8_t* values, uint16_t bits) const { std::memcpy(values + 2 * output_, &bits, sizeof bits); }
 
+  // The word of this output in the i-th of arrays [W] of words.
+  void word(uint8_t* words, int32_t i, uint32_t value) const {
+    std::memcpy(words + 4 * (static_cast<int64_t>(i) * width_ + output_), &value, sizeof value);
+  }
+
   void codes(uint8_t* to, const uint8_t* from) const {
-    to += 4 * output_;
+    constexpr int32_t kSteps = kGroupColumns / 4;
     if (format_.bits == 8) {
-      const uint8_t flip = format_.offset == 128 ? 0 : 128;  // of `from` it is 128
-      for (int32_t i = 0; i < kGroupColumns; ++i) to[i / 4 * 4 * width_ + i % 4] = from[i] ^ flip;
+      const uint32_t flip = format_.offset == 128 ? 0 : 0x80808080u;  // of `from` it is 128
+      for (int32_t s = 0; s < kSteps; ++s) word(to, s, loadStep(from, s) ^ flip);
       return;
     }
-    for (int32_t i = 0; i < kGroupColumns / 2; ++i) {
-      const uint8_t* low = from + i / 4 * 8 + i % 4;
-      to[i / 4 * 4 * width_ + i % 4] = static_cast<uint8_t>((low[0] & 15) | low[4] << 4);
+    for (int32_t s = 0; s < kSteps; s += 2) {
+      word(to, s / 2, (loadStep(from, s) & 0x0f0f0f0fu) | (loadStep(from, s + 1) & 0x0f0f0f0fu) << 4);
     }
   }
 
+  // `bits` bits a code in as many planes.
   void high(uint8_t* to, const uint8_t* from) const {
-    const int32_t planes = format_.highBytes() / 4;
-    const int32_t bits = planes;  // one a code in one plane, two a code in two
-    for (int32_t i = 0; i < 4 * planes; ++i) {
+    const int32_t bits = format_.highBytes() / 4;
+    for (int32_t plane = 0; plane < bits; ++plane) {
       const int32_t steps = 8 / bits;
-      const uint8_t* first = from + i / 4 * 4 * steps + i % 4;
-      uint32_t byte = 0;
-      for (int32_t s = 0; s < steps; ++s) byte |= static_cast<uint32_t>(first[4 * s] >> 4) << (bits * s);
-      to[i / 4 * 4 * width_ + 4 * output_ + i % 4] = static_cast<uint8_t>(byte);
+      uint32_t packed = 0;
+      for (int32_t s = 0; s < steps; ++s) {
+        packed |= (loadStep(from, plane * steps + s) >> 4 & 0x0f0f0f0fu) << (bits * s);
+      }
+      word(to, plane, packed);
     }
   }
 
@@ -99,7 +117,7 @@ class BlockWriter {
 // The rows of one call.
 struct Packing {
   const PagodaWeight* weight;
-  PanelShape shape;
+  const KernelTable& kernels;
   int32_t rowStart;
   int32_t rows;
   const uint8_t* source;
@@ -111,27 +129,27 @@ struct Packing {
 
   // Panels [begin, end) of those that the rows touch, block by block, so that writes stay in the cache.
   void packPanels(int32_t begin, int32_t end) const {
-    const PackedFormat format = packedFormat(weight->dtype, shape.byteOffset);
+    const PackedFormat format = packedFormat(weight->dtype, kernels.byteOffset);
     const int32_t blocks = weight->cols / format.columns();
-    const int64_t blockBytes = static_cast<int64_t>(format.blockBytes()) * shape.width;
-    for (int64_t panel = rowStart / shape.width + begin; panel < rowStart / shape.width + end; ++panel) {
+    const int64_t blockBytes = static_cast<int64_t>(format.blockBytes()) * kernels.panelWidth;
+    for (int64_t panel = rowStart / kernels.panelWidth + begin; panel < rowStart / kernels.panelWidth + end; ++panel) {
       uint8_t* to = static_cast<uint8_t*>(weight->data) + panel * blocks * blockBytes;
       for (int32_t block = 0; block < blocks; ++block) packBlock(format, panel, block, to + block * blockBytes);
     }
   }
 
   void packBlock(PackedFormat format, int64_t panel, int32_t block, uint8_t* to) const {
-    const int64_t first = panel * shape.width;
-    const int64_t last = std::min<int64_t>(first + shape.width, rowStart + static_cast<int64_t>(rows));
+    const int64_t first = panel * kernels.panelWidth;
+    const int64_t last = std::min<int64_t>(first + kernels.panelWidth, rowStart + static_cast<int64_t>(rows));
     BlockParts parts = {};
     for (int64_t row = std::max<int64_t>(first, rowStart); row < last; ++row) {
       readParts(sourceRow(row), block * format.columns(), parts);
-      BlockWriter(format, shape.width, to, static_cast<int32_t>(row - first)).write(parts);
+      BlockWriter(format, kernels.panelWidth, to, static_cast<int32_t>(row - first)).write(parts);
     }
     if (last != weight->rows) return;
     const BlockParts absent = {};
-    for (int64_t row = last; row < first + shape.width; ++row) {
-      BlockWriter(format, shape.width, to, static_cast<int32_t>(row - first)).write(absent);
+    for (int64_t row = last; row < first + kernels.panelWidth; ++row) {
+      BlockWriter(format, kernels.panelWidth, to, static_cast<int32_t>(row - first)).write(absent);
     }
   }
 
@@ -145,7 +163,7 @@ struct Packing {
     float values[kMaxBlockColumns];
     uint8_t block[sizeof(BlockQ6_K)];  // the largest
     readFloats(row, sourceDtype, aligned, std::max(columns, format.columns), values);
-    quantizeBlock(weight->dtype, values + (col - aligned), block);
+    kernels.quantizeBlock(weight->dtype, values + (col - aligned), block);
     decodeBlock(weight->dtype, block, parts);
   }
 
@@ -160,14 +178,15 @@ struct Packing {
       }
     }
     if (weight->kind != PAGODA_MATRIX || rowStart + end != weight->rows) return;
-    const int64_t padded = (weight->rows + shape.width - 1) / shape.width * static_cast<int64_t>(shape.width);
+    const int64_t padded =
+        (weight->rows + kernels.panelWidth - 1) / kernels.panelWidth * static_cast<int64_t>(kernels.panelWidth);
     for (int64_t row = weight->rows; row < padded; ++row) {
       for (int32_t col = 0; col < weight->cols; ++col) store(static_cast<int32_t>(row), col, 0);
     }
   }
 
   void store(int32_t row, int32_t col, float value) const {
-    const int64_t at = weight->kind == PAGODA_MATRIX ? matrixIndex(*weight, shape.width, row, col)
+    const int64_t at = weight->kind == PAGODA_MATRIX ? matrixIndex(*weight, kernels.panelWidth, row, col)
                                                      : static_cast<int64_t>(row) * weight->cols + col;
     if (weight->dtype == PAGODA_BF16) {
       static_cast<uint16_t*>(weight->data)[at] = floatToBf16(value);
@@ -184,15 +203,15 @@ bool canPack(PagodaDtype dtype, PagodaDtype source) {
   return !isQuantized(dtype) || dtype == source || canQuantize(dtype);
 }
 
-void packQuantizedRows(const PagodaWeight& weight, PanelShape shape, int32_t rowStart, int32_t rows, const void* source,
-                       PagodaDtype sourceDtype, ThreadPool& pool) {
+void packQuantizedRows(const PagodaWeight& weight, const KernelTable& kernels, int32_t rowStart, int32_t rows,
+                       const void* source, PagodaDtype sourceDtype, ThreadPool& pool) {
   if (rows == 0) return;
-  Packing packing = {&weight, shape, rowStart, rows, static_cast<const uint8_t*>(source), sourceDtype};
+  Packing packing = {&weight, kernels, rowStart, rows, static_cast<const uint8_t*>(source), sourceDtype};
   if (!isQuantized(weight.dtype)) {
     return pool.run(
         rows, 16, [](void* p, int32_t b, int32_t e, int32_t) { static_cast<Packing*>(p)->expandRows(b, e); }, &packing);
   }
-  const int32_t panels = (rowStart + (rows - 1)) / shape.width - rowStart / shape.width + 1;
+  const int32_t panels = (rowStart + (rows - 1)) / kernels.panelWidth - rowStart / kernels.panelWidth + 1;
   pool.run(
       panels, 1, [](void* p, int32_t b, int32_t e, int32_t) { static_cast<Packing*>(p)->packPanels(b, e); }, &packing);
 }

@@ -6,6 +6,7 @@
 #include "half.h"
 #include "kernels.h"
 #include "pack-quantized.h"
+#include "packed-format.h"
 #include "threads.h"
 
 namespace pagoda {
@@ -115,14 +116,14 @@ void packTo(const PagodaWeight& weight, int32_t panelWidth, int32_t rowStart, in
 
 }  // namespace
 
-bool packedBytes(const PagodaWeight& weight, PanelShape shape, uint64_t* bytes) {
+bool packedBytes(const PagodaWeight& weight, const KernelTable& kernels, uint64_t* bytes) {
   const bool isPacked = weight.kind == PAGODA_MATRIX || isQuantized(weight.dtype);
-  const PackedFormat packed = packedFormat(weight.dtype, shape.byteOffset);
+  const PackedFormat packed = packedFormat(weight.dtype, kernels.byteOffset);
   const bool pairs = weight.dtype == PAGODA_BF16;
   int64_t rows = weight.rows;
   int64_t units = weight.cols;  // a row in blocks, pairs or elements
   int64_t unitBytes = blockFormat(weight.dtype).bytes;
-  if (isPacked) rows = (rows + shape.width - 1) / shape.width * shape.width;
+  if (isPacked) rows = (rows + kernels.panelWidth - 1) / kernels.panelWidth * kernels.panelWidth;
   if (isPacked && pairs) units = (units + 1) / 2 * 2;
   if (isQuantized(weight.dtype)) {
     units /= packed.columns();
@@ -135,14 +136,14 @@ bool packedBytes(const PagodaWeight& weight, PanelShape shape, uint64_t* bytes) 
   return true;
 }
 
-void packRows(const PagodaWeight& weight, PanelShape shape, int32_t rowStart, int32_t rows, const void* source,
-              PagodaDtype sourceDtype, ThreadPool& pool) {
+void packRows(const PagodaWeight& weight, const KernelTable& kernels, int32_t rowStart, int32_t rows,
+              const void* source, PagodaDtype sourceDtype, ThreadPool& pool) {
   if (isQuantized(weight.dtype) || isQuantized(sourceDtype)) {
-    packQuantizedRows(weight, shape, rowStart, rows, source, sourceDtype, pool);
+    packQuantizedRows(weight, kernels, rowStart, rows, source, sourceDtype, pool);
   } else if (weight.dtype == PAGODA_BF16) {
-    packTo<Bf16>(weight, shape.width, rowStart, rows, source, sourceDtype, pool);
+    packTo<Bf16>(weight, kernels.panelWidth, rowStart, rows, source, sourceDtype, pool);
   } else {
-    packTo<float>(weight, shape.width, rowStart, rows, source, sourceDtype, pool);
+    packTo<float>(weight, kernels.panelWidth, rowStart, rows, source, sourceDtype, pool);
   }
 }
 

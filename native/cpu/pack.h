@@ -6,19 +6,19 @@
 #include <stdint.h>
 
 #include "../backend.h"
-#include "packed-format.h"
 
 namespace pagoda {
 
 class ThreadPool;
+struct KernelTable;
 
 // Bytes of the packed form; false where they do not fit 63 bits.
-bool packedBytes(const PagodaWeight& weight, PanelShape shape, uint64_t* bytes);
+bool packedBytes(const PagodaWeight& weight, const KernelTable& kernels, uint64_t* bytes);
 
 // Packs rows [rowStart, rowStart + rows) from row-major `source`. The call that brings the last row of a matrix also
 // zeroes the absent outputs of its panel.
-void packRows(const PagodaWeight& weight, PanelShape shape, int32_t rowStart, int32_t rows, const void* source,
-              PagodaDtype sourceDtype, ThreadPool& pool);
+void packRows(const PagodaWeight& weight, const KernelTable& kernels, int32_t rowStart, int32_t rows,
+              const void* source, PagodaDtype sourceDtype, ThreadPool& pool);
 
 }  // namespace pagoda
 

@@ -71,12 +71,6 @@ static constexpr PackedFormat packedFormat(PagodaDtype dtype, int32_t byteOffset
   }
 }
 
-// What of the layout depends on the instruction set.
-struct PanelShape {
-  int32_t width;       // W
-  int32_t byteOffset;  // see KernelTable
-};
-
 }  // namespace pagoda
 
 #endif
