@@ -55,7 +55,9 @@ void forPanels(const KernelContext& context, const PagodaLinear& op, const Block
       finish(op, first, rows, index * kPanelWidth, own);
     }
   };
-  parallel(context.pool, blocks.panels * blocks.rowBlocks, 1, items);
+  // Neighbouring panels to the same worker, so that what it fetches ahead is its own.
+  const int32_t chunk = blocks.rowBlocks > 1 ? 1 : maximum(1, blocks.panels / (8 * context.pool->threads()));
+  parallel(context.pool, blocks.panels * blocks.rowBlocks, chunk, items);
 }
 
 }  // namespace

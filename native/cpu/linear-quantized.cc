@@ -9,6 +9,7 @@
 
 #include "linear-blocks.h"
 #include "quantized-rows.h"
+#include "tile.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
@@ -17,6 +18,8 @@ namespace {
 constexpr int kDotVectors = 2;
 constexpr int kDotRows = kAccumulators / (2 * kDotVectors) < 6 ? kAccumulators / (2 * kDotVectors) : 6;
 constexpr int32_t kSliceColumns = 256;  // of a panel in the cache while the rows stream
+constexpr int32_t kMaxShares = 4;
+constexpr int32_t kSliceGroups = kSliceColumns / kGroupColumns;
 
 // Bits kFrom and up of each byte, as bits 4 and up, those of kMask.
 template <int kFrom, uint32_t kMask>
@@ -124,7 +127,7 @@ struct Slice {
 
 // out[kRows, kVectors * kLanes] (+)= rows from `row` on times outputs from `output` on
 template <PackedFormat kFormat, int kRows, int kVectors>
-void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, int32_t output, float* out) {
+void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, int32_t output, float* out, Ahead ahead) {
   constexpr int32_t kHeaderBytes = kFormat.headerBytes() * kPanelWidth;
   constexpr int32_t kGroupBytes = kFormat.groupBytes() * kPanelWidth;
   f32v c[kRows][kVectors];
@@ -136,6 +139,7 @@ void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, in
   for (int32_t first = slice.begin; first < slice.end; first += kFormat.groups()) {
     PackedGroup w = {block, block + kHeaderBytes, output};
     for (int32_t g = 0; g < kFormat.groups(); ++g, w.group += kGroupBytes, x += rows.rows) {
+      ahead.fetch();
       addPart<kFormat, 0>(c, x, w);
       if constexpr (kFormat.scales == 2) addPart<kFormat, 1>(c, x, w);
       if constexpr (kFormat.mins) addMins<kFormat>(c, x, w);
@@ -149,41 +153,51 @@ void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, in
 
 // All outputs of the panel for kRows rows.
 template <PackedFormat kFormat, int kRows>
-void multiplyRows(const QuantizedRows& x, int32_t row, const Slice& slice, float* out) {
+void multiplyRows(const QuantizedRows& x, int32_t row, const Slice& slice, float* out, Ahead ahead) {
   constexpr int kVectors = kRows * kPanelVectors * 2 <= kAccumulators ? kPanelVectors : kDotVectors;
-  for (int32_t output = 0; output < kPanelWidth; output += kVectors * kLanes) {
-    multiplyTile<kFormat, kRows, kVectors>(x, row, slice, output, out + output);
+  constexpr int32_t kParts = kPanelVectors / kVectors;
+  const int32_t lines = static_cast<int32_t>(ceilDiv(ahead.lines, kParts * kSliceGroups));
+  for (int32_t part = 0; part < kParts; ++part) {
+    const int32_t output = part * kVectors * kLanes;
+    const Ahead share = {ahead.address + static_cast<int64_t>(part) * kSliceGroups * lines * 64, lines};
+    multiplyTile<kFormat, kRows, kVectors>(x, row, slice, output, out + output, share);
   }
 }
 
 template <PackedFormat kFormat>
-void multiplyRowBlock(const QuantizedRows& x, int32_t row, int32_t count, const Slice& slice, float* out) {
+void multiplyRowBlock(const QuantizedRows& x, int32_t row, int32_t count, const Slice& slice, float* out, Ahead ahead) {
   switch (count) {
     case 1:
-      return multiplyRows<kFormat, 1>(x, row, slice, out);
+      return multiplyRows<kFormat, 1>(x, row, slice, out, ahead);
     case 2:
-      return multiplyRows<kFormat, 2>(x, row, slice, out);
+      return multiplyRows<kFormat, 2>(x, row, slice, out, ahead);
     case 3:
-      return multiplyRows < kFormat, kDotRows < 3 ? 1 : 3 > (x, row, slice, out);
+      return multiplyRows < kFormat, kDotRows < 3 ? 1 : 3 > (x, row, slice, out, ahead);
     case 4:
-      return multiplyRows < kFormat, kDotRows < 4 ? 1 : 4 > (x, row, slice, out);
+      return multiplyRows < kFormat, kDotRows < 4 ? 1 : 4 > (x, row, slice, out, ahead);
     case 5:
-      return multiplyRows < kFormat, kDotRows < 5 ? 1 : 5 > (x, row, slice, out);
+      return multiplyRows < kFormat, kDotRows < 5 ? 1 : 5 > (x, row, slice, out, ahead);
     case 6:
-      return multiplyRows < kFormat, kDotRows < 6 ? 1 : 6 > (x, row, slice, out);
+      return multiplyRows < kFormat, kDotRows < 6 ? 1 : 6 > (x, row, slice, out, ahead);
   }
 }
 
-// sums[rows, kPanelWidth] = rows from `first` on times the panel.
+// sums[rows, kPanelWidth] = rows from `first` on times the panel. The first row blocks of a slice fetch the next slice,
+// an equal share each; a single row streams through the panel as it is.
 template <PackedFormat kFormat>
 void multiplyPanel(const QuantizedRows& x, int32_t first, int32_t rows, const uint8_t* panel, float* sums) {
-  constexpr int32_t kGroups = kSliceColumns / kGroupColumns;
   constexpr int64_t kSliceBytes =
       static_cast<int64_t>(kSliceColumns / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
-  for (int32_t begin = 0; begin < x.groups; begin += kGroups, panel += kSliceBytes) {
-    const Slice slice = {begin, minimum(begin + kGroups, x.groups), panel};
+  const int32_t shares = rows == 1 ? 0 : minimum(static_cast<int32_t>(ceilDiv(rows, kDotRows)), kMaxShares);
+  const int64_t shareBytes = shares == 0 ? 0 : ceilDiv(kSliceBytes, shares);
+  for (int32_t begin = 0; begin < x.groups; begin += kSliceGroups, panel += kSliceBytes) {
+    const Slice slice = {begin, minimum(begin + kSliceGroups, x.groups), panel};
+    const char* next = reinterpret_cast<const char*>(panel) + kSliceBytes;
+    int32_t share = 0;
     forRowBlocks(rows, kDotRows, [&](int32_t row, int32_t count) {
-      multiplyRowBlock<kFormat>(x, first + row, count, slice, sums + static_cast<int64_t>(row) * kPanelWidth);
+      const Ahead ahead =
+          share < shares ? Ahead{next + share++ * shareBytes, static_cast<int32_t>(ceilDiv(shareBytes, 64))} : Ahead{};
+      multiplyRowBlock<kFormat>(x, first + row, count, slice, sums + static_cast<int64_t>(row) * kPanelWidth, ahead);
     });
   }
 }
