@@ -7,6 +7,11 @@ namespace pagoda {
 namespace avx512 {
 extern const KernelTable kKernels;
 }
+#if defined(PAGODA_AVXVNNI)
+namespace avxvnni {
+extern const KernelTable kKernels;
+}
+#endif
 namespace avx2 {
 extern const KernelTable kKernels;
 }
@@ -16,8 +21,9 @@ extern const KernelTable kKernels;
 
 namespace {
 
-// What the files of the two sets are compiled for: x86-64-v3, and x86-64-v4 with bf16 and vnni (CMakeLists.txt). lzcnt,
-// movbe and f16c came with the same processors as bmi2, and older compilers cannot ask for them.
+// What the files of the sets are compiled for: x86-64-v3, the same with avxvnni (processors without AVX-512, from 2021
+// on), and x86-64-v4 with bf16 and vnni (CMakeLists.txt). lzcnt, movbe and f16c came with the same processors as bmi2,
+// and older compilers cannot ask for them.
 bool hasAvx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
          __builtin_cpu_supports("bmi2");
@@ -33,7 +39,14 @@ bool hasAvx512() {
 
 size_t listIsas(Isa* isas, size_t capacity) {
   __builtin_cpu_init();
-  const Isa all[] = {{&avx512::kKernels, hasAvx512()}, {&avx2::kKernels, hasAvx2()}, {&base::kKernels, true}};
+  const Isa all[] = {
+    {&avx512::kKernels, hasAvx512()},
+#if defined(PAGODA_AVXVNNI)
+    {&avxvnni::kKernels, hasAvx2() && __builtin_cpu_supports("avxvnni")},
+#endif
+    {&avx2::kKernels, hasAvx2()},
+    {&base::kKernels, true},
+  };
   size_t count = 0;
   for (const Isa& isa : all) {
     if (count < capacity) isas[count++] = isa;

@@ -41,14 +41,15 @@ struct GroupSize {
 };
 
 PAGODA_INLINE GroupSize measureGroup(const float* x) {
-  f32v largest = zero();
-  f32v finite = zero();  // NaN where a column is not finite
+  constexpr uint32_t kInfinity = 0x7f800000u;
+  u32v largest = {};  // bits, which are in the order of absolute values, NaN above infinity
   for (int32_t i = 0; i < kGroupColumns; i += kLanes) {
-    const f32v v = load(x + i);
-    largest = max(absolute(v), largest);
-    finite = add(finite, mul(v, zero()));
+    const u32v size = loadWords(x + i) & 0x7fffffffu;
+    largest = size > largest ? size : largest;
   }
-  return {maxOf(largest), sum(finite) == 0.0f};
+  const u32v limited = largest < kInfinity ? largest : kInfinity - u32v{};
+  const float value = maxOf(reinterpret_cast<f32v>(limited));
+  return {value, value < __builtin_inff()};
 }
 
 // Rounds 16 columns and returns the sum of their codes.

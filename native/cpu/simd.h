@@ -272,16 +272,11 @@ PAGODA_INLINE u32v broadcastWord(const void* p) {
 }
 PAGODA_INLINE i32v broadcastInt(int32_t x) { return x - i32v{}; }
 PAGODA_INLINE f32v toFloat(i32v v) { return __builtin_convertvector(v, f32v); }
-// Stores the lowest byte of each lane.
-PAGODA_INLINE void storeLowBytes(int8_t* p, f32v v) {
-  using Bytes = int8_t __attribute__((vector_size(kLanes)));
-  const Bytes bytes = __builtin_convertvector(reinterpret_cast<i32v>(v), Bytes);
-  __builtin_memcpy(p, &bytes, sizeof bytes);
-}
 
 // dot<kBits>(acc, codes, a): acc + the four products of each lane, without overflow. Codes are kBits bits wide: less
 // than 8 of them are a number from 0 on, 8 are the byte plus kByteOffset, unsigned if that is 128 and signed if it is
-// 0. `a` are signed bytes in [-127, 127]. loadHalves and loadUnsigned, loadSigned bytes: kLanes numbers as floats.
+// 0. `a` are signed bytes in [-127, 127].
+// storeLowBytes: the lowest byte of each lane. loadHalves, loadUnsigned and loadSigned bytes: kLanes numbers as floats.
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 
@@ -291,6 +286,9 @@ template <int kBits>
 PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
   return reinterpret_cast<i32v>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(codes),
                                                     reinterpret_cast<__m512i>(a)));
+}
+PAGODA_INLINE void storeLowBytes(int8_t* p, f32v v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_castps_si512(v)));
 }
 PAGODA_INLINE f32v loadHalves(const void* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
@@ -333,6 +331,11 @@ PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
 
 #endif
 
+PAGODA_INLINE void storeLowBytes(int8_t* p, f32v v) {
+  const __m256i lowest = _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(255));
+  const __m128i pairs = _mm_packus_epi32(_mm256_castsi256_si128(lowest), _mm256_extracti128_si256(lowest, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(pairs, pairs));
+}
 PAGODA_INLINE f32v loadHalves(const void* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
@@ -390,6 +393,12 @@ PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
 }
 
 #endif
+
+PAGODA_INLINE void storeLowBytes(int8_t* p, f32v v) {
+  using Bytes = int8_t __attribute__((vector_size(kLanes)));
+  const Bytes bytes = __builtin_convertvector(reinterpret_cast<i32v>(v), Bytes);
+  __builtin_memcpy(p, &bytes, sizeof bytes);
+}
 
 // Read as f32 the exponent is too small by 127 - 15; the product also renormalises subnormals.
 PAGODA_INLINE f32v loadHalves(const void* p) {

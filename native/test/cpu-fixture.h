@@ -42,7 +42,7 @@ class Device {
 // Names of the instruction sets that this machine can run.
 inline std::vector<std::string> isas() {
   std::vector<std::string> names;
-  for (const char* name : {"base", "avx2", "avx512", "neon"}) {
+  for (const char* name : {"base", "avx2", "avxvnni", "avx512", "neon"}) {
     if (Device(name, 1).status == PAGODA_OK) names.push_back(name);
   }
   return names;

@@ -11,7 +11,7 @@ export interface TestDevice {
   readonly mayLackOps: boolean;
 }
 
-const isas = ["base", "avx2", "avx512", "neon"];
+const isas = ["base", "avx2", "avxvnni", "avx512", "neon"];
 
 /**
  * The CPU with each of its instruction sets, and every plug-in that is installed and finds a device. Nothing without an addon
