@@ -4,7 +4,7 @@
  * @packageDocumentation
  */
 
-/** Loads a model directory and starts an engine for it. */
+/** Loads a model directory or a GGUF file and starts an engine for it. */
 export { createEngine } from "./engine/create-engine.js";
 
 /** Says what memory an engine would take, before anything is loaded. */
@@ -18,6 +18,8 @@ export type {
   EngineStats,
   LoadProgress,
 } from "./engine/types.js";
+export type { ModelDtype } from "./graph/choose-dtype.js";
+export type { QuantizedDtype } from "./graph/dtypes.js";
 
 /** What an engine tells while it works. */
 export type { CacheEvent } from "./cache/prefix-cache.js";

@@ -1,13 +1,12 @@
 import { checkInteger } from "../arguments.js";
 import { chooseDevice } from "../backends.js";
-import type { ModelDtype } from "../graph/choose-dtype.js";
 import type { Plan } from "../graph/plan.js";
-import type { ModelDirectory } from "../loading/model-directory.js";
-import { automaticDtype, automaticKvDtype } from "../loading/weights.js";
-import { compileModel, type ModelDefinition } from "../models/model-definition.js";
+import type { ModelSource } from "../loading/model-directory.js";
+import type { ModelDefinition } from "../models/model-definition.js";
 import { defineModel } from "../models/registry.js";
 import type { KvCacheOptions } from "../native.js";
 import { samplingDefaults } from "../sampling/sampling-params.js";
+import { compileCheckpoint, type CompiledCheckpoint } from "./compile-checkpoint.js";
 import type { CheckedEngineOptions } from "./engine-options.js";
 import { effectiveMaxModelLen, sizeKvCache } from "./kv-cache-size.js";
 import { findWeights, type WeightSources } from "./load-weights.js";
@@ -22,7 +21,7 @@ export interface Prepared {
   readonly memory: PlanMemory;
   /** Bytes on the device; 0: unknown. */
   readonly availableMemory: number;
-  readonly dtype: ModelDtype;
+  readonly dtype: CompiledCheckpoint["dtype"];
   readonly kv: KvCacheOptions;
   readonly maxSequences: number;
   /** What the context and the KV cache allow. */
@@ -31,21 +30,21 @@ export interface Prepared {
 
 /** Compiles the model and measures its plan on the device. Opens the device for a moment, but allocates nothing on it. */
 export async function prepare(
-  { config, checkpoint, generation }: ModelDirectory,
+  { config, checkpoint, generation }: ModelSource,
   options: CheckedEngineOptions,
 ): Promise<Prepared> {
   samplingDefaults(generation);
   const model = defineModel(config);
   const { maxBatchTokens, maxSequences } = options.scheduler;
   const contextLength = maxModelLen(model, options);
-  const dtype = options.dtype === "auto" ? automaticDtype(checkpoint) : options.dtype;
-  const plan = compileModel(model, { maxTokens: maxBatchTokens, maxOutputs: maxSequences, dtype });
+  const limits = { maxTokens: maxBatchTokens, maxOutputs: maxSequences };
+  const compiled = compileCheckpoint(model, checkpoint, options.dtype, limits);
+  const { plan, dtype } = compiled;
   const sources = findWeights(plan, checkpoint);
   const { threads } = options;
   const device = { ...chooseDevice(options.device), ...(threads !== undefined && { threads }) };
   const { blockSize } = options.kvCache;
-  const kvDtype =
-    options.kvCache.dtype === "auto" ? automaticKvDtype(dtype) : options.kvCache.dtype;
+  const kvDtype = options.kvCache.dtype === "auto" ? compiled.kvDtype : options.kvCache.dtype;
   const measured = await measurePlan(plan, { blockSize, dtype: kvDtype }, device);
   const { memory } = measured;
   const { availableMemory } = measured.device;

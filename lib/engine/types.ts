@@ -1,3 +1,5 @@
+import type { ModelDtype } from "../graph/choose-dtype.js";
+import type { QuantizedDtype } from "../graph/dtypes.js";
 import type { ChatMessage } from "../loading/chat.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
 import type { DeviceInfo } from "../native.js";
@@ -16,12 +18,15 @@ import type { Session, SessionOptions } from "./session-types.js";
 
 /** How an engine is made. Only `model` is needed. */
 export interface EngineOptions {
-  /** Path of a Hugging Face model directory: config.json, safetensors, tokenizer.json. */
+  /**
+   * Path of a Hugging Face model directory (config.json, safetensors, tokenizer.json), or of a `.gguf` file, of a split
+   * model the first one.
+   */
   readonly model: string;
   /** @default "cpu" */
   readonly device?: "auto" | "cpu" | `cuda:${number}`;
   /**
-   * Type of the weights in memory. `auto` takes bf16 checkpoints as bf16 and all others as f32.
+   * Type of the weights in memory. `auto` takes bf16 checkpoints as bf16, quantised ones as they are, all others as f32.
    *
    * `q8` and `q4` round the matrices to 8 and to 4 bits while they are loaded, with a scale (and, for 4 bits, a minimum)
    * for 32 columns: about 8.5 and 4.7 bits a weight. With `q4`, embeddings and output head have 8 bits. A matrix whose
@@ -288,7 +293,8 @@ export interface EngineInfo {
     readonly vocabSize: number;
     /** Prompt and output tokens of one request at most. */
     readonly maxModelLen: number;
-    readonly dtype: "f32" | "bf16" | "q8" | "q4";
+    /** Of the weights in memory; where a quantised file has several types, that of most of them. */
+    readonly dtype: ModelDtype | QuantizedDtype;
     readonly eosTokenIds: readonly number[];
     readonly hasTokenizer: boolean;
     readonly hasChatTemplate: boolean;

@@ -10,7 +10,7 @@ export interface CompileOptions {
   readonly maxTokens: number;
   /** Rows that need logits in one step at most, 1 to 2^20. */
   readonly maxOutputs: number;
-  /** Type of matrices and tables in device memory, for all or for each. */
+  /** Type of matrices and tables in device memory, for all or for each that does not bring its own. */
   readonly dtype: ModelDtype | ChooseDtype;
 }
 
@@ -59,7 +59,8 @@ function typedWeights(
   );
   return graph.weights.all.map((weight, index) => ({
     ...weight,
-    dtype: weight.kind === "vector" ? "f32" : choose(weight, vocabulary.has(index)),
+    dtype:
+      weight.kind === "vector" ? "f32" : (weight.dtype ?? choose(weight, vocabulary.has(index))),
   }));
 }
 

@@ -28,6 +28,8 @@ const blocks: Readonly<Record<FileDtype, BlockFormat>> = {
   Q6_K: { columns: 256, bytes: 210 },
 };
 
+export const fileDtypes: readonly string[] = Object.keys(blocks);
+
 export function isFileDtype(name: string): name is FileDtype {
   return Object.hasOwn(blocks, name);
 }

@@ -1,4 +1,5 @@
 import { PagodaError } from "../errors.js";
+import type { QuantizedDtype } from "./dtypes.js";
 import { activations, type Activation, type Op } from "./ops.js";
 import type { KvLayer, Rows, WeightPart } from "./plan.js";
 import { WeightTable, type Weight } from "./weight-table.js";
@@ -20,6 +21,9 @@ export interface Value {
   /** Into {@link Graph.steps}. */
   readonly step: number;
 }
+
+/** Types of the checkpoint tensors that stay quantised in memory as they are in their files, by name. */
+export type QuantizedTensors = ReadonlyMap<string, QuantizedDtype>;
 
 export interface GraphStep {
   readonly op: Op;
@@ -68,6 +72,11 @@ export class Graph {
   readonly #kvLayers: KvLayer[] = [];
   readonly #names = new Set<string>();
   readonly #scopes: string[] = [];
+  readonly #quantized: QuantizedTensors;
+
+  constructor(quantized: QuantizedTensors = new Map()) {
+    this.#quantized = quantized;
+  }
 
   get steps(): readonly GraphStep[] {
     return this.#steps;
@@ -100,14 +109,19 @@ export class Graph {
 
   // ---- weights
 
+  /** Whether the parts may be one weight: it has one type, which quantised tensors bring with them. */
+  canStack(parts: readonly WeightPart[]): boolean {
+    return new Set(parts.map(({ tensor }) => this.#quantized.get(tensor))).size === 1;
+  }
+
   /** Weight of a linear, `[outputs, inputs]`: parts of checkpoint tensors, stacked by rows. */
   matrix(name: string, parts: readonly WeightPart[]): Weight {
-    return this.weights.rows("matrix", this.path(name), parts, this.#checkParts(name, parts));
+    return this.#rows("matrix", name, parts);
   }
 
   /** Weight that is only looked up, `[rows, cols]`. */
   table(name: string, parts: readonly WeightPart[]): Weight {
-    return this.weights.rows("table", this.path(name), parts, this.#checkParts(name, parts));
+    return this.#rows("table", name, parts);
   }
 
   /** One-dimensional weight: checkpoint tensors joined end to end. */
@@ -293,6 +307,14 @@ export class Graph {
 
   // ---- private
 
+  #rows(kind: "matrix" | "table", name: string, parts: readonly WeightPart[]): Weight {
+    const path = this.path(name);
+    this.#check(this.canStack(parts), "weight", path, "its parts have different types");
+    const cols = this.#checkParts(name, parts);
+    const dtype = this.#quantized.get(parts[0]?.tensor ?? "");
+    return this.weights.rows(kind, path, parts, { cols, ...(dtype && { dtype }) });
+  }
+
   #step(
     op: Op,
     name: string,
@@ -353,8 +375,8 @@ export class Graph {
   }
 }
 
-export function createGraph(): Graph {
-  return new Graph();
+export function createGraph(quantized?: QuantizedTensors): Graph {
+  return new Graph(quantized);
 }
 
 function text(x: Tensor): string {

@@ -1,3 +1,4 @@
+import type { QuantizedDtype } from "./dtypes.js";
 import type { PlanWeight, WeightKind, WeightPart } from "./plan.js";
 
 /** A weight of a graph, in its logical shape `[rows, cols]`; vectors are `[1, cols]`. */
@@ -10,8 +11,10 @@ export interface Weight {
   readonly cols: number;
 }
 
-/** A weight before its dtype is chosen. */
-export type GraphWeight = Omit<PlanWeight, "dtype">;
+/** A weight before its dtype is chosen, unless it brings one with it. */
+export interface GraphWeight extends Omit<PlanWeight, "dtype"> {
+  readonly dtype?: QuantizedDtype;
+}
 
 /** The weights of one graph. Equal parts of a checkpoint (a tied embedding) are one weight. */
 export class WeightTable {
@@ -23,10 +26,16 @@ export class WeightTable {
   }
 
   /** Rows of checkpoint tensors, stacked. A table that is asked for again as a matrix becomes a matrix. */
-  rows(kind: "matrix" | "table", name: string, parts: readonly WeightPart[], cols: number): Weight {
+  rows(
+    kind: "matrix" | "table",
+    name: string,
+    parts: readonly WeightPart[],
+    more: { readonly cols: number; readonly dtype?: QuantizedDtype },
+  ): Weight {
+    const { cols } = more;
     const rows = parts.reduce((sum, part) => sum + part.rows, 0);
     const key = `rows ${JSON.stringify(parts)}`;
-    const index = this.#find(key, { name, kind, rows, cols, source: { parts } });
+    const index = this.#find(key, { name, kind, rows, ...more, source: { parts } });
     const found = this.#weights[index] as GraphWeight;
     if (kind === "matrix" && found.kind === "table") this.#weights[index] = { ...found, kind };
     return { index, name, rows, cols };

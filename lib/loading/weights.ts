@@ -17,11 +17,28 @@ import { roundToBf16 } from "../reference/matrix.js";
 import { roundToQuantized } from "../reference/quantize.js";
 import type { Checkpoint, TensorEntry } from "./safetensors.js";
 
-/** The type in memory that `dtype: "auto"` chooses: bf16 where most bytes of the checkpoint are, else f32. */
+/**
+ * The type in memory that `dtype: "auto"` chooses for what is not quantised in its file: f32 where most bytes of the
+ * checkpoint are F32 or F16, else bf16.
+ */
 export function automaticDtype({ tensors }: Checkpoint): KvCacheOptions["dtype"] {
   let balance = 0;
-  for (const { dtype, bytes } of tensors.values()) balance += dtype === "BF16" ? bytes : -bytes;
+  for (const { dtype, bytes } of tensors.values()) {
+    const isNarrow = dtype === "BF16" || (isFileDtype(dtype) && blockFormat(dtype).columns > 1);
+    balance += isNarrow ? bytes : -bytes;
+  }
   return balance > 0 ? "bf16" : "f32";
+}
+
+/** The tensors that are quantised in their file, and their types. */
+export function quantizedTensors({ tensors }: Checkpoint): ReadonlyMap<string, QuantizedDtype> {
+  const quantized = new Map<string, QuantizedDtype>();
+  for (const [name, { dtype }] of tensors) {
+    if (isFileDtype(dtype) && blockFormat(dtype).columns > 1) {
+      quantized.set(name, dtype.toLowerCase() as QuantizedDtype);
+    }
+  }
+  return quantized;
 }
 
 /** The type of the KV cache that `kvCache.dtype: "auto"` chooses. */

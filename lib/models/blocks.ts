@@ -121,22 +121,23 @@ export function qkvWidths(c: DecoderConfig): readonly [number, number, number] {
   return [c.num_attention_heads * c.head_dim, kvWidth, kvWidth];
 }
 
-/** Queries, keys and values by one fused linear over the stacked q_proj, k_proj, v_proj. */
+/** Queries, keys and values of q_proj, k_proj, v_proj. */
 export function qkvProjection(
   g: Graph,
   c: DecoderConfig,
   x: Tensor,
   options: { readonly bias: boolean },
 ): [query: Tensor, key: Tensor, value: Tensor] {
-  const widths = qkvWidths(c);
-  const rows = { q_proj: widths[0], k_proj: widths[1], v_proj: widths[2] };
-  const weight = matrix(g, "qkv_proj", rows, x.width);
-  return g.split(g.linear(x, weight, options.bias ? bias(g, "qkv_proj", rows) : undefined), widths);
+  const [q, k, v] = qkvWidths(c);
+  const rows = { q_proj: q, k_proj: k, v_proj: v };
+  return projections(g, x, "qkv_proj", rows, options) as [Tensor, Tensor, Tensor];
 }
 
 export interface AttendOptions {
   /** Result of {@link ropeTable}. */
   readonly rope: Tensor;
+  /** Whether the pairs that are rotated are neighbours instead of halves. @default false */
+  readonly interleaved?: boolean;
   /** @default 1 / sqrt(head_dim) */
   readonly scale?: number;
   /** Tokens, 0: none. @default 0 */
@@ -150,10 +151,12 @@ export function attend(
   g: Graph,
   c: DecoderConfig,
   [query, key, value]: readonly [Tensor, Tensor, Tensor],
-  { rope, scale = 1 / Math.sqrt(c.head_dim), slidingWindow = 0, softcap = 0 }: AttendOptions,
+  options: AttendOptions,
 ): Tensor {
+  const { rope, interleaved = false, scale = 1 / Math.sqrt(c.head_dim) } = options;
+  const { slidingWindow = 0, softcap = 0 } = options;
   const cache = g.kvCache({ numKvHeads: c.num_key_value_heads, headDim: c.head_dim });
-  const heads = { headDim: c.head_dim, rotaryDim: rope.width };
+  const heads = { headDim: c.head_dim, rotaryDim: rope.width, interleaved };
   const q = g.rope(query, rope, heads, "q_rope");
   g.cacheWrite(g.rope(key, rope, heads, "k_rope"), value, cache);
   return g.attention(q, cache, { numHeads: c.num_attention_heads, scale, slidingWindow, softcap });
@@ -175,9 +178,32 @@ export function projection(
   );
 }
 
+/**
+ * Linears of the same input, one for each checkpoint matrix: a single step over the stacked matrices, named `name`, or a
+ * step each where quantised types differ.
+ */
+function projections(
+  g: Graph,
+  x: Tensor,
+  name: string,
+  rows: Readonly<Record<string, number>>,
+  options: { readonly bias?: boolean },
+): Tensor[] {
+  const parts = matrixParts(g, rows, x.width);
+  if (!g.canStack(parts)) {
+    return Object.entries(rows).map(([part, width]) => projection(g, x, part, width, options));
+  }
+  const stacked = g.linear(
+    x,
+    g.matrix(name, parts),
+    options.bias ? bias(g, name, rows) : undefined,
+  );
+  return g.split(stacked, Object.values(rows));
+}
+
 // ---- feed-forward
 
-/** down(activation(gate(x)) * up(x)), gate and up by one fused linear over the stacked gate_proj, up_proj. */
+/** down(activation(gate(x)) * up(x)) */
 export function gatedMlp(
   g: Graph,
   c: DecoderConfig,
@@ -185,9 +211,7 @@ export function gatedMlp(
   options: { readonly bias?: boolean } = {},
 ): Tensor {
   const rows = { gate_proj: c.intermediate_size, up_proj: c.intermediate_size };
-  const weight = matrix(g, "gate_up_proj", rows, x.width);
-  const gateUp = g.linear(x, weight, options.bias ? bias(g, "gate_up_proj", rows) : undefined);
-  const [gate, up] = g.split(gateUp, [c.intermediate_size, c.intermediate_size]);
+  const [gate, up] = projections(g, x, "gate_up_proj", rows, options) as [Tensor, Tensor];
   return projection(
     g,
     g.gatedActivation(gate, up, c.activation),

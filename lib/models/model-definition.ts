@@ -1,5 +1,5 @@
 import { compile, type CompileOptions } from "../graph/compile.js";
-import { createGraph, type Graph, type Tensor } from "../graph/graph.js";
+import { createGraph, type Graph, type QuantizedTensors, type Tensor } from "../graph/graph.js";
 import type { Plan } from "../graph/plan.js";
 import type { DecoderConfig } from "./fields.js";
 
@@ -22,9 +22,14 @@ export interface Family {
   readonly build: (graph: Graph) => Tensor;
 }
 
+export interface ModelCompileOptions extends CompileOptions {
+  /** Checkpoint tensors that keep these types in memory, whatever `dtype` is. @default none */
+  readonly quantized?: QuantizedTensors;
+}
+
 /** The plan of a model: its graph with `sample` at the end, compiled. */
-export function compileModel(model: ModelDefinition, options: CompileOptions): Plan {
-  const graph = createGraph();
+export function compileModel(model: ModelDefinition, options: ModelCompileOptions): Plan {
+  const graph = createGraph(options.quantized);
   graph.sample(model.build(graph));
   return compile(graph, options);
 }

@@ -210,3 +210,27 @@ describe("weights", () => {
     expect(g.weights.all.map((weight) => weight.name)).toEqual(["a", "b", "c", "d", "e"]);
   });
 });
+
+describe("quantised tensors", () => {
+  const quantized = new Map([
+    ["a.weight", "q4_k"],
+    ["b.weight", "q4_k"],
+    ["c.weight", "q6_k"],
+  ] as const);
+  const parts = (names: string) => [...names].map((name) => rows(`${name}.weight`, 4, 256));
+
+  it("are stacked with those of their type only", () => {
+    const g = createGraph(quantized);
+    expect(g.canStack(parts("ab"))).toBe(true);
+    expect(g.canStack(parts("ac"))).toBe(false);
+    expect(g.canStack(parts("ad"))).toBe(false);
+    expect(g.canStack(parts("de"))).toBe(true);
+    expect(() => g.matrix("mixed", parts("abc"))).toThrow("different types");
+  });
+
+  it("give their type to the weight", () => {
+    const g = createGraph(quantized);
+    for (const name of "acd") g.matrix(name, parts(name));
+    expect(g.weights.all.map((weight) => weight.dtype)).toEqual(["q4_k", "q6_k", undefined]);
+  });
+});

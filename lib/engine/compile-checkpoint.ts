@@ -1,0 +1,46 @@
+import type { ModelDtype } from "../graph/choose-dtype.js";
+import type { QuantizedDtype } from "../graph/dtypes.js";
+import type { Plan } from "../graph/plan.js";
+import type { Checkpoint } from "../loading/safetensors.js";
+import { automaticDtype, automaticKvDtype, quantizedTensors } from "../loading/weights.js";
+import { compileModel, type ModelDefinition } from "../models/model-definition.js";
+import type { KvCacheOptions } from "../native.js";
+
+/** A model compiled for the types of its weights. */
+export interface CompiledCheckpoint {
+  readonly plan: Plan;
+  /** What was asked for, or with `auto` the type of most weights. */
+  readonly dtype: ModelDtype | QuantizedDtype;
+  /** What `kvCache.dtype: "auto"` means. */
+  readonly kvDtype: KvCacheOptions["dtype"];
+}
+
+/**
+ * Compiles a model for weights of type `dtype`. With `auto`, quantised tensors keep the types that they have in their file,
+ * each its own; all others get the one that {@link automaticDtype} chooses.
+ */
+export function compileCheckpoint(
+  model: ModelDefinition,
+  checkpoint: Checkpoint,
+  dtype: "auto" | ModelDtype,
+  limits: { readonly maxTokens: number; readonly maxOutputs: number },
+): CompiledCheckpoint {
+  if (dtype !== "auto") {
+    const plan = compileModel(model, { ...limits, dtype });
+    return { plan, dtype, kvDtype: automaticKvDtype(dtype) };
+  }
+  const plain = automaticDtype(checkpoint);
+  const quantized = quantizedTensors(checkpoint);
+  const plan = compileModel(model, { ...limits, dtype: plain, quantized });
+  return { plan, dtype: mainDtype(plan), kvDtype: automaticKvDtype(plain) };
+}
+
+/** The type of most numbers in matrices and tables. */
+function mainDtype({ weights }: Plan): CompiledCheckpoint["dtype"] {
+  const counts = new Map<CompiledCheckpoint["dtype"], number>();
+  for (const { kind, dtype, rows, cols } of weights) {
+    if (kind !== "vector") counts.set(dtype, (counts.get(dtype) ?? 0) + rows * cols);
+  }
+  const [first] = [...counts].toSorted((a, b) => b[1] - a[1]);
+  return first?.[0] ?? "f32";
+}
