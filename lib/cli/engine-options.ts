@@ -9,7 +9,7 @@ import { progressBar } from "./progress-bar.js";
 const dtypes = ["auto", ...modelDtypes] as const;
 
 const modelOption: Option<string> = required(
-  text({ value: "DIR", about: "Directory of the model, in Hugging Face format" }),
+  text({ value: "DIR", about: "The model: a directory in Hugging Face format, or a .gguf file" }),
 );
 
 export const dtypeOption: Option<"auto" | ModelDtype | undefined> = choice(

@@ -1,14 +1,13 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { compileCheckpoint, type CompiledCheckpoint } from "../engine/compile-checkpoint.js";
 import type { ModelDtype } from "../graph/choose-dtype.js";
 import { rowBytes } from "../graph/dtypes.js";
 import { planToString } from "../graph/plan-to-string.js";
 import type { Plan, PlanWeight } from "../graph/plan.js";
-import { openModelDirectory } from "../loading/model-directory.js";
+import { openModel } from "../loading/model-directory.js";
 import type { Checkpoint } from "../loading/safetensors.js";
-import { readChatTemplates, readTokenizerFiles } from "../loading/tokenizer-files.js";
-import { automaticDtype, automaticKvDtype, resolveWeight } from "../loading/weights.js";
-import { compileModel } from "../models/model-definition.js";
+import { hasTokenizer } from "../loading/tokenizer.js";
+import { readTemplates, readTokenizer, type TokenizerSource } from "../loading/tokenizer-source.js";
+import { resolveWeight } from "../loading/weights.js";
 import { defineModel } from "../models/registry.js";
 import type { KvCacheOptions } from "../native.js";
 
@@ -27,7 +26,7 @@ export interface ModelReport {
   readonly hasTokenizer: boolean;
   readonly hasChatTemplate: boolean;
   /** In memory, before the backend's packing. */
-  readonly weights: { readonly dtype: ModelDtype; readonly bytes: number };
+  readonly weights: { readonly dtype: CompiledCheckpoint["dtype"]; readonly bytes: number };
   readonly kvCache: {
     readonly dtype: KvCacheOptions["dtype"];
     readonly bytesPerToken: number;
@@ -46,22 +45,18 @@ const maxSequences = 64;
 /**
  * Reads config and headers of a model, but no weights, and checks that all tensors are there.
  *
- * @throws PagodaError as `createEngine` does for the same directory
+ * @throws PagodaError as `createEngine` does for the same model
  */
 export async function inspectModel(
-  directory: string,
+  modelPath: string,
   dtype: "auto" | ModelDtype,
 ): Promise<ModelReport> {
-  const { path, name, config, checkpoint } = await openModelDirectory(directory);
+  const { path, name, config, checkpoint, tokenizer } = await openModel(modelPath);
   const model = defineModel(config);
-  const inMemory = dtype === "auto" ? automaticDtype(checkpoint) : dtype;
-  const plan = compileModel(model, {
-    maxTokens: maxBatchTokens,
-    maxOutputs: maxSequences,
-    dtype: inMemory,
-  });
+  const limits = { maxTokens: maxBatchTokens, maxOutputs: maxSequences };
+  const compiled = compileCheckpoint(model, checkpoint, dtype, limits);
+  const { plan, kvDtype } = compiled;
   for (const weight of plan.weights) resolveWeight(checkpoint, weight);
-  const kvDtype = automaticKvDtype(inMemory);
   const bytesPerToken = kvBytesPerToken(plan, kvDtype);
   return {
     name,
@@ -73,8 +68,11 @@ export async function inspectModel(
     hiddenSize: model.hiddenSize,
     vocabSize: model.vocabSize,
     contextLength: model.maxPositionEmbeddings,
-    ...tokenizerFacts(path),
-    weights: { dtype: inMemory, bytes: plan.weights.reduce((sum, w) => sum + weightBytes(w), 0) },
+    ...(await tokenizerFacts(tokenizer)),
+    weights: {
+      dtype: compiled.dtype,
+      bytes: plan.weights.reduce((sum, w) => sum + weightBytes(w), 0),
+    },
     kvCache: { dtype: kvDtype, bytesPerToken, bytesPer1kTokens: 1024 * bytesPerToken },
     arenaBytes: plan.arenaBytes,
     maxBatchTokens,
@@ -111,10 +109,12 @@ function tensorsByDtype(
   return [...groups.values()].sort((a, b) => b.parameters - a.parameters);
 }
 
-function tokenizerFacts(path: string): { hasTokenizer: boolean; hasChatTemplate: boolean } {
-  if (!existsSync(join(path, "tokenizer.json"))) {
+async function tokenizerFacts(
+  source: TokenizerSource | undefined,
+): Promise<{ hasTokenizer: boolean; hasChatTemplate: boolean }> {
+  if (source === undefined || !(await hasTokenizer(source))) {
     return { hasTokenizer: false, hasChatTemplate: false };
   }
-  const { sources } = readChatTemplates(path, readTokenizerFiles(path));
+  const { sources } = readTemplates(source, readTokenizer(source));
   return { hasTokenizer: true, hasChatTemplate: Object.keys(sources).length > 0 };
 }

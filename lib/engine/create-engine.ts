@@ -2,7 +2,7 @@ import { randomInt } from "node:crypto";
 import { readEnvironment } from "../environment.js";
 import { planToString } from "../graph/plan-to-string.js";
 import type { Plan } from "../graph/plan.js";
-import { openModelDirectory, type ModelDirectory } from "../loading/model-directory.js";
+import { openModel, type ModelSource } from "../loading/model-directory.js";
 import { fingerprintModel } from "../loading/model-fingerprint.js";
 import { throwIfAborted } from "../loading/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../loading/tokenizer.js";
@@ -31,26 +31,21 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const { signal, onProgress } = checked;
   const progress = new ProgressReporter(onProgress);
   progress.report({ phase: "open", loaded: 0, total: 0 });
-  const directory = await openModelDirectory(checked.model, signal === undefined ? {} : { signal });
-  const prepared = await prepare(directory, checked);
-  const fingerprint = await fingerprintModel(directory, signal === undefined ? {} : { signal });
+  const source = await openModel(checked.model, signal === undefined ? {} : { signal });
+  const prepared = await prepare(source, checked);
+  const fingerprint = await fingerprintModel(source, signal === undefined ? {} : { signal });
   checkMemoryFits(prepared.memory, prepared.kv.numBlocks, prepared.availableMemory);
   throwIfAborted(signal);
   const [executor, tokenizer] = await loadTogether(
     (signal) => loadExecutor(prepared, { signal, progress }),
-    (signal) => loadTokenizer(directory.path, { signal }),
+    (signal) => openTokenizer(source, signal),
     signal,
   );
   const total = sum(prepared.sources.bytes);
-  const info = describeEngine(
-    { ...directory, fingerprint },
-    prepared,
-    executor,
-    tokenizer,
-    startedAt,
-  );
+  const facts = { ...source, fingerprint };
+  const info = describeEngine(facts, prepared, executor, tokenizer, startedAt);
   const { scheduler } = checked;
-  const { generation } = directory;
+  const { generation } = source;
   const kvCache = cachePolicy(prepared, checked);
   const engine = new LlmEngine({ executor, tokenizer, info, generation, scheduler, kvCache });
   try {
@@ -101,6 +96,13 @@ function printLine(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
+async function openTokenizer(
+  { tokenizer }: ModelSource,
+  signal: AbortSignal,
+): Promise<Tokenizer | undefined> {
+  return tokenizer === undefined ? undefined : loadTokenizer(tokenizer, { signal });
+}
+
 /** Loads both at the same time. When one fails, the other is cancelled and closed before the error is passed on. */
 async function loadTogether(
   loadExecutor: (signal: AbortSignal) => Promise<NativeExecutor>,
@@ -125,7 +127,7 @@ async function loadTogether(
 }
 
 function describeEngine(
-  { name, generation, fingerprint }: ModelDirectory & { readonly fingerprint: string },
+  { name, generation, fingerprint }: ModelSource & { readonly fingerprint: string },
   { model, plan, memory, dtype, kv, maxModelLen }: Prepared,
   { device }: NativeExecutor,
   tokenizer: Tokenizer | undefined,

@@ -1,4 +1,4 @@
-import { openModelDirectory } from "../loading/model-directory.js";
+import { openModel } from "../loading/model-directory.js";
 import { throwIfAborted } from "../loading/safetensors.js";
 import { checkEngineOptions } from "./engine-options.js";
 import { memoryFits, neededMemory } from "./kv-cache-size.js";
@@ -38,7 +38,7 @@ export interface MemoryPlan {
 
 /**
  * Says what memory `createEngine` would take with the same options, before anything is loaded or allocated: only
- * config.json and the headers of the weight files are read, and the device is asked. Without `kvCache.numBlocks` and
+ * the config and the headers of the weight files are read, and the device is asked. Without `kvCache.numBlocks` and
  * `kvCache.memory`, the size of the KV cache depends on the memory that is available at the moment.
  *
  * `onProgress` is not called.
@@ -50,8 +50,8 @@ export interface MemoryPlan {
 export async function planMemory(options: EngineOptions): Promise<MemoryPlan> {
   const checked = checkEngineOptions(options);
   const { signal } = checked;
-  const directory = await openModelDirectory(checked.model, signal === undefined ? {} : { signal });
-  const prepared = await prepare(directory, checked);
+  const source = await openModel(checked.model, signal === undefined ? {} : { signal });
+  const prepared = await prepare(source, checked);
   throwIfAborted(signal);
   return describeMemory(prepared);
 }

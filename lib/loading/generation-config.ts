@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { ConfigReader, readOptionalConfig } from "./config.js";
+import { withoutUndefined } from "./without-undefined.js";
 
 /** What generation_config.json says; a field that it leaves out is undefined. */
 export interface GenerationDefaults {
@@ -29,6 +30,11 @@ export async function readGenerationConfig(
 ): Promise<GenerationDefaults> {
   const path = join(directory, "generation_config.json");
   const own = (await readOptionalConfig(path)) ?? new ConfigReader({}, path);
+  return generationDefaults(own, config);
+}
+
+/** As {@link readGenerationConfig}, of what was read. */
+export function generationDefaults(own: ConfigReader, config: ConfigReader): GenerationDefaults {
   const eosTokenIds = tokenIds(own, "eos_token_id") ?? tokenIds(config, "eos_token_id") ?? [];
   return withoutUndefined({
     eosTokenIds,
@@ -54,12 +60,4 @@ function tokenIds(reader: ConfigReader, field: string): number[] | undefined {
     }
   }
   return value.length === 0 ? undefined : [...new Set(value as number[])];
-}
-
-type Present<T> = { [K in keyof T]: Exclude<T[K], undefined> };
-
-/** Absent fields are left out, so that the result spreads over defaults. */
-function withoutUndefined<T extends object>(fields: T): Present<T> {
-  const present = Object.entries(fields).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(present) as Present<T>;
 }

@@ -1,19 +1,23 @@
 import { stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
-import { argumentError, PagodaError } from "../errors.js";
+import { argumentError } from "../errors.js";
 import { readConfig, type ConfigReader } from "./config.js";
+import { openGguf } from "./gguf/open-gguf.js";
 import { readGenerationConfig, type GenerationDefaults } from "./generation-config.js";
-import { readCheckpoint, throwIfAborted, type Checkpoint } from "./safetensors.js";
+import { notFound, readCheckpoint, throwIfAborted, type Checkpoint } from "./safetensors.js";
+import type { TokenizerSource } from "./tokenizer-source.js";
 
-/** Everything of a model directory but the tokenizer, which loads beside it. */
-export interface ModelDirectory {
-  /** Absolute path. */
+/** What is read of a model before its weights. The tokenizer loads beside them. */
+export interface ModelSource {
+  /** Absolute path of the directory or file. */
   readonly path: string;
-  /** The directory's own name. */
+  /** The directory's own name, or the file's without `.gguf`. */
   readonly name: string;
   readonly config: ConfigReader;
   readonly checkpoint: Checkpoint;
   readonly generation: GenerationDefaults;
+  /** Where its tokenizer is, if it has one; undefined: it has none. */
+  readonly tokenizer: TokenizerSource | undefined;
 }
 
 /**
@@ -26,27 +30,42 @@ export interface ModelDirectory {
 export async function openModelDirectory(
   path: string,
   options: { signal?: AbortSignal } = {},
-): Promise<ModelDirectory> {
+): Promise<ModelSource> {
   throwIfAborted(options.signal);
-  if (typeof path !== "string" || path === "" || path.includes("\0")) {
-    throw argumentError("model", "the path of a directory", path);
-  }
-  const root = resolve(path);
-  await checkDirectory(root);
+  const root = checkPath(path);
+  if (!(await isDirectory(root))) throw notFound(root, "is not a directory");
   const config = await readConfig(root);
   const generation = await readGenerationConfig(root, config);
   const checkpoint = await readCheckpoint(root, options);
-  return { path: root, name: basename(root), config, checkpoint, generation };
+  return { path: root, name: basename(root), config, checkpoint, generation, tokenizer: root };
 }
 
-async function checkDirectory(path: string): Promise<void> {
-  let isDirectory = false;
+/**
+ * Opens a model: a Hugging Face directory as {@link openModelDirectory}, or a GGUF file as
+ * {@link openGguf}.
+ */
+export async function openModel(
+  path: string,
+  options: { signal?: AbortSignal } = {},
+): Promise<ModelSource> {
+  throwIfAborted(options.signal);
+  const root = checkPath(path);
+  if (await isDirectory(root)) return openModelDirectory(root, options);
+  if (root.endsWith(".gguf")) return openGguf(root, options);
+  throw notFound(root, "is neither a directory nor a .gguf file");
+}
+
+/** Absolute. @throws ERR_ARGUMENT */
+function checkPath(path: unknown): string {
+  if (typeof path === "string" && path !== "" && !path.includes("\0")) return resolve(path);
+  throw argumentError("model", "the path of a directory or of a .gguf file", path);
+}
+
+/** @throws ERR_MODEL_NOT_FOUND when there is nothing */
+async function isDirectory(path: string): Promise<boolean> {
   try {
-    isDirectory = (await stat(path)).isDirectory();
+    return (await stat(path)).isDirectory();
   } catch (cause) {
-    const message = `${path} cannot be read: ${(cause as Error).message}`;
-    throw new PagodaError("ERR_MODEL_NOT_FOUND", message, { cause, details: { path } });
+    throw notFound(path, `cannot be read: ${(cause as Error).message}`, cause);
   }
-  if (isDirectory) return;
-  throw new PagodaError("ERR_MODEL_NOT_FOUND", `${path} is not a directory`, { details: { path } });
 }

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
 import { PagodaError } from "../errors.js";
 import type { ConfigReader } from "./config.js";
-import { openModelDirectory, type ModelDirectory } from "./model-directory.js";
+import { openModel, type ModelSource } from "./model-directory.js";
 import {
   readExactly,
   throwIfAborted,
@@ -23,19 +23,19 @@ const maxDepth = 64;
  * A fine-tune has another one, since it changes values nearly everywhere; the same tensors in other files, other shards or
  * another order have the same one. A few milliseconds for some hundred tensors; files are never read as a whole.
  *
- * @param directory - of the model, as for `createEngine`
+ * @param model - its path, as for `createEngine`
  * @throws ERR_ARGUMENT, ERR_MODEL_NOT_FOUND, ERR_MODEL_CORRUPT, ERR_MODEL_UNSUPPORTED, ERR_CONFIG_INVALID, ERR_ABORTED
  */
 export async function modelFingerprint(
-  directory: string,
+  model: string,
   options: { signal?: AbortSignal } = {},
 ): Promise<string> {
-  return fingerprintModel(await openModelDirectory(directory, options), options);
+  return fingerprintModel(await openModel(model, options), options);
 }
 
-/** The same of a directory that is open already. */
+/** The same of a model that is open already. */
 export async function fingerprintModel(
-  { config, checkpoint }: Pick<ModelDirectory, "config" | "checkpoint">,
+  { config, checkpoint }: Pick<ModelSource, "config" | "checkpoint">,
   { signal }: { signal?: AbortSignal } = {},
 ): Promise<string> {
   const tensors = new DigestSum();

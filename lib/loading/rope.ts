@@ -2,7 +2,7 @@ import { describe, PagodaError } from "../errors.js";
 import { ConfigReader } from "./config.js";
 
 /** Rotary position embedding of one layer type, whatever style the config is written in. */
-export type RopeParameters = DefaultRope | LinearRope | Llama3Rope | YarnRope;
+export type RopeParameters = DefaultRope | LinearRope | Llama3Rope | YarnRope | FactorsRope;
 
 interface RopeBase {
   /** Base of the geometric series of frequencies. */
@@ -45,6 +45,13 @@ export interface YarnRope extends RopeBase {
   readonly originalMaxPositionEmbeddings: number;
 }
 
+/** Each frequency is divided by a number of its own: how GGUF files say `llama3`. */
+export interface FactorsRope extends RopeBase {
+  readonly type: "factors";
+  /** [rotaryDim / 2] */
+  readonly factors: readonly number[];
+}
+
 export interface RopeOptions {
   /** Dimensions of a head that `partial_rotary_factor` is a part of. */
   readonly headDim: number;
@@ -54,7 +61,7 @@ export interface RopeOptions {
   readonly defaultTheta?: number;
 }
 
-const supportedTypes = ["default", "linear", "llama3", "yarn"] as const;
+const supportedTypes = ["default", "linear", "llama3", "yarn", "factors"] as const;
 
 /**
  * Reads the rotary embedding of one layer type from either style of config: the new
@@ -85,6 +92,8 @@ export function ropeParameters(config: ConfigReader, options: RopeOptions): Rope
       return readLlama3(scaling, config, base);
     case "yarn":
       return readYarn(scaling, config, base);
+    case "factors":
+      return { type, ...base, factors: readFactors(scaling, rotaryDim / 2) };
     default:
       throw new PagodaError(
         "ERR_MODEL_UNSUPPORTED",
@@ -169,6 +178,12 @@ function readYarn(scaling: ConfigReader, config: ConfigReader, base: RopeBase): 
   };
 }
 
+function readFactors(scaling: ConfigReader, count: number): number[] {
+  const factors = scaling.numbers("factors");
+  if (factors?.length === count && factors.every((factor) => factor > 0)) return factors;
+  throw scaling.error("factors", `${count} numbers above 0`, factors);
+}
+
 /** YaRN's temperature for a context that is `factor` times the pretraining one. */
 export function yarnScale(factor: number, mscale: number): number {
   return factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1;
@@ -196,6 +211,11 @@ export function inverseFrequencies(parameters: RopeParameters): {
     case "llama3":
       return {
         values: periods.map((period) => llama3(f32(1 / period), parameters)),
+        attentionScaling: 1,
+      };
+    case "factors":
+      return {
+        values: periods.map((period, i) => f32(1 / period) / f32(parameters.factors[i]!)),
         attentionScaling: 1,
       };
     case "yarn":

@@ -217,7 +217,7 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
   throw new PagodaError("ERR_ABORTED", "Loading was cancelled", { cause: signal.reason });
 }
 
-function notFound(path: string, what: string, cause?: unknown): PagodaError {
+export function notFound(path: string, what: string, cause?: unknown): PagodaError {
   return new PagodaError("ERR_MODEL_NOT_FOUND", `${path} ${what}`, {
     details: { path },
     ...(cause === undefined ? {} : { cause }),

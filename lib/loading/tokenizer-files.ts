@@ -24,6 +24,8 @@ export interface TokenizerFiles {
   readonly tokenizer: TokenizerJson;
   /** tokenizer_config.json; empty when there is none. */
   readonly config: Readonly<Record<string, unknown>>;
+  /** Tokens that end a sequence; without it the config's `eos_token` does. */
+  readonly eosTokenIds?: readonly number[];
 }
 
 const maxTokenizerBytes = 256 * 2 ** 20;
@@ -67,10 +69,17 @@ export function readTokenizerFiles(directory: string): TokenizerFiles {
 /**
  * The chat templates: chat_template.jinja if it exists, else `chat_template` of the config, which
  * is a source or a list of named ones.
+ *
+ * @param directory undefined for a model without one
  */
-export function readChatTemplates(directory: string, files: TokenizerFiles): ChatTemplates {
-  const { config } = files;
-  const file = readText(join(directory, "chat_template.jinja"), maxTemplateBytes);
+export function readChatTemplates(
+  directory: string | undefined,
+  { config }: TokenizerFiles,
+): ChatTemplates {
+  const file =
+    directory === undefined
+      ? undefined
+      : readText(join(directory, "chat_template.jinja"), maxTemplateBytes);
   const named = config["chat_template"];
   const sources: [string, unknown][] = Array.isArray(named)
     ? named.filter(isRecord).map((entry) => [String(entry["name"]), entry["template"]])

@@ -1,13 +1,14 @@
 import type { ChatTemplates } from "./chat.js";
 import type { StreamInput, StreamOutput } from "./tokenizer.js";
+import type { TokenizerSource } from "./tokenizer-source.js";
 
 /**
  * What a worker does. Three, so that none can hold up another: encoding a long prompt takes a
  * second, streams must flow meanwhile, and a chat template may never end.
  */
 export type WorkerSetup =
-  | { readonly role: "encode"; readonly directory: string }
-  | { readonly role: "decode"; readonly directory: string }
+  | { readonly role: "encode"; readonly source: TokenizerSource }
+  | { readonly role: "decode"; readonly source: TokenizerSource }
   | { readonly role: "render"; readonly templates: ChatTemplates };
 
 /** Facts that the decoding worker finds when it loads. */

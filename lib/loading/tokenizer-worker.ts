@@ -4,7 +4,8 @@ import { renderChat } from "./chat-template.js";
 import type { ChatRequest } from "./chat.js";
 import { Detokenizer } from "./detokenizer.js";
 import { Encoder } from "./encoder.js";
-import { readChatTemplates, readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
+import type { TokenizerFiles } from "./tokenizer-files.js";
+import { readTemplates, readTokenizer, type TokenizerSource } from "./tokenizer-source.js";
 import type { TokenizerFacts, WorkerReply, WorkerSetup } from "./tokenizer-protocol.js";
 import type { WorkerRequest, WorkerRequests } from "./tokenizer-protocol.js";
 
@@ -17,9 +18,9 @@ type Handlers = {
 function createHandlers(setup: WorkerSetup): Handlers {
   switch (setup.role) {
     case "encode":
-      return encodeHandlers(setup.directory);
+      return encodeHandlers(setup.source);
     case "decode":
-      return decodeHandlers(setup.directory);
+      return decodeHandlers(setup.source);
     case "render":
       return {
         render: (request) => renderChat(setup.templates, JSON.parse(request) as ChatRequest),
@@ -27,19 +28,19 @@ function createHandlers(setup: WorkerSetup): Handlers {
   }
 }
 
-function encodeHandlers(directory: string): Handlers {
+function encodeHandlers(source: TokenizerSource): Handlers {
   let loaded: Encoder | undefined;
-  const encoder = () => (loaded ??= new Encoder(readTokenizerFiles(directory)));
+  const encoder = () => (loaded ??= new Encoder(readTokenizer(source)));
   return {
     load: () => void encoder(),
     encode: (input) => encoder().encode(input.text, input.addSpecialTokens, input.allowSpecialText),
   };
 }
 
-function decodeHandlers(directory: string): Handlers {
-  const files = readTokenizerFiles(directory);
+function decodeHandlers(source: TokenizerSource): Handlers {
+  const files = readTokenizer(source);
   const detokenizer = new Detokenizer(files);
-  const facts = findFacts(directory, files, detokenizer);
+  const facts = findFacts(source, files, detokenizer);
   return {
     load: () => facts,
     decode: ({ ids, skipSpecialTokens }) => detokenizer.decode(ids, skipSpecialTokens),
@@ -55,17 +56,17 @@ function decodeHandlers(directory: string): Handlers {
 }
 
 function findFacts(
-  directory: string,
+  source: TokenizerSource,
   files: TokenizerFiles,
   { table }: Detokenizer,
 ): TokenizerFacts {
-  const templates = readChatTemplates(directory, files);
+  const templates = readTemplates(source, files);
   const { bos_token: bos, eos_token: eos } = templates.variables;
   const eosId = typeof eos === "string" ? table.indexOf(eos) : -1;
   return {
     vocabSize: table.length,
     bosToken: typeof bos === "string" ? bos : undefined,
-    eosTokenIds: eosId < 0 ? [] : [eosId],
+    eosTokenIds: files.eosTokenIds ?? (eosId < 0 ? [] : [eosId]),
     templates,
   };
 }

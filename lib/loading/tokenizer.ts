@@ -5,6 +5,7 @@ import { reservedVariables, templateMessages } from "./chat.js";
 import type { ChatMessage, ChatRequest, ChatTemplateOptions } from "./chat.js";
 import { throwIfAborted } from "./safetensors.js";
 import type { StreamOpening, TokenizerFacts } from "./tokenizer-protocol.js";
+import type { TokenizerSource } from "./tokenizer-source.js";
 import { WorkerClient } from "./worker-client.js";
 
 export interface EncodeOptions {
@@ -97,32 +98,31 @@ const maxLength = 8 * 2 ** 20;
 const promptTail = 32;
 
 /**
- * Loads tokenizer.json, tokenizer_config.json and chat_template.jinja of a model directory;
- * undefined when it has no tokenizer.json.
+ * Loads tokenizer.json, tokenizer_config.json and chat_template.jinja of a model directory, or the
+ * tokenizer of a GGUF file; undefined when the directory has no tokenizer.json.
  *
  * @throws ERR_TOKENIZER_INVALID, ERR_ABORTED
  */
 export async function loadTokenizer(
-  directory: string,
+  from: TokenizerSource,
   options: { signal?: AbortSignal } = {},
 ): Promise<Tokenizer | undefined> {
   const { signal } = options;
   throwIfAborted(signal);
-  const root = resolve(directory);
-  const exists = await stat(join(root, "tokenizer.json")).catch(() => undefined);
-  if (exists === undefined) return undefined;
+  const source = typeof from === "string" ? resolve(from) : from;
+  if (!(await hasTokenizer(source))) return undefined;
 
   const failureCode = "ERR_TOKENIZER_INVALID";
   const limits = { timeoutMilliseconds: workTimeout, failureCode } as const;
   const encoder = new WorkerClient({
     ...limits,
-    setup: { role: "encode", directory: root },
+    setup: { role: "encode", source },
     restarts: true,
     resourceLimits: encoderLimits,
   });
   const decoder = new WorkerClient({
     ...limits,
-    setup: { role: "decode", directory: root },
+    setup: { role: "decode", source },
     restarts: false,
     resourceLimits: heapLimit,
   });
@@ -139,6 +139,13 @@ export async function loadTokenizer(
   } finally {
     signal?.removeEventListener("abort", abort);
   }
+}
+
+/** Whether there is one; it may still prove unusable. */
+export async function hasTokenizer(source: TokenizerSource | undefined): Promise<boolean> {
+  if (typeof source !== "string") return source !== undefined;
+  const found = await stat(join(source, "tokenizer.json")).catch(() => undefined);
+  return found !== undefined;
 }
 
 class WorkerTokenizer implements Tokenizer {

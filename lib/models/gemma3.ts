@@ -23,12 +23,11 @@ interface Gemma3Config extends DecoderConfig {
   readonly windows: readonly number[];
   /** sqrt(hidden_size), in the precision of the checkpoint. */
   readonly embed_scale: number;
+  /** Added to the weights of norms: checkpoints hold them less 1, GGUF files whole. */
+  readonly rms_norm_weight_offset: number;
   /** Local and global layers rotate at different speeds. */
   readonly ropes: Readonly<Record<LayerType, RopeParameters>>;
 }
-
-/** Checkpoints hold norm weights less 1. */
-const weightOffset = 1;
 
 /**
  * Gemma 3, text only (Gemma Team 2025, arXiv:2503.19786): norms before and after attention and feed-forward, normed queries
@@ -60,6 +59,7 @@ export function gemma3(config: ConfigReader): Family {
     layer_types,
     windows: layerWindows(config, layer_types),
     embed_scale: roundTo(checkpointDtype(config), Math.sqrt(shared.hidden_size)),
+    rms_norm_weight_offset: config.number("rms_norm_weight_offset", { default: 1 }),
     ropes: {
       full_attention: rope("full_attention", 1e6),
       sliding_attention: rope("sliding_attention", 1e4),
@@ -82,6 +82,10 @@ function roundTo(dtype: string, value: number): number {
   return Math.round(value / unit) * unit;
 }
 
+function normOptions(c: Gemma3Config): blocks.NormOptions {
+  return { weightOffset: c.rms_norm_weight_offset };
+}
+
 function build(g: Graph, c: Gemma3Config): Tensor {
   const ropes = {
     full_attention: blocks.ropeTable(g, c.ropes.full_attention, "rope_full"),
@@ -92,7 +96,7 @@ function build(g: Graph, c: Gemma3Config): Tensor {
     const rope = ropes[c.layer_types[layer] ?? "full_attention"];
     return decoderLayer(g, c, x, { rope, slidingWindow: c.windows[layer] ?? 0, isLast });
   });
-  return blocks.lmHead(g, c, blocks.norm(g, c, x, "norm", { weightOffset }));
+  return blocks.lmHead(g, c, blocks.norm(g, c, x, "norm", normOptions(c)));
 }
 
 /** x + norm(attention(norm(x))), then x + norm(mlp(norm(x))). */
@@ -102,7 +106,7 @@ function decoderLayer(
   x: Tensor,
   { rope, slidingWindow, isLast }: { rope: Tensor; slidingWindow: number; isLast: boolean },
 ): Tensor {
-  const norm = (x: Tensor, name: string): Tensor => blocks.norm(g, c, x, name, { weightOffset });
+  const norm = (x: Tensor, name: string): Tensor => blocks.norm(g, c, x, name, normOptions(c));
   const normed = norm(x, "input_layernorm");
   const attended = g.scope("self_attn", () => attention(g, c, normed, rope, slidingWindow));
   const [mixed, residual] = isLast ? blocks.takeOutputs(g, attended, x) : [attended, x];
@@ -123,8 +127,8 @@ function attention(
   slidingWindow: number,
 ): Tensor {
   const [query, key, value] = blocks.qkvProjection(g, c, x, { bias: c.attention_bias });
-  const q = blocks.headNorm(g, c, query, "q_norm", { weightOffset });
-  const k = blocks.headNorm(g, c, key, "k_norm", { weightOffset });
+  const q = blocks.headNorm(g, c, query, "q_norm", normOptions(c));
+  const k = blocks.headNorm(g, c, key, "k_norm", normOptions(c));
   const scale = 1 / Math.sqrt(c.query_pre_attn_scalar);
   return blocks.attend(g, c, [q, k, value], {
     rope,

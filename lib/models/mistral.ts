@@ -9,6 +9,8 @@ interface MistralConfig extends DecoderConfig {
   /** Tokens, 0: none (as in all releases after 7B v0.1). */
   readonly sliding_window: number;
   readonly rope: RopeParameters;
+  /** Whether queries and keys hold the pairs of the rotary embedding as neighbours. */
+  readonly rope_interleave: boolean;
 }
 
 /** Mistral 7B and its successors (Jiang et al. 2023, arXiv:2310.06825): Llama with a sliding window in all layers. */
@@ -18,12 +20,17 @@ export function mistral(config: ConfigReader): Family {
     ...shared,
     sliding_window: slidingWindow(config, 4096),
     rope: ropeParameters(config, { headDim: shared.head_dim }),
+    rope_interleave: config.boolean("rope_interleave", false),
   };
   return { config: c, build: (g) => build(g, c) };
 }
 
 function build(g: Graph, c: MistralConfig): Tensor {
-  const options = { rope: blocks.ropeTable(g, c.rope), slidingWindow: c.sliding_window };
+  const options = {
+    rope: blocks.ropeTable(g, c.rope),
+    interleaved: c.rope_interleave,
+    slidingWindow: c.sliding_window,
+  };
   let x = blocks.embedTokens(g, c);
   x = blocks.layers(g, c, x, (x, _, isLast) =>
     blocks.preNormLayer(g, c, x, isLast, {

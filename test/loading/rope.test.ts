@@ -295,6 +295,9 @@ test.each([
     "rope_scaling.beta_fast",
     scaling("yarn", { factor: 2, original_max_position_embeddings: 8, beta_fast: -1 }),
   ],
+  ["rope_scaling.factors", scaling("factors", {})],
+  ["rope_scaling.factors", scaling("factors", { factors: [1, 2, 3] })],
+  ["rope_scaling.factors", scaling("factors", { factors: [1, 1, 1, 0, 1, 1, 1, 1] })],
   ["rope_parameters.sliding_attention", { rope_parameters: { full_attention: {} } }],
 ])("a wrong %s is named", (field, config) => {
   expect(() => read(config, 16, "sliding_attention")).toThrow(
@@ -303,4 +306,14 @@ test.each([
       details: expect.objectContaining({ field }),
     }),
   );
+});
+
+test("factors divide the frequencies one by one", () => {
+  const factors = [1, 1, 1, 1, 2, 4, 8, 32];
+  const plain = inverseFrequencies(read({}, 16)).values;
+  const { values, attentionScaling } = inverseFrequencies(
+    read(scaling("factors", { factors }), 16),
+  );
+  expect(attentionScaling).toBe(1);
+  expect([...values]).toEqual(factors.map((factor, i) => plain[i]! / factor));
 });

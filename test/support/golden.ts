@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import type { ModelDtype } from "../../lib/graph/choose-dtype.js";
 import { compileModel } from "../../lib/models/model-definition.js";
 import { defineModel } from "../../lib/models/registry.js";
-import { openModelDirectory } from "../../lib/loading/model-directory.js";
+import { openModel } from "../../lib/loading/model-directory.js";
 import { readWeight } from "../../lib/loading/weights.js";
 import type { Plan } from "../../lib/graph/plan.js";
 import type { Checkpoint } from "../../lib/loading/safetensors.js";
@@ -44,9 +44,13 @@ export function goldenDirectory(name: string): string {
 
 export const goldenMaxTokens = 128;
 
-export async function loadGolden(name: string, dtype: ModelDtype = "f32"): Promise<Golden> {
-  const directory = goldenDirectory(name);
-  const { config, checkpoint } = await openModelDirectory(directory);
+/** @param path another copy of the same model, e.g. a GGUF file */
+export async function loadGolden(
+  name: string,
+  dtype: ModelDtype = "f32",
+  path: string = goldenDirectory(name),
+): Promise<Golden> {
+  const { config, checkpoint } = await openModel(path);
   const model = defineModel(config);
   const plan = compileModel(model, {
     maxTokens: goldenMaxTokens,
@@ -54,7 +58,13 @@ export async function loadGolden(name: string, dtype: ModelDtype = "f32"): Promi
     dtype,
   });
   const weights = await Promise.all(plan.weights.map((weight) => readWeight(checkpoint, weight)));
-  return { name, cases: await readCases(directory, plan.vocabSize), checkpoint, plan, weights };
+  return {
+    name,
+    cases: await readCases(goldenDirectory(name), plan.vocabSize),
+    checkpoint,
+    plan,
+    weights,
+  };
 }
 
 async function readCases(directory: string, vocabSize: number): Promise<GoldenCase[]> {
