@@ -1,0 +1,44 @@
+// Writes a model of random weights in a real shape, for measurements: what a step costs does not depend on the numbers.
+//
+//   node bench/make-model.mjs SHAPE TYPE OUT [--seed=N]
+//
+//   SHAPE  smollm2-135m, qwen2.5-0.5b, llama-3.2-1b, tiny
+//   TYPE   hf: OUT is a directory with bfloat16 safetensors
+//          f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k: OUT is a GGUF file
+//          q4_k_m: q4_k, with q6_k for the output, and for values and down projections in half of the layers
+//
+// Weights depend on shape and seed alone: every type holds the same model. As in llama.cpp, rows that are not a multiple of
+// 256 elements take q5_0 for q4_k, q5_1 for q5_k and q8_0 for q6_k; vectors stay float32. Activations keep their size from
+// layer to layer. Memory stays below 200 MB.
+import { blockFormats } from "./model/block-formats.mjs";
+import { shapes, tensorsOf } from "./model/shapes.mjs";
+import { writeDirectory } from "./model/write-directory.mjs";
+import { writeGguf } from "./model/write-gguf.mjs";
+
+const [shapeName, type, out] = process.argv.slice(2);
+const seed = process.argv.find((word) => word.startsWith("--seed="))?.slice(7) ?? "1";
+const shape = shapes[shapeName];
+if (shape === undefined || type === undefined || out === undefined) {
+  throw new Error("Usage: node bench/make-model.mjs SHAPE TYPE OUT [--seed=N]");
+}
+const tensors = tensorsOf(shape);
+if (type === "hf") writeDirectory(out, shape, tensors, { seed });
+else writeGguf(out, shape, tensors, { seed, name: `random ${shapeName}`, typeOf });
+
+/** The type of one tensor in the file. */
+function typeOf({ gguf, shape: dimensions }) {
+  const wanted = type === "q4_k_m" ? mixedType(gguf) : type.toUpperCase();
+  if (blockFormats[wanted] === undefined) throw new Error(`Unknown type ${type}`);
+  if (dimensions.length === 1) return "F32";
+  const fallbacks = { Q4_K: "Q5_0", Q5_K: "Q5_1", Q6_K: "Q8_0" };
+  return dimensions[1] % blockFormats[wanted].elements === 0 ? wanted : fallbacks[wanted];
+}
+
+/** More bits where they help most. */
+function mixedType(name) {
+  const isOutput =
+    name === "output.weight" || (name === "token_embd.weight" && shape.tie_word_embeddings);
+  const layer = /^blk\.(\d+)\.(?:attn_v|ffn_down)\./.exec(name)?.[1];
+  const isRich = layer !== undefined && Number(layer) % 2 === 0;
+  return isOutput || isRich ? "Q6_K" : "Q4_K";
+}
