@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { kvSlots } from "../graph/kv-groups.js";
 import { planToString } from "../graph/plan-to-string.js";
 import type { Plan, PlanWeight } from "../graph/plan.js";
 import { openModelDirectory } from "../loading/model-directory.js";
@@ -90,10 +91,10 @@ function weightBytes({ rows, cols, dtype }: PlanWeight): number {
   return rows * cols * bytesPerElement[dtype];
 }
 
-/** K and V of every layer. */
+/** K and V in all slots of every KV group. */
 function kvBytesPerToken(plan: Plan, dtype: "f32" | "bf16"): number {
-  const elements = plan.kvLayers.reduce((sum, kv) => sum + 2 * kv.numKvHeads * kv.headDim, 0);
-  return elements * bytesPerElement[dtype];
+  const elements = kvSlots(plan).reduce((sum, kv) => sum + 2 * kv.numKvHeads * kv.headDim, 0);
+  return plan.kvGroups.length * elements * bytesPerElement[dtype];
 }
 
 function tensorsByDtype(

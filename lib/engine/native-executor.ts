@@ -44,7 +44,7 @@ export interface NativeExecutorOptions extends DeviceSelection {
 export interface PlanMemory {
   readonly weights: number;
   readonly arena: number;
-  /** One KV block over all layers. */
+  /** One KV block over all slots. */
   readonly kvBlock: number;
 }
 
@@ -83,6 +83,7 @@ export async function createNativeExecutor(
     numBlocks: kv.numBlocks,
     blockSize: kv.blockSize,
     vocabSize: plan.vocabSize,
+    kvGroups: plan.kvGroups,
   };
   return {
     limits,

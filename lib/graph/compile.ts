@@ -1,6 +1,7 @@
 import { argumentError, assert } from "../errors.js";
 import { layOutArena } from "./arena.js";
 import type { Graph } from "./graph.js";
+import { groupKvLayers, type WindowedLayer } from "./kv-groups.js";
 import { opSpecs } from "./ops.js";
 import type { Plan, PlanStep } from "./plan.js";
 
@@ -35,13 +36,25 @@ export function compile(graph: Graph, options: CompileOptions): Plan {
   return {
     steps,
     weights: graph.weights.all.map((w) => ({ ...w, dtype: w.kind === "vector" ? "f32" : dtype })),
-    kvLayers: [...graph.kvLayers],
+    ...groupKvLayers(windowedLayers(graph)),
     arenaBytes: arena.bytes,
     maxTokens,
     maxOutputs,
     vocabSize: logits.width,
     logits: arena.operand(logits),
   };
+}
+
+/** A layer has the largest window of the attentions to it; none if one has none. */
+function windowedLayers({ kvLayers, steps }: Graph): WindowedLayer[] {
+  const windows = new Map<number, number>();
+  for (const { op, attributes } of steps) {
+    if (op !== "attention") continue;
+    const { layer = 0, slidingWindow = 0 } = attributes;
+    const other = windows.get(layer) ?? slidingWindow;
+    windows.set(layer, slidingWindow === 0 || other === 0 ? 0 : Math.max(slidingWindow, other));
+  }
+  return kvLayers.map((shape, layer) => ({ ...shape, slidingWindow: windows.get(layer) ?? 0 }));
 }
 
 function checkOptions({ maxTokens, maxOutputs, dtype }: CompileOptions): void {

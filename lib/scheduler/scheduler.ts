@@ -80,7 +80,8 @@ export class Scheduler {
     this.#policy = options.policy ?? fcfs;
     this.#maxBatchTokens = checkInteger("maxBatchTokens", maxBatchTokens, positive);
     this.#maxSequences = checkInteger("maxSequences", maxSequences, positive);
-    this.#maxChunkTokens = checkInteger("maxChunkTokens", maxChunkTokens, positive);
+    const maxChunk = checkInteger("maxChunkTokens", maxChunkTokens, positive);
+    this.#maxChunkTokens = Math.min(maxChunk, this.#maxBatchTokens);
   }
 
   get numWaiting(): number {
@@ -206,7 +207,7 @@ export class Scheduler {
     if (sequence.status !== "new") {
       throw argumentError("sequence", "a sequence that was never added", sequence);
     }
-    const needed = this.#blocks.blocksFor(sequence.maxNumTokens);
+    const needed = this.#blocks.peakBlocks(sequence.maxNumTokens, this.#maxChunkTokens);
     if (needed > this.#blocks.numUsableBlocks) throw tooLong(sequence, needed, this.#blocks);
   }
 
@@ -243,7 +244,7 @@ export class Scheduler {
       if (sequence === undefined) break;
       const prefix = this.#blocks.findPrefix(sequence, sequence.blockTable.cacheSalt);
       // All of it must fit, not only the first chunk: two half-computed prompts could else block each other.
-      unclaimed -= this.#blocksToAdmit(sequence, prefix);
+      unclaimed -= this.#blocks.blocksToAdmit(sequence.numTokens, this.#maxChunkTokens, prefix);
       if (unclaimed < 0) break;
       this.#waiting.shift();
       this.#admit(sequence, prefix);
@@ -254,11 +255,6 @@ export class Scheduler {
       spent += numTokens;
     }
     return spent;
-  }
-
-  /** Free blocks that a sequence takes, for what is not cached and for what is cached in blocks that are free. */
-  #blocksToAdmit({ numTokens }: Sequence, { blocks, numFreeBlocks }: CachedPrefix): number {
-    return this.#blocks.blocksFor(numTokens) - blocks.length + numFreeBlocks;
   }
 
   /** A sequence begins behind what the cache holds of it. */
@@ -287,7 +283,7 @@ export class Scheduler {
   #unclaimedBlocks(): number {
     let unclaimed = this.#blocks.numFreeBlocks;
     for (const { blockTable, numTokens } of this.#running) {
-      unclaimed -= this.#blocks.blocksNeeded(blockTable, numTokens - blockTable.numTokens);
+      unclaimed -= this.#blocks.blocksToReach(blockTable, numTokens, this.#maxChunkTokens);
     }
     return unclaimed;
   }
@@ -339,7 +335,7 @@ function tooLong(sequence: Sequence, needed: number, blocks: BlockManager): Pago
   const { numUsableBlocks, blockSize } = blocks;
   return new PagodaError(
     "ERR_CONTEXT_LENGTH",
-    `${sequence.maxNumTokens} tokens need ${needed} blocks of ${blockSize} tokens, but the KV cache has ${numUsableBlocks}`,
+    `${sequence.maxNumTokens} tokens need ${needed} blocks of ${blockSize} tokens at once, but the KV cache has ${numUsableBlocks}`,
     { details: { tokens: sequence.maxNumTokens, blocks: needed, available: numUsableBlocks } },
   );
 }

@@ -47,6 +47,8 @@ export class Sequence {
   /** Leading tokens whose K and V are in the cache. */
   numComputedTokens = 0;
   numPreemptions = 0;
+  /** Kept by the block manager: a sequence that waits is looked up in every step. */
+  readonly blockHashes: number[] = [];
   /** Tokens that were found in the prefix cache when it ran for the first time. */
   numCachedTokens = 0;
   #numTokens: number;

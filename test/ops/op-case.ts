@@ -1,7 +1,7 @@
 import type { StepInput } from "../../lib/engine/step.js";
 import type { Op } from "../../lib/graph/ops.js";
 import type {
-  KvLayer,
+  KvShape,
   Operand,
   Plan,
   PlanStep,
@@ -48,7 +48,7 @@ export interface OpCase {
   readonly tensors: Readonly<Record<string, CaseTensor>>;
   readonly weights?: Readonly<Record<string, CaseWeight>>;
   readonly ops: readonly CaseOp[];
-  readonly kv?: { readonly layer: KvLayer } & KvCacheOptions;
+  readonly kv?: { readonly layer: KvShape } & KvCacheOptions;
   readonly vocabSize?: number;
   readonly runs: readonly CaseRun[];
 }
@@ -90,7 +90,8 @@ export function planCase(opCase: OpCase, dtype: WeightDtype, layout: Layout): Ca
     weights: named.map(([name, { kind, rows, cols, data }]) => {
       return { name, kind, rows, cols, dtype: kind === "vector" ? "f32" : dtype, source: { data } };
     }),
-    kvLayers: opCase.kv === undefined ? [] : [opCase.kv.layer],
+    kvLayers: opCase.kv === undefined ? [] : [{ ...opCase.kv.layer, group: 0, slot: 0 }],
+    kvGroups: [{ slidingWindow: 0 }],
     arenaBytes: place.bytes(),
     maxTokens,
     maxOutputs,
