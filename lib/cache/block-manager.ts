@@ -89,7 +89,12 @@ export class BlockManager {
   #numHitTokens = 0;
 
   constructor(options: BlockManagerOptions) {
-    const { numBlocks, blockSize, prefixSharing = true, kvGroups = [{ slidingWindow: 0 }] } = options;
+    const {
+      numBlocks,
+      blockSize,
+      prefixSharing = true,
+      kvGroups = [{ slidingWindow: 0 }],
+    } = options;
     this.blockSize = checkInteger("blockSize", blockSize, { min: 1, max: 256 });
     if (kvGroups.length === 0) throw argumentError("kvGroups", "at least one group", kvGroups);
     for (const [i, { slidingWindow }] of kvGroups.entries()) {
@@ -292,7 +297,8 @@ export class BlockManager {
    * needed. Changes nothing.
    */
   findPrefix(source: TokenSource, cacheSalt: string | undefined): CachedPrefix {
-    if (!this.#isSharing || this.#prefixes.numBlocks === 0) return emptyPrefix(this.kvGroups.length);
+    if (!this.#isSharing || this.#prefixes.numBlocks === 0)
+      return emptyPrefix(this.kvGroups.length);
     const tokens = tokensOf(source, cacheSalt);
     return findLongestPrefix(tokens, this.kvGroups, this.blockSize, this.#store);
   }

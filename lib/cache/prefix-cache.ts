@@ -266,7 +266,7 @@ export class PrefixCache {
 
   /** Removes an empty node, and those before it that now lead nowhere. */
   #drop(node: PrefixNode): void {
-    for (let next: PrefixNode | undefined = node; next !== undefined; ) {
+    for (let next: PrefixNode | undefined = node; next !== undefined;) {
       this.#unlink(next);
       this.#empty.delete(next);
       const parent: PrefixNode | undefined = next.parent;

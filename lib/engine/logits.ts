@@ -67,7 +67,7 @@ export class LogitsQueue {
     const job: Job = {
       ids,
       table: new BlockTable(),
-      chunkSize: Math.min(rows, this.#maxChunk),
+      chunkSize: this.#chunkSize(ids, rows),
       runChunk: async (input, start) => {
         logits.set(await this.#executor.logits(input), start * vocabSize);
       },
@@ -93,7 +93,7 @@ export class LogitsQueue {
     const job: Job = {
       ids,
       table: new BlockTable(),
-      chunkSize: this.#maxChunk,
+      chunkSize: this.#chunkSize(ids),
       runChunk: async (input, start) => {
         const output = await this.#executor.execute(scoringInput(input, ids, start, count));
         if (output.finite.includes(0)) return this.#reject(job, nonFinite());
@@ -105,9 +105,15 @@ export class LogitsQueue {
     return this.#run(job, result.promise, signal);
   }
 
-  get #maxChunk(): number {
+  /** Tokens run at once: at most `maxRows`, and no more than the pool can hold behind windows. */
+  #chunkSize({ length }: Int32Array, maxRows = Infinity): number {
     const { maxTokens, maxOutputs } = this.#executor.limits;
-    return Math.min(maxTokens, maxOutputs);
+    const { numUsableBlocks } = this.#blocks;
+    let chunk = Math.min(maxRows, maxTokens, maxOutputs);
+    while (chunk > 1 && this.#blocks.peakBlocks(length, chunk) > numUsableBlocks) {
+      chunk = Math.ceil(chunk / 2);
+    }
+    return chunk;
   }
 
   async #run<T>(job: Job, result: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
