@@ -6,7 +6,8 @@ const shape = { numKvHeads: 2, headDim: 8 };
 
 /** Layers with these windows, 0: none. */
 function layers(...windows: readonly number[]): WindowedLayer[] {
-  return windows.map((slidingWindow) => ({ ...shape, slidingWindow }));
+  const { numKvHeads, headDim } = shape;
+  return windows.map((slidingWindow) => ({ numKvHeads, headDim, slidingWindow }));
 }
 
 /** `count` layers of which each `period`-th sees all tokens. */
@@ -18,7 +19,12 @@ describe("layers of one window", () => {
   it.each([0, 4096])("are one group with a slot each (window %i)", (window) => {
     const { kvGroups, kvLayers } = groupKvLayers(layers(window, window, window));
     expect(kvGroups).toEqual([{ slidingWindow: window }]);
-    expect(kvLayers).toEqual([0, 1, 2].map((slot) => ({ ...shape, group: 0, slot })));
+    const { numKvHeads, headDim } = shape;
+    expect(kvLayers).toEqual(
+      [0, 1, 2].map((slot) => {
+        return { numKvHeads, headDim, group: 0, slot };
+      }),
+    );
   });
 
   it("may differ in shape", () => {
@@ -46,7 +52,7 @@ describe("layers of several windows", () => {
     [5, 5, 1, 5, 0],
   ])("%i, each %i. full: %i slots, %i groups", (count, period, slots, groups, unused) => {
     const { kvGroups, kvLayers } = groupKvLayers(pattern(count, period));
-    expect(kvSlots({ kvLayers })).toEqual(Array(slots).fill(shape));
+    expect(kvSlots({ kvLayers })).toEqual(Array.from({ length: slots }, () => shape));
     expect(kvGroups).toHaveLength(groups);
     expect(slots * groups - kvLayers.length).toBe(unused);
     const places = kvLayers.map(({ group, slot }) => group * slots + slot);
