@@ -21,8 +21,15 @@ export const errorCodes = {
   ERR_TOKEN_ID: "A token id is not an integer inside the vocabulary",
   ERR_CONTEXT_LENGTH: "The prompt does not fit the context length or the KV cache",
   ERR_MEMORY: "Memory for weights, KV cache or workspace could not be allocated",
+  ERR_SESSION_BUSY: "The session's last turn has not ended yet; fork the session to branch",
   ERR_QUEUE_FULL: "Too many requests are waiting; try again later",
   ERR_NON_FINITE: "The model produced logits that are NaN or infinite for this request",
+  ERR_SESSION_NOT_FOUND: "The session file does not exist or cannot be read",
+  ERR_SESSION_CORRUPT:
+    "The session file breaks its format, is damaged, or is of an unknown version; details.reason says what",
+  ERR_SESSION_MISMATCH:
+    "The session belongs to another model; details.expected and details.received are fingerprints",
+  ERR_SESSION_WRITE: "The session file could not be written; the cause says why",
   ERR_ABORTED: "The operation was cancelled by its AbortSignal or by cancel()",
   ERR_CLOSED: "The engine is closed",
   ERR_INTERNAL: "An invariant of the engine does not hold; please report it",

@@ -33,9 +33,11 @@ export type {
 
 /** Requests, and what comes back. */
 export type {
+  BeamOptions,
   ChatRequest,
   Delta,
   FinishReason,
+  GeneratedOutput,
   GenerateRequest,
   GenerateResult,
   Generation,
@@ -47,6 +49,15 @@ export type {
   Usage,
   XtcOptions,
 } from "./engine/types.js";
+
+/** Conversations and texts that keep their K and V between turns. */
+export type {
+  Session,
+  SessionChatRequest,
+  SessionGenerateRequest,
+  SessionOptions,
+  SessionUsage,
+} from "./engine/session-types.js";
 
 /** Messages of a conversation, in OpenAI's shape. */
 export type {

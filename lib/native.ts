@@ -82,7 +82,7 @@ export interface NativeEngine {
   openDevice(): number;
   /** Job: what `plan` needs on this device. Values: weights, arena and one KV block over all slots, in bytes, (low, high) each. */
   measure(plan: Plan, kv: Omit<KvCacheOptions, "numBlocks">): number;
-  /** Job, once: checks the plan, then allocates arena, KV cache and weights. */
+  /** Job, once: checks the plan, then allocates arena, KV cache and weights. Values: bytes of a KV block, (low, high). */
   open(plan: Plan, kv: KvCacheOptions, maxRequests: number): number;
   /** Job: reads the parts from their files and packs them. */
   loadWeight(index: number, parts: readonly NativeWeightPart[]): number;
@@ -97,6 +97,10 @@ export interface NativeEngine {
   stepLogits(input: StepInput): number;
   /** Job: as the end of `step`, on logits [S, vocabSize]. */
   sampleRows(logits: Float32Array, sampling: SamplingInput): number;
+  /** Job: Bytes: these blocks over all KV memories, block after block. */
+  readBlocks(blocks: Int32Array): number;
+  /** Job: the reverse; all is checked before any is written. Both arrays are copied at once. */
+  writeBlocks(blocks: Int32Array, bytes: Uint8Array): number;
   /** Job: copies `data` into the arena at `offset` bytes (for tests and single kernels). */
   writeArena(offset: number, data: Float32Array): number;
   /** Job: Floats: `length` elements of the arena from `offset` bytes. */
@@ -116,6 +120,8 @@ export interface NativeEngine {
   takeError(job: number): { readonly code: string; readonly message: string };
   /** Floats of a drained job; once a job. */
   takeFloats(job: number): Float32Array;
+  /** Bytes of a drained job; once a job. */
+  takeBytes(job: number): Uint8Array;
   /** Whether waiting for jobs keeps the process alive; it does not at first. */
   ref(): void;
   unref(): void;

@@ -32,6 +32,7 @@ void runGuarded(const EngineThread::Job& job, Completion& completion) {
   }
   completion.values.clear();
   completion.floats.clear();
+  completion.bytes.clear();
 }
 
 }  // namespace
@@ -132,7 +133,7 @@ size_t EngineThread::drain(int32_t* into, size_t words) {
     std::copy(next.values.begin(), next.values.end(), into + written + kHeaderWords);
     written += need;
     const int32_t job = next.job;
-    if (failed || !next.floats.empty()) kept_[job] = std::move(next);
+    if (failed || !next.floats.empty() || !next.bytes.empty()) kept_[job] = std::move(next);
     completions_.pop_front();
   }
   return written;

@@ -24,6 +24,7 @@ struct Completion {
   std::string message;          // where status is not PAGODA_OK
   std::vector<int32_t> values;  // drained with the completion
   std::vector<float> floats;    // fetched by `take`
+  std::vector<uint8_t> bytes;   // fetched by `take`
 };
 
 class EngineThread {
@@ -49,9 +50,9 @@ class EngineThread {
   const std::atomic<bool>& closing() const { return closing_; }
 
   /// Moves completions into `into` as [job, failed, count, values...] while they fit; returns the words written: call
-  /// it until it returns 0. Failures and results with floats are kept for `take`.
+  /// it until it returns 0. Failures and results with floats or bytes are kept for `take`.
   size_t drain(int32_t* into, size_t words);
-  /// The completion of a drained job that failed or left floats; removes it. False if there is none.
+  /// The completion of a drained job that failed or left floats or bytes; removes it. False if there is none.
   bool take(int32_t job, Completion* completion);
 
  private:

@@ -36,6 +36,9 @@ class Runner {
   /// The weight at its place in device memory.
   const PagodaWeight& weight(int32_t index) const;
   Device& device() { return device_; }
+  const KvOptions& kvOptions() const { return kv_; }
+  /// What the physical blocks lie in: each memory holds its part of all `numBlocks` blocks, one after the other.
+  const std::vector<DeviceMemory>& kvMemory() const { return kvMemory_; }
 
   /// Runs every step of the plan and draws a token for each output row.
   StepResult run(const StepInput& step);

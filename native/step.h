@@ -70,7 +70,7 @@ struct StepInput {
 };
 
 /// Log-probabilities of one token at most: what `topIds` may hold a row.
-constexpr int32_t kMaxLogprobs = 20;
+constexpr int32_t kMaxLogprobs = 128;
 
 /// Throws PAGODA_INVALID, naming the array, unless the step can run on this plan without touching foreign memory.
 void checkStep(const StepInput& step, const PlanSpec& plan, const KvOptions& kv, int32_t maxRequests);

@@ -324,16 +324,47 @@ export class BlockManager {
 
   /**
    * Keeps what is cached now of a prefix, whole blocks only, from being reused. The pin's `numTokens` says how much.
-   * A scheduler gives pins up, oldest first, when a sequence could not run otherwise.
+   * A scheduler gives pins up, oldest first, before a sequence has to wait for blocks or is preempted.
    */
   pin(tokenIds: Int32Array, cacheSalt?: string): BlockTable {
-    const pin = new BlockTable(cacheSalt);
+    const pin = this.hold(tokenIds, cacheSalt);
+    this.#pins.add(pin);
+    return pin;
+  }
+
+  /** A table of what is cached now of a prefix, whole blocks only, for its caller to free. */
+  hold(tokenIds: Int32Array, cacheSalt: string | undefined): BlockTable {
+    const table = new BlockTable(cacheSalt);
     const oneMore = new Int32Array(tokenIds.length + 1); // a lookup leaves one token to be computed
     oneMore.set(tokenIds);
     const prefix = this.findPrefix({ tokenIds: oneMore }, cacheSalt);
-    if (prefix.numFreeBlocks <= this.numFreeBlocks) this.adopt(pin, prefix);
-    this.#pins.add(pin);
-    return pin;
+    if (prefix.numFreeBlocks <= this.numFreeBlocks) this.adopt(table, prefix); // else they are promised
+    return table;
+  }
+
+  /**
+   * A table with blocks for a prefix of whole blocks that the cache does not hold, for its caller to fill and to free: those
+   * that the token behind it attends to. Undefined where the cache holds it, or lacks free blocks.
+   */
+  prepare(tokenIds: Int32Array, cacheSalt: string | undefined): BlockTable | undefined {
+    const table = this.hold(tokenIds, cacheSalt);
+    const numTokens = tokenIds.length;
+    const isHeld = table.numTokens === numTokens;
+    this.free(table);
+    const numBlocks = this.blocksFor(numTokens);
+    const needed = this.#sum((group) => numBlocks - group.firstSeenBlock(numTokens));
+    if (isHeld || needed > this.numFreeBlocks) return undefined;
+    table.reserve(this.#groups.length, numBlocks);
+    for (const group of this.#groups) group.prepare(table, numTokens);
+    table.numBlocks = numBlocks;
+    table.numTokens = numTokens;
+    return table;
+  }
+
+  /** int32, all blocks that a table holds, in an order that depends on its tokens' number alone. */
+  blocksOf({ groups, numBlocks }: BlockTable): Int32Array {
+    const held = groups.map(({ blocks, numReleased }) => blocks.subarray(numReleased, numBlocks));
+    return Int32Array.from(held.flatMap((blocks) => [...blocks]));
   }
 
   /** Nothing happens when the pin was given up. */
@@ -376,9 +407,11 @@ export class BlockManager {
 
   /** Stops where the block before is not in the cache: nobody could find what follows. */
   #addToCache(table: BlockTable, tokens: PrefixTokens, numFull: number): void {
+    let before = this.#addLead(table, tokens, numFull);
     while (table.numHashedBlocks < numFull) {
       const index = table.numHashedBlocks;
-      const parent = index === 0 ? undefined : this.#nodeAt(table, index - 1);
+      const parent = before ?? (index === 0 ? undefined : this.#nodeAt(table, index - 1));
+      before = undefined;
       if (index > 0 && parent === undefined) return;
       for (const [group, { blocks }] of table.groups.entries()) {
         const block = blocks[index]!;
@@ -387,6 +420,21 @@ export class BlockManager {
       }
       table.numHashedBlocks++;
     }
+  }
+
+  /**
+   * The way to the first block of a table that was prepared and has none of the blocks before, in any group. Returns the
+   * last node of it; undefined where the table begins with a block.
+   */
+  #addLead(table: BlockTable, tokens: PrefixTokens, numFull: number): PrefixNode | undefined {
+    if (table.numHashedBlocks > 0) return undefined;
+    const numLead = Math.min(...table.groups.map(({ numReleased }) => numReleased));
+    if (numLead === 0 || numLead >= numFull) return undefined;
+    let node: PrefixNode | undefined;
+    while (table.numHashedBlocks < numLead) {
+      node = this.#prefixes.addEmpty(node, tokens, table.numHashedBlocks++);
+    }
+    return node;
   }
 
   /** The node of logical block `index`; undefined where no group's block is cached, or all were given back. */

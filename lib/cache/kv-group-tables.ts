@@ -74,14 +74,14 @@ export class KvGroupTables {
   releaseBehind(table: BlockTable, numTokens: number): number {
     const group = this.#of(table);
     const before = group.numReleased;
-    const first = firstSeenBlock(this.group, this.#blockSize, numTokens);
+    const first = this.firstSeenBlock(numTokens);
     while (group.numReleased < first) this.release(table, group.numReleased++);
     return group.numReleased - before;
   }
 
   /** Whether the blocks that a fork of the first `numTokens` tokens would attend to are still there. */
   canFork(parent: BlockTable, numTokens: number): boolean {
-    const first = firstSeenBlock(this.group, this.#blockSize, numTokens);
+    const first = this.firstSeenBlock(numTokens);
     return first >= this.#of(parent).numReleased;
   }
 
@@ -106,6 +106,19 @@ export class KvGroupTables {
       else this.#store.pool.touch(block);
       group.blocks[i] = block;
     }
+  }
+
+  /** First logical block that the token at position `numTokens` attends to. */
+  firstSeenBlock(numTokens: number): number {
+    return firstSeenBlock(this.group, this.#blockSize, numTokens);
+  }
+
+  /** Begins an empty table with new blocks, from the first one that the token at position `numTokens` attends to. */
+  prepare(table: BlockTable, numTokens: number): void {
+    const group = this.#of(table);
+    group.numReleased = this.firstSeenBlock(numTokens);
+    const numBlocks = Math.ceil(numTokens / this.#blockSize);
+    for (let i = group.numReleased; i < numBlocks; i++) group.blocks[i] = this.#store.take();
   }
 
   /** Blocks that others hold, too. */

@@ -30,11 +30,12 @@ export function peakBlocks(
 
 /**
  * Blocks that a group holds at most in a step that computes `chunk` tokens from position p on: those of the positions
- * p - slidingWindow + 1 to p + chunk - 1, wherever among them blocks begin.
+ * p - slidingWindow + 1 to p + chunk - 1, and of one before, as the last token of a branching sequence may be computed
+ * again, wherever among them blocks begin.
  */
 export function chunkBlocks(slidingWindow: number, blockSize: number, chunk: number): number {
   if (slidingWindow === 0) return Infinity;
-  const held = slidingWindow - 1 + chunk;
+  const held = slidingWindow + chunk;
   return Math.ceil((held - 1) / blockSize) + 1;
 }
 

@@ -138,10 +138,21 @@ export class PrefixCache {
       this.#findHashed(hash, parent, tokens, index) ?? this.#insert(hash, parent, tokens, index);
     if (!this.#has(node, group)) this.#tellStored(node, group);
     this.#empty.delete(node);
+    this.#dropOldest();
     node.blocks.push(block);
     this.#nodeOf[block] = node;
     this.#groupOf[block] = group;
     this.#numBlocks++;
+  }
+
+  /** The node of a logical block that no group holds, as the way to those that follow. Some that has a block must. */
+  addEmpty(parent: PrefixNode | undefined, tokens: PrefixTokens, index: number): PrefixNode {
+    const hash = this.#hashOf(parent, tokens, index);
+    const found = this.#findHashed(hash, parent, tokens, index);
+    if (found !== undefined) return found;
+    const node = this.#insert(hash, parent, tokens, index);
+    this.#empty.add(node);
+    return node;
   }
 
   /** The block can no longer be found. */
@@ -156,7 +167,7 @@ export class PrefixCache {
     if (node.blocks.length > 0) return;
     this.#empty.add(node);
     if (node.numChildren === 0) this.#drop(node);
-    else if (this.#empty.size > emptyNodesPerBlock * this.#nodeOf.length) this.#dropOldest();
+    else this.#dropOldest();
   }
 
   clear(): void {
@@ -276,8 +287,12 @@ export class PrefixCache {
     }
   }
 
+  /** Removes empty nodes, oldest first, while they are too many. */
   #dropOldest(): void {
-    for (const node of this.#empty) return this.#drop(node);
+    for (const node of this.#empty) {
+      if (this.#empty.size <= emptyNodesPerBlock * this.#nodeOf.length) return;
+      this.#drop(node);
+    }
   }
 
   #unlink(node: PrefixNode): void {

@@ -56,7 +56,5 @@ async function printText(generation: Generation, console: Console): Promise<void
 }
 
 async function printJson(generation: Generation, console: Console): Promise<void> {
-  const { text, tokenIds, promptTokenIds, finishReason, usage } = await generation;
-  const result = { text, tokenIds, promptTokenIds, finishReason, usage };
-  await console.write(`${JSON.stringify(result)}\n`);
+  await console.write(`${JSON.stringify(await generation)}\n`);
 }

@@ -1,4 +1,3 @@
-import { readFileSync } from "node:fs";
 import { parseArguments } from "./arguments.js";
 import { build } from "./build.js";
 import { chat } from "./chat.js";
@@ -12,6 +11,7 @@ import { logits } from "./logits.js";
 import { UsageError } from "./option.js";
 import { serve } from "./serve.js";
 import { closest } from "./suggestion.js";
+import { packageVersion } from "../version.js";
 
 const commands: readonly Command[] = [generate, chat, serve, logits, inspect, build];
 
@@ -37,7 +37,7 @@ async function dispatch(words: readonly string[], console: Console): Promise<num
     return help(rest[0], first === undefined, console);
   }
   if (first === "--version" || first === "-v") {
-    await console.write(`${version()}\n`);
+    await console.write(`${packageVersion()}\n`);
     return 0;
   }
   const command = findCommand(first);
@@ -85,9 +85,4 @@ function outputExitCode(console: Console): number {
   if (!aborted || (reason as NodeJS.ErrnoException).code === "EPIPE") return 0;
   console.warn(errorLine(reason));
   return 1;
-}
-
-function version(): string {
-  const file = new URL("../../package.json", import.meta.url);
-  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
 }

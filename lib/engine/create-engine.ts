@@ -2,6 +2,7 @@ import { randomInt } from "node:crypto";
 import { readEnvironment } from "../environment.js";
 import { planToString } from "../graph/plan-to-string.js";
 import { openModelDirectory, type ModelDirectory } from "../loading/model-directory.js";
+import { fingerprintModel } from "../loading/model-fingerprint.js";
 import { throwIfAborted } from "../loading/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../loading/tokenizer.js";
 import { onAbort } from "./abort.js";
@@ -31,6 +32,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   progress.report({ phase: "open", loaded: 0, total: 0 });
   const directory = await openModelDirectory(checked.model, signal === undefined ? {} : { signal });
   const prepared = await prepare(directory, checked);
+  const fingerprint = await fingerprintModel(directory, signal === undefined ? {} : { signal });
   checkMemoryFits(prepared.memory, prepared.kv.numBlocks, prepared.availableMemory);
   throwIfAborted(signal);
   const [executor, tokenizer] = await loadTogether(
@@ -39,7 +41,13 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     signal,
   );
   const total = sum(prepared.sources.bytes);
-  const info = describeEngine(directory, prepared, executor, tokenizer, startedAt);
+  const info = describeEngine(
+    { ...directory, fingerprint },
+    prepared,
+    executor,
+    tokenizer,
+    startedAt,
+  );
   const { scheduler } = checked;
   const { generation } = directory;
   const { prefixSharing } = checked.kvCache;
@@ -99,7 +107,7 @@ async function loadTogether(
 }
 
 function describeEngine(
-  { name, generation }: ModelDirectory,
+  { name, generation, fingerprint }: ModelDirectory & { readonly fingerprint: string },
   { model, plan, memory, dtype, kv, maxModelLen }: Prepared,
   { device }: NativeExecutor,
   tokenizer: Tokenizer | undefined,
@@ -117,6 +125,7 @@ function describeEngine(
       eosTokenIds: [...new Set([...generation.eosTokenIds, ...(tokenizer?.eosTokenIds ?? [])])],
       hasTokenizer: tokenizer !== undefined,
       hasChatTemplate: tokenizer?.hasChatTemplate ?? false,
+      fingerprint,
     },
     device,
     kvCache: { ...kv, memory: kv.numBlocks * memory.kvBlock },

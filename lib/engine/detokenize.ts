@@ -1,24 +1,24 @@
 import type { StreamInput, Tokenizer } from "../loading/tokenizer.js";
 import type { DrawnToken } from "../scheduler/scheduler.js";
-import type { LiveRequest } from "./live-request.js";
-import type { TokenLogprob } from "./types.js";
+import type { LiveOutput } from "./live-output.js";
+import type { FinishReason, TokenLogprob } from "./types.js";
 
-/** A drawn token on its way to its request. */
+/** Drawn tokens on their way to their output. */
 export interface Emission {
-  readonly request: LiveRequest;
-  readonly token: number;
-  readonly finishReason?: DrawnToken["finishReason"];
-  /** When the request asks for it. */
-  readonly logprob?: TokenLogprob | undefined;
+  readonly output: LiveOutput;
+  readonly tokenIds: readonly number[];
+  readonly finishReason?: DrawnToken["finishReason"] | FinishReason;
+  /** One a token, where the output needs them. */
+  readonly logprobs?: readonly TokenLogprob[];
 }
 
 /** Steps whose text may be outstanding; the engine then waits for the tokenizer instead of running further ahead. */
 const maxLag = 32;
 
 /**
- * Brings drawn tokens to their requests with the text that they make complete. Each step is one message to the
+ * Brings drawn tokens to their outputs with the text that they make complete. Each step is one message to the
  * tokenizer's worker, and later steps do not wait for the answer. Tokens arrive in the order in which they were drawn,
- * one a step, so a stop text that is found late still ends the request at exactly the token that completed it.
+ * one a step, so a stop text that is found late still ends the output at exactly the token that completed it.
  */
 export class Detokenizer {
   readonly #tokenizer: Tokenizer | undefined;
@@ -30,14 +30,14 @@ export class Detokenizer {
     this.#tokenizer = tokenizer;
   }
 
-  open({ id, request }: LiveRequest, promptIds: Int32Array): void {
-    const { skipSpecialTokens } = request;
-    this.#tokenizer?.openStream(id, promptIds, { skipSpecialTokens });
+  open({ streamId, owner }: LiveOutput, promptIds: Int32Array): void {
+    const { skipSpecialTokens } = owner.request;
+    this.#tokenizer?.openStream(streamId, promptIds, { skipSpecialTokens });
   }
 
-  /** Forgets a request; nothing happens when its stream has ended. */
-  close({ id }: LiveRequest): void {
-    this.#tokenizer?.closeStream(id);
+  /** Forgets an output; nothing happens when its stream has ended. */
+  close({ streamId }: LiveOutput): void {
+    this.#tokenizer?.closeStream(streamId);
   }
 
   /** The tokens of one step. */
@@ -69,20 +69,21 @@ export class Detokenizer {
       deliver(step, new Map(outputs.map(({ id, text }) => [id, text])));
     } catch (error) {
       await previous;
-      for (const { request } of step) request.fail(error);
+      for (const { output } of step) output.owner.fail(error);
     }
   }
 }
 
 function deliver(step: readonly Emission[], texts: ReadonlyMap<number, string>): void {
-  for (const { request, token, finishReason, logprob } of step) {
-    request.deliver(token, texts.get(request.id) ?? "", finishReason, logprob);
+  for (const { output, tokenIds, finishReason, logprobs } of step) {
+    output.deliver(tokenIds, texts.get(output.streamId) ?? "", finishReason, logprobs);
   }
 }
 
-/** A token that ended its request by itself is not part of the text, unless the request wants it to be. */
-function streamInput({ request, token, finishReason }: Emission): StreamInput {
-  const { includeStop } = request.request;
-  const isText = finishReason === undefined || finishReason === "length" || includeStop;
-  return { id: request.id, tokens: isText ? [token] : [], last: finishReason !== undefined };
+/** A token that ended its output by itself is not part of the text, unless the request wants it to be. */
+function streamInput({ output, tokenIds, finishReason }: Emission): StreamInput {
+  const isCut =
+    (finishReason === "stop" || finishReason === "error") && !output.owner.request.includeStop;
+  const tokens = isCut ? tokenIds.slice(0, -1) : tokenIds;
+  return { id: output.streamId, tokens, last: finishReason !== undefined };
 }

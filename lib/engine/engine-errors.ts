@@ -26,3 +26,10 @@ export function engineFailure(cause: unknown): PagodaError {
   const reason = cause instanceof Error ? cause.message : String(cause);
   return new PagodaError("ERR_BACKEND_FAILED", `A step failed: ${reason}`, { cause });
 }
+
+/** Of a request's logits, after so many tokens of an output. */
+export function nonFinite(numOutputTokens: number): PagodaError {
+  const message =
+    "The model produced logits that are NaN or infinite, or the request rules out every token";
+  return new PagodaError("ERR_NON_FINITE", message, { details: { outputTokens: numOutputTokens } });
+}

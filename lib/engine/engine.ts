@@ -3,21 +3,15 @@ import { BlockManager, type BlockManagerOptions } from "../cache/block-manager.j
 import { assert, PagodaError } from "../errors.js";
 import type { GenerationDefaults } from "../loading/generation-config.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
-import { hasControlTexts, resolveTexts } from "../sampling/check-sampling.js";
-import { samplingDefaults, type SamplingParams } from "../sampling/sampling-params.js";
+import { samplingDefaults } from "../sampling/sampling-params.js";
 import { Batch } from "../scheduler/batch.js";
-import {
-  Scheduler,
-  type DrawnToken,
-  type ScheduledStep,
-  type SchedulerOptions,
-} from "../scheduler/scheduler.js";
-import { Sequence } from "../scheduler/sequence.js";
-import { Detokenizer, type Emission } from "./detokenize.js";
-import { engineFailure, missingTokenizer, queueFull } from "./engine-errors.js";
+import { Scheduler, type SchedulerOptions } from "../scheduler/scheduler.js";
+import { Detokenizer } from "./detokenize.js";
+import { engineFailure, queueFull } from "./engine-errors.js";
 import type { Executor } from "./executor.js";
 import type { EngineEventListener, EngineEvents } from "./events.js";
-import { LiveRequest, type Outcome } from "./live-request.js";
+import { Intake, type PromptSource } from "./intake.js";
+import type { LiveRequest, OnSettled } from "./live-request.js";
 import { LogitsQueue } from "./logits.js";
 import { executeStep } from "./logits-processor.js";
 import { Monitor } from "./monitor.js";
@@ -25,11 +19,15 @@ import {
   checkChatRequest,
   checkGenerateRequest,
   checkLogitsIds,
-  checkPromptLength,
-  checkVocabulary,
   type CheckedRequest,
   type RequestLimits,
 } from "./request.js";
+import { Requests } from "./requests.js";
+import { SessionBlocks } from "./session-blocks.js";
+import type { SessionHost } from "./session.js";
+import type { Session, SessionOptions } from "./session-types.js";
+import { beginSession, restoreSession, saveSession, type SessionStore } from "./sessions.js";
+import { concatenate } from "./token-ids.js";
 import { drawnLogprobs } from "./token-logprobs.js";
 import type {
   ChatRequest,
@@ -38,7 +36,6 @@ import type {
   EngineStats,
   GenerateRequest,
   Generation,
-  TokenLogprob,
 } from "./types.js";
 
 /** What an engine is made of. It owns executor and tokenizer, and closes them. */
@@ -67,9 +64,10 @@ export class LlmEngine implements Engine {
   readonly #limits: RequestLimits;
   /** Requests that have not ended at most. */
   readonly #maxLive: number;
-  /** By request id, which is its sequence's id, too. */
-  readonly #live: Map<number, LiveRequest> = new Map();
-  readonly #counts = { requests: 0, promptTokens: 0, outputTokens: 0 };
+  readonly #intake: Intake;
+  readonly #requests: Requests;
+  readonly #sessionStore: SessionStore;
+  readonly #sessionHost: SessionHost;
   /** Set while there is work. */
   #loop: Promise<void> | undefined;
   /** Why the engine takes no more work: it failed, or was closed. */
@@ -93,33 +91,36 @@ export class LlmEngine implements Engine {
     this.#batch = new Batch(this.#blocks);
     this.#logits = new LogitsQueue(executor, this.#blocks);
     this.#detokenizer = new Detokenizer(tokenizer);
+    this.#requests = new Requests(this.#scheduler, this.#detokenizer, this.#monitor);
     this.#limits = {
       vocabSize: limits.vocabSize,
       maxModelLen: info.model.maxModelLen,
       eosTokenIds: new Set(info.model.eosTokenIds),
       sampling: samplingDefaults(generation),
     };
+    this.#intake = new Intake(tokenizer, this.#limits, (...job) => this.#score(...job));
     this.#maxLive = scheduler.maxSequences + scheduler.maxQueue;
+    const blocks = new SessionBlocks(this.#blocks, executor);
+    this.#sessionStore = { blocks, executor, fingerprint: info.model.fingerprint };
+    this.#sessionHost = this.#hostSessions(blocks);
   }
 
   generate(request: GenerateRequest): Generation {
-    this.#checkUsable();
-    const { prompt, request: checked } = checkGenerateRequest(request, this.#limits);
-    this.#checkTexts(checked);
-    if (typeof prompt !== "string") return this.#start(checked, prompt);
-    const tokenizer = this.#requireTokenizer("a text prompt");
-    const { addSpecialTokens } = checked;
-    return this.#start(checked, () => tokenizer.encode(prompt, { addSpecialTokens }));
+    return this.#generate(request, undefined);
   }
 
   chat(request: ChatRequest): Generation {
+    return this.#chat(request);
+  }
+
+  session(options: SessionOptions = {}): Session {
     this.#checkUsable();
-    const { messages, request: checked } = checkChatRequest(request, this.#limits);
-    const tokenizer = this.#requireTokenizer("chat");
-    return this.#start(checked, async () => {
-      const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
-      return tokenizer.encode(text, { addSpecialTokens: false });
-    });
+    return beginSession(this.#sessionHost, options);
+  }
+
+  async restoreSession(path: string, options: { signal?: AbortSignal } = {}): Promise<Session> {
+    this.#checkUsable();
+    return restoreSession(this.#sessionHost, this.#sessionStore, path, options);
   }
 
   async logits(
@@ -136,14 +137,9 @@ export class LlmEngine implements Engine {
   }
 
   stats(): EngineStats {
-    const { numRunning, numPreemptions } = this.#scheduler;
-    const { promptTokens, outputTokens } = this.#counts;
-    let waiting = 0;
-    for (const { sequence } of this.#live.values()) {
-      if (sequence === undefined || sequence.status === "waiting") waiting++;
-    }
+    const { numRunning, numWaiting, numPreemptions } = this.#scheduler;
     return {
-      waiting,
+      waiting: numWaiting + this.#requests.numBeginning,
       running: numRunning,
       totalBlocks: this.#blocks.numUsableBlocks,
       freeBlocks: this.#blocks.numFreeBlocks,
@@ -151,8 +147,7 @@ export class LlmEngine implements Engine {
       sharedBlocks: this.#blocks.numSharedBlocks,
       prefixCache: this.#blocks.prefixStatistics,
       preemptions: numPreemptions,
-      promptTokens,
-      outputTokens,
+      ...this.#requests.counts,
       ...this.#monitor.stats(),
     };
   }
@@ -208,134 +203,93 @@ export class LlmEngine implements Engine {
 
   /** One step of the running sequences, if any: schedule, execute, commit. */
   async #step(): Promise<boolean> {
-    const { numPreemptions } = this.#scheduler;
     const step = this.#scheduler.schedule(!this.#logits.needsBlocks);
     if (step === undefined) return false;
-    const started = this.#markStarted(step);
+    const started = this.#requests.start(step);
     const startedAt = performance.now();
-    const result = executeStep(
-      this.#executor,
-      step,
-      this.#batch.pack(step),
-      ({ id }, error) => void this.#live.get(id)?.fail(error),
+    const result = executeStep(this.#executor, step, this.#batch.pack(step), (sequence, error) =>
+      this.#requests.fail(sequence, error),
     );
     // Listeners run beside the step, not before it.
-    if (this.#scheduler.numPreemptions > numPreemptions) this.#tellPreemptions();
+    this.#requests.tellPreemptions();
     for (const request of started) this.#monitor.started(request);
     const output = await result;
     const durationMs = performance.now() - startedAt;
     const logprobs = drawnLogprobs(step, output);
-    this.#emit(this.#scheduler.commit(step, output), logprobs);
+    this.#requests.emit(this.#scheduler.commit(step, output), logprobs);
     this.#monitor.stepped(step, durationMs, this.#blocks.numFreeBlocks);
     this.#monitor.tellCacheChanges();
     return true;
-  }
-
-  /** Requests that the step runs for the first time. */
-  #markStarted({ sequences }: ScheduledStep): LiveRequest[] {
-    return sequences
-      .map(({ sequence }) => this.#live.get(sequence.id)!)
-      .filter((request) => request.start());
-  }
-
-  #tellPreemptions(): void {
-    for (const request of [...this.#live.values()]) {
-      if (request.takePreemption()) this.#monitor.preempted(request);
-    }
   }
 
   get #hasWork(): boolean {
     return this.#scheduler.numRunning + this.#scheduler.numWaiting > 0 || !this.#logits.isEmpty;
   }
 
-  #emit(drawn: readonly DrawnToken[], logprobs: ReadonlyMap<Sequence, TokenLogprob>): void {
-    const emissions: Emission[] = [];
-    for (const { sequence, token, finishReason } of drawn) {
-      const request = this.#live.get(sequence.id)!;
-      if (sequence.numOutputTokens === 1) this.#counts.promptTokens += sequence.promptLength;
-      if (finishReason !== "error") this.#counts.outputTokens++;
-      request.markDrawn();
-      const logprob = logprobs.get(sequence);
-      emissions.push({ request, token, finishReason, logprob });
-    }
-    this.#detokenizer.emit(emissions);
-  }
-
   // ---- the life of a request ----
 
-  #start(checked: CheckedRequest, prompt: PromptSource): Generation {
-    if (this.#live.size >= this.#maxLive) throw queueFull(this.#maxLive);
-    const request = new LiveRequest(this.#counts.requests++, checked, this.#onEnd);
-    if (request.isDone) return request.generation; // its signal was aborted already
-    this.#live.set(request.id, request);
-    this.#monitor.queued(request);
-    void this.#begin(request, prompt);
+  /** @param context - tokens before the prompt, which may then be empty */
+  #generate(
+    request: GenerateRequest,
+    context: Int32Array | undefined,
+    onSettled?: OnSettled,
+  ): Generation {
+    this.#checkUsable();
+    const { prompt, request: checked } = checkGenerateRequest(request, this.#limits, context);
+    this.#intake.checkTexts(checked);
+    if (typeof prompt !== "string") return this.#start(checked, prompt, onSettled);
+    const tokenizer = this.#intake.requireTokenizer("a text prompt");
+    const { addSpecialTokens } = checked;
+    const source = async () =>
+      concatenate(context, await tokenizer.encode(prompt, { addSpecialTokens }));
+    return this.#start(checked, source, onSettled);
+  }
+
+  #chat(request: ChatRequest, onSettled?: OnSettled): Generation {
+    this.#checkUsable();
+    const { messages, request: checked } = checkChatRequest(request, this.#limits);
+    const tokenizer = this.#intake.requireTokenizer("chat");
+    const source = async () => {
+      const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
+      return tokenizer.encode(text, { addSpecialTokens: false });
+    };
+    return this.#start(checked, source, onSettled);
+  }
+
+  #hostSessions(blocks: SessionBlocks): SessionHost {
+    return {
+      blocks,
+      chat: (request, onSettled) => this.#chat(request, onSettled),
+      generate: (request, context, onSettled) => this.#generate(request, context, onSettled),
+      save: (...session) => saveSession(this.#sessionStore, ...session),
+      checkUsable: () => this.#checkUsable(),
+    };
+  }
+
+  #start(checked: CheckedRequest, prompt: PromptSource, onSettled?: OnSettled): Generation {
+    if (this.#requests.size >= this.#maxLive) throw queueFull(this.#maxLive);
+    const request = this.#requests.add(checked, onSettled);
+    if (!request.isDone) void this.#begin(request, prompt);
     return request.generation;
   }
 
   /** Queues ids at once, text when it is tokenised. Never rejects: what is wrong is the generation's error. */
   async #begin(request: LiveRequest, prompt: PromptSource): Promise<void> {
     try {
-      const ids = prompt instanceof Int32Array ? prompt : await this.#encode(prompt);
-      const sampling = hasControlTexts(request.request)
-        ? await this.#resolveTexts(request.request)
-        : request.request.sampling;
-      if (request.request.promptLogprobs !== undefined) await this.#scorePrompt(request, ids);
-      if (!request.isDone) this.#enqueue(request, ids, sampling);
+      const admission = await this.#intake.admit(request, prompt);
+      if (request.isDone) return;
+      this.#requests.begin(request, admission);
+      this.#wake();
     } catch (error) {
       request.fail(error);
     }
   }
 
-  async #encode(encode: () => Promise<Int32Array>): Promise<Int32Array> {
-    const ids = await encode();
-    checkPromptLength(ids.length, this.#limits.maxModelLen);
-    checkVocabulary(ids, this.#limits.vocabSize);
-    return ids;
-  }
-
-  async #resolveTexts(checked: CheckedRequest): Promise<SamplingParams> {
-    const { tokenizer } = this;
-    if (tokenizer === undefined) return checked.sampling; // without the default sequence breakers
-    const { vocabSize } = this.#limits;
-    return resolveTexts(checked, (text, options) => tokenizer.encode(text, options), vocabSize);
-  }
-
-  /** Computes the prompt once, for the log-probabilities of its tokens alone. */
-  async #scorePrompt(live: LiveRequest, ids: Int32Array): Promise<void> {
-    if (live.isDone) return;
-    const { promptLogprobs = 0 } = live.request;
-    live.scoring = new AbortController();
-    const scores = this.#logits.score(ids, promptLogprobs, live.scoring.signal);
+  #score(...job: Parameters<LogitsQueue["score"]>): ReturnType<LogitsQueue["score"]> {
+    const scores = this.#logits.score(...job);
     this.#wake();
-    live.promptLogprobs = await scores;
-    live.scoring = undefined;
+    return scores;
   }
-
-  #enqueue(live: LiveRequest, promptTokenIds: Int32Array, sampling: SamplingParams): void {
-    const { request } = live;
-    const room = this.#limits.maxModelLen - promptTokenIds.length;
-    const stop = {
-      eosTokenIds: request.ignoreEos ? noTokens : this.#limits.eosTokenIds,
-      stopTokenIds: request.stopTokenIds,
-      maxTokens: Math.min(request.maxTokens, room),
-    };
-    const { priority, cacheSalt } = request;
-    const how = { stop, sampling, priority, cacheSalt };
-    live.sequence = new Sequence({ id: live.id, promptTokenIds, ...how });
-    this.#detokenizer.open(live, promptTokenIds);
-    this.#scheduler.add(live.sequence);
-    this.#wake();
-  }
-
-  readonly #onEnd = (request: LiveRequest, outcome: Outcome): void => {
-    if (!this.#live.delete(request.id)) return; // its signal was aborted already
-    if (request.sequence !== undefined) {
-      this.#scheduler.abort(request.sequence);
-      this.#detokenizer.close(request);
-    }
-    this.#monitor.finished(request, outcome);
-  };
 
   // ---- the end of the engine ----
 
@@ -345,14 +299,14 @@ export class LlmEngine implements Engine {
     this.#stopped ??= error;
     await this.#detokenizer.drain();
     this.#logits.failAll(error);
-    for (const request of [...this.#live.values()]) request.fail(error);
+    this.#requests.failAll(error);
   }
 
   async #close(): Promise<void> {
     const closed = new PagodaError("ERR_CLOSED", "The engine is closed");
     this.#stopped = closed;
     this.#logits.failAll(closed);
-    for (const request of [...this.#live.values()]) request.fail(closed, true);
+    this.#requests.failAll(closed, true);
     try {
       await Promise.all([this.#loop, this.tokenizer?.close()]);
     } finally {
@@ -374,22 +328,7 @@ export class LlmEngine implements Engine {
     const { code, message, details } = this.#stopped;
     throw new PagodaError(code, message, { details: { ...details }, cause: this.#stopped });
   }
-
-  #checkTexts({ stop, controlTexts }: CheckedRequest): void {
-    if (stop.length > 0) this.#requireTokenizer("stop texts");
-    if (controlTexts.needTokenizer) this.#requireTokenizer("bad words and sequence breakers");
-  }
-
-  #requireTokenizer(purpose: string): Tokenizer {
-    if (this.tokenizer !== undefined) return this.tokenizer;
-    throw missingTokenizer(purpose);
-  }
 }
-
-/** Checked ids, or what makes them from text. */
-type PromptSource = Int32Array | (() => Promise<Int32Array>);
-
-const noTokens: ReadonlySet<number> = new Set();
 
 /** Resolves after the event loop has turned once. */
 function eventLoopTurn(): Promise<void> {

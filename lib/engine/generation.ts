@@ -1,5 +1,6 @@
 import { argumentError, PagodaError } from "../errors.js";
 import { deferred, type Deferred } from "./deferred.js";
+import type { OutputPiece } from "./live-output.js";
 import type {
   Delta,
   FinishReason,
@@ -9,8 +10,16 @@ import type {
   Usage,
 } from "./types.js";
 
+/** What the reader has not seen yet of one output. */
+interface Unread {
+  text: string;
+  readonly tokenIds: number[];
+  logprobs?: TokenLogprob[];
+  finishReason?: FinishReason;
+}
+
 /**
- * The caller's end of a request. The engine's side is `start`, `push`, `finish` and `fail`.
+ * The caller's end of a request. The engine's side is `start`, `push`, `end`, `finish` and `fail`.
  *
  * Deltas that nobody has read yet are joined, so a slow reader gets fewer, larger ones, and a generation that is only
  * awaited keeps no list of them. It can be iterated once, as there is one buffer.
@@ -25,10 +34,10 @@ export class LiveGeneration implements Generation {
   readonly #result: Deferred<GenerateResult> = deferred();
   #state: Generation["state"] = "queued";
   #isIterated = false;
-  /** What the reader has not seen yet. */
-  #unread: { text: string; tokenIds: number[]; logprobs?: TokenLogprob[] } | undefined;
-  /** Set on the last delta. */
-  #end: { readonly finishReason: FinishReason; readonly usage: Usage } | undefined;
+  /** By output. */
+  readonly #unread: Map<number, Unread> = new Map();
+  /** Part of the last delta. */
+  #usage: Usage | undefined;
   /** Set when it has failed, until the reader has got it. */
   #error: { readonly reason: unknown } | undefined;
   /** Readers that wait for a delta or the end. */
@@ -86,20 +95,25 @@ export class LiveGeneration implements Generation {
     if (this.#state === "queued") this.#state = "running";
   }
 
-  /** More tokens, and the text that they made complete. */
-  push(text: string, tokenIds: readonly number[], logprobs?: readonly TokenLogprob[]): void {
-    this.#unread ??= { text: "", tokenIds: [] };
-    this.#unread.text += text;
-    for (const token of tokenIds) this.#unread.tokenIds.push(token);
-    if (logprobs !== undefined) (this.#unread.logprobs ??= []).push(...logprobs);
+  /** More tokens of an output, and the text that they made complete. */
+  push(index: number, { text, tokenIds, logprobs }: OutputPiece): void {
+    const unread = this.#unreadOf(index);
+    unread.text += text;
+    for (const token of tokenIds) unread.tokenIds.push(token);
+    for (const logprob of logprobs ?? []) (unread.logprobs ??= []).push(logprob);
     this.#wakeReaders();
   }
 
-  /** The end, after the last `push`. */
+  /** The end of an output, after the last `push` of it. */
+  end(index: number, finishReason: FinishReason): void {
+    this.#unreadOf(index).finishReason = finishReason;
+    this.#wakeReaders();
+  }
+
+  /** The end, in the same turn as the last `end`. */
   finish(result: GenerateResult): void {
     this.#state = "done";
-    this.#end = { finishReason: result.finishReason, usage: result.usage };
-    this.#unread ??= { text: "", tokenIds: [] };
+    this.#usage = result.usage;
     this.#result.resolve(result);
     this.#wakeReaders();
   }
@@ -114,18 +128,24 @@ export class LiveGeneration implements Generation {
   }
 
   async #next(): Promise<IteratorResult<Delta>> {
-    while (this.#unread === undefined && this.#state !== "done") {
+    while (this.#unread.size === 0 && this.#state !== "done") {
       await new Promise<void>((resolve) => this.#waiting.push(resolve));
     }
-    if (this.#unread !== undefined) {
-      const value: Delta = { ...this.#unread, ...this.#end };
-      this.#unread = undefined;
-      return { done: false, value };
+    for (const [index, unread] of this.#unread) {
+      this.#unread.delete(index);
+      const isLast = this.#usage !== undefined && this.#unread.size === 0;
+      return { done: false, value: { index, ...unread, ...(isLast && { usage: this.#usage! }) } };
     }
     const error = this.#error;
     this.#error = undefined;
     if (error !== undefined) throw error.reason;
     return { done: true, value: undefined };
+  }
+
+  #unreadOf(index: number): Unread {
+    const unread = this.#unread.get(index) ?? { text: "", tokenIds: [] };
+    this.#unread.set(index, unread);
+    return unread;
   }
 
   #handleRejection(): void {

@@ -131,9 +131,8 @@ export class LogitsQueue {
   async step(): Promise<boolean> {
     const job = this.#jobs[0];
     if (job === undefined) return false;
+    if (this.needsBlocks && !this.#promiseBlocks(job)) return false;
     const { table, ids, chunkSize } = job;
-    const peak = this.#blocks.peakBlocks(ids.length, chunkSize);
-    if (this.needsBlocks && !this.#blocks.promise(table, peak)) return false;
     const start = this.#numComputed;
     const end = Math.min(start + chunkSize, ids.length);
     const isAllocated = this.#blocks.allocate(table, end - start);
@@ -142,6 +141,15 @@ export class LogitsQueue {
     await job.runChunk(chunkInput(job, start, end, this.#blocks), start);
     this.#inFlight = undefined;
     this.#advance(job, end);
+    return true;
+  }
+
+  /** Pins are given up before a job waits for blocks. */
+  #promiseBlocks({ table, ids, chunkSize }: Job): boolean {
+    const peak = this.#blocks.peakBlocks(ids.length, chunkSize);
+    while (!this.#blocks.promise(table, peak)) {
+      if (!this.#blocks.unpinOldest()) return false;
+    }
     return true;
   }
 

@@ -35,7 +35,7 @@ export class Monitor {
   }
 
   started(request: LiveRequest): void {
-    const cachedTokens = request.sequence?.numCachedTokens ?? 0;
+    const cachedTokens = request.numCachedTokens;
     this.events.emit("request:start", () => ({ ...this.#about(request), cachedTokens }));
   }
 

@@ -9,6 +9,7 @@ import {
   type NativeWeightPart,
 } from "../native.js";
 import type { Executor, ExecutorLimits } from "./executor.js";
+import { kvLayout, validateReadBlocks, validateWriteBlocks } from "./kv-transfer.js";
 import type { SamplingInput, StepInput, StepLogprobs, StepOutput } from "./step.js";
 
 /** Where weights go while a model is loaded. Indices are those of `plan.weights`. */
@@ -61,9 +62,10 @@ export async function createNativeExecutor(
 ): Promise<NativeExecutor> {
   const { plan, kv, maxRequests } = options;
   const jobs = new NativeJobs(options, plan.maxOutputs);
+  let kvBlockBytes: number;
   try {
     await jobs.run((native) => native.openDevice());
-    await jobs.run((native) => native.open(plan, kv, maxRequests));
+    kvBlockBytes = countAt(await jobs.run((native) => native.open(plan, kv, maxRequests)), 0);
     await options.loadWeights({
       load: async (index, parts) => {
         await jobs.run((native) => native.loadWeight(index, parts));
@@ -85,15 +87,37 @@ export async function createNativeExecutor(
     vocabSize: plan.vocabSize,
     kvGroups: plan.kvGroups,
   };
+  const { device } = jobs;
   return {
     limits,
     jobs,
-    device: jobs.device,
+    device,
+    ...blockTransfers(jobs, limits, kvBlockBytes),
+    kvLayout: kvLayout({ ...device, plan, kv }),
     execute: (input) => sampled(jobs, input.sampling, (native) => native.step(input)),
     logits: (input: StepInput) => jobs.floats((native) => native.stepLogits(input)),
     sampleRows: (logits, sampling) =>
       sampled(jobs, sampling, (native) => native.sampleRows(logits, sampling)),
     close: () => jobs.close(),
+  };
+}
+
+/** Checked here as well as natively, so that a wrong length is refused before it is copied. */
+function blockTransfers(
+  jobs: NativeJobs,
+  limits: ExecutorLimits,
+  kvBlockBytes: number,
+): Pick<Executor, "kvBlockBytes" | "readBlocks" | "writeBlocks"> {
+  return {
+    kvBlockBytes,
+    readBlocks: async (blocks) => {
+      validateReadBlocks(blocks, { limits, kvBlockBytes });
+      return jobs.bytes((native) => native.readBlocks(blocks));
+    },
+    writeBlocks: async (blocks, bytes) => {
+      validateWriteBlocks(blocks, bytes, { limits, kvBlockBytes });
+      await jobs.run((native) => native.writeBlocks(blocks, bytes));
+    },
   };
 }
 
@@ -107,15 +131,18 @@ export async function measurePlan(
   try {
     await jobs.run((native) => native.openDevice());
     const words = await jobs.run((native) => native.measure(plan, kv));
-    const count = (i: number): number =>
-      ((words[2 * i] ?? 0) >>> 0) + ((words[2 * i + 1] ?? 0) >>> 0) * 2 ** 32;
     return {
-      memory: { weights: count(0), arena: count(1), kvBlock: count(2) },
+      memory: { weights: countAt(words, 0), arena: countAt(words, 1), kvBlock: countAt(words, 2) },
       device: jobs.device,
     };
   } finally {
     await jobs.close();
   }
+}
+
+/** The `index`-th of 64-bit counts that are two words each, low first. */
+function countAt(words: Int32Array, index: number): number {
+  return ((words[2 * index] ?? 0) >>> 0) + ((words[2 * index + 1] ?? 0) >>> 0) * 2 ** 32;
 }
 
 /** Runs a job that samples. What it needs of `sampling` is read before the job starts. */
@@ -212,6 +239,13 @@ export class NativeJobs {
   /** Starts a job and waits for its floats. */
   async floats(start: (native: NativeEngine) => number): Promise<Float32Array> {
     return (await this.valuesAndFloats(start)).floats;
+  }
+
+  /** Starts a job and waits for its bytes. */
+  async bytes(start: (native: NativeEngine) => number): Promise<Uint8Array> {
+    let id = 0;
+    await this.run((native) => (id = start(native)));
+    return this.#native.takeBytes(id);
   }
 
   /** Starts a job and waits for both of its results. */

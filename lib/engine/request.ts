@@ -4,7 +4,9 @@ import type { ChatMessage } from "../loading/chat.js";
 import { checkSampling, type CheckedSampling } from "../sampling/check-sampling.js";
 import { checkLogprobs, type SamplingDefaults } from "../sampling/sampling-params.js";
 import { priorityRange } from "../scheduler/policy.js";
+import { checkOutputs, type CheckedOutputs } from "./check-outputs.js";
 import {
+  concatenate,
   copyArray,
   copyTokenIdArray,
   hasLoneSurrogate,
@@ -25,6 +27,7 @@ export interface RequestLimits {
 
 /** A request's fields but for the prompt: complete, in range, and no longer the caller's objects. */
 export interface CheckedRequest extends CheckedSampling {
+  readonly outputs: CheckedOutputs;
   /** Infinity: as many as the context holds. */
   readonly maxTokens: number;
   readonly stop: readonly string[];
@@ -49,17 +52,19 @@ const maxCacheSalt = 256;
 /**
  * Checks a request of `engine.generate`. Every property of the caller's object is read once.
  *
+ * @param context - tokens before the prompt, which may then be empty; they are part of the prompt that is returned as ids
  * @throws ERR_ARGUMENT, ERR_TOKEN_ID, ERR_EMPTY_PROMPT, ERR_CONTEXT_LENGTH
  */
 export function checkGenerateRequest(
   request: GenerateRequest,
   limits: RequestLimits,
+  context?: Int32Array,
 ): { readonly prompt: string | Int32Array; readonly request: CheckedRequest } {
   checkObject("request", request);
   const { prompt, addSpecialTokens } = request;
   const checked = checkCommon(request, limits);
   return {
-    prompt: typeof prompt === "string" ? prompt : checkPrompt(prompt, limits),
+    prompt: typeof prompt === "string" ? prompt : checkPrompt(prompt, limits, context),
     request: {
       ...checked,
       addSpecialTokens: optionalBoolean("addSpecialTokens", addSpecialTokens, true),
@@ -89,13 +94,17 @@ export function checkChatRequest(
   return { messages: copy, request: { ...checked, addSpecialTokens: false } };
 }
 
-function checkPrompt(prompt: unknown, { vocabSize, maxModelLen }: RequestLimits): Int32Array {
+function checkPrompt(
+  prompt: unknown,
+  { vocabSize, maxModelLen }: RequestLimits,
+  context: Int32Array | undefined,
+): Int32Array {
   if (!isTokenIdList(prompt)) {
     throw argumentError("prompt", "a string, an array of token ids or an Int32Array", prompt);
   }
   const length = prompt.length;
-  checkPromptLength(length, maxModelLen);
-  return copyTokenIds("prompt", prompt, length, vocabSize);
+  checkPromptLength((context?.length ?? 0) + length, maxModelLen);
+  return concatenate(context, copyTokenIds("prompt", prompt, length, vocabSize));
 }
 
 /**
@@ -136,6 +145,7 @@ function checkCommon(
   request: Omit<GenerateRequest, "prompt" | "addSpecialTokens">,
   limits: RequestLimits,
 ): Common {
+  const outputs = checkOutputs(request);
   const scheduling = checkScheduling(request);
   const options = readOnce(request);
   const signal = checkSignal("signal", options.signal);
@@ -148,7 +158,15 @@ function checkCommon(
   const promptLogprobs = checkLogprobs("promptLogprobs", options.promptLogprobs);
   const sampling = checkSampling(request, { ...limits, stopTokenIds, maxTokens });
   const ending = { maxTokens, stop, stopTokenIds, ignoreEos, includeStop };
-  return { ...sampling, ...ending, promptLogprobs, skipSpecialTokens, ...scheduling, signal };
+  return {
+    ...sampling,
+    outputs,
+    ...ending,
+    promptLogprobs,
+    skipSpecialTokens,
+    ...scheduling,
+    signal,
+  };
 }
 
 /** Getters of the caller's object may have side effects, or answer differently the next time. */
@@ -173,7 +191,8 @@ function checkScheduling(
   };
 }
 
-function checkCacheSalt(cacheSalt: unknown): string | undefined {
+/** @throws ERR_ARGUMENT */
+export function checkCacheSalt(cacheSalt: unknown): string | undefined {
   if (cacheSalt === undefined) return undefined;
   if (typeof cacheSalt === "string" && cacheSalt !== "" && cacheSalt.length <= maxCacheSalt) {
     return cacheSalt;

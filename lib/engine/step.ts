@@ -93,8 +93,8 @@ export interface SamplingControls {
   readonly xtcThreshold: Float32Array;
 }
 
-/** Most log-probabilities a row beside the one of its token. */
-export const maxLogprobs = 20;
+/** Most log-probabilities a row beside the one of its token: beam searches want more than requests may. */
+export const maxStepLogprobs = 128;
 
 /** What one step yields. */
 export interface StepOutput {

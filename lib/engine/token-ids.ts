@@ -52,3 +52,12 @@ export function sortedIds(ids: Iterable<number>, vocabSize: number): Int32Array 
 export function hasLoneSurrogate(text: string): boolean {
   return /\p{Surrogate}/u.test(text);
 }
+
+/** int32, the tokens of both; the second ones themselves where there are no first ones. */
+export function concatenate(first: Int32Array | undefined, second: Int32Array): Int32Array {
+  if (first === undefined || first.length === 0) return second;
+  const both = new Int32Array(first.length + second.length);
+  both.set(first);
+  both.set(second, first.length);
+  return both;
+}

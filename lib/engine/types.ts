@@ -12,6 +12,7 @@ export type {
   XtcOptions,
 } from "./sampling-options.js";
 import type { EngineEventListener, EngineEvents } from "./events.js";
+import type { Session, SessionOptions } from "./session-types.js";
 
 /** How an engine is made. Only `model` is needed. */
 export interface EngineOptions {
@@ -79,6 +80,20 @@ export interface LoadProgress {
 export interface GenerateRequest extends SamplingOptions {
   /** Text (needs a tokenizer) or token ids. */
   readonly prompt: string | readonly number[] | Int32Array;
+  /**
+   * Outputs of the one prompt, 1 to 128. The prompt is computed once, and its K and V are shared. With a seed, output i is that
+   * of a request with the seed `seed + i`.
+   * @default 1
+   */
+  readonly n?: number;
+  /**
+   * Outputs that are generated, of which the `n` with the highest log-probability a token are returned, the best one first;
+   * from n to 128. Their text comes when all have ended.
+   * @default n
+   */
+  readonly bestOf?: number;
+  /** Search for the most probable outputs instead of drawing them; nothing else that says how tokens are drawn may be set. */
+  readonly beam?: BeamOptions;
   /** Tokens to generate at most, at least 1; the end of the context ends it, too. @default as many as the context holds */
   readonly maxTokens?: number;
   /** Generation ends before any of these texts. At most 16, none empty, without lone surrogates. Needs a tokenizer. */
@@ -121,6 +136,27 @@ export interface ChatRequest extends Omit<GenerateRequest, "prompt" | "addSpecia
 }
 
 /**
+ * Beam search with the semantics of Hugging Face's `generate`. The `n` best outputs are returned, the best one first; their
+ * text comes when the search is over. `stop` texts are not looked for.
+ */
+export interface BeamOptions {
+  /** Beams that are kept in each step, from n to 64. */
+  readonly width: number;
+  /**
+   * An output's score is the sum of its log-probabilities, divided by its number of tokens to this power, in [-10, 10]: above
+   * 0 favours long outputs.
+   * @default 1
+   */
+  readonly lengthPenalty?: number;
+  /**
+   * When `width` outputs have ended: `true` ends the search at once, `false` when no beam would beat them by its score as it
+   * is now, "never" when none could by the best score it may yet reach.
+   * @default false
+   */
+  readonly earlyStopping?: boolean | "never";
+}
+
+/**
  * One running request. Iterate it, or await it, or both. Leaving the loop cancels it and gives its blocks back.
  *
  * It can be iterated once. Deltas that are not read in time are joined, so a slow reader gets fewer, larger ones.
@@ -139,17 +175,19 @@ export interface Generation
   cancel(reason?: unknown): void;
 }
 
-/** A piece of output. */
+/** A piece of one output. */
 export interface Delta {
+  /** Which of the `n` outputs, from 0. */
+  readonly index: number;
   /** Text that has become complete: never half a character, never a part of a stop text. May be empty. */
   readonly text: string;
   /** Tokens drawn since the last delta. */
   readonly tokenIds: readonly number[];
   /** One a token, when the request asks for them. */
   readonly logprobs?: readonly TokenLogprob[];
-  /** Set on the last delta only. */
+  /** Set on the last delta of each output only. */
   readonly finishReason?: FinishReason;
-  /** Set on the last delta only. */
+  /** Set on the last delta of all only. */
   readonly usage?: Usage;
 }
 
@@ -159,16 +197,25 @@ export interface Delta {
  */
 export type FinishReason = "stop" | "length" | "deadline";
 
-export interface GenerateResult {
+/** One output of a request. */
+export interface GeneratedOutput {
   readonly text: string;
   /** Generated tokens only; a stop token that ended the generation is the last one. */
   readonly tokenIds: readonly number[];
-  readonly promptTokenIds: readonly number[];
   /** One a generated token, when the request asks for them. */
   readonly logprobs?: readonly TokenLogprob[];
+  readonly finishReason: FinishReason;
+  /** What it was ranked by, where `bestOf` is more than `n`, or in a beam search. */
+  readonly score?: number;
+}
+
+/** All outputs; what is not in `outputs` is that of the first one. */
+export interface GenerateResult extends GeneratedOutput {
+  /** `n` of them; the best one first where they are ranked. A beam search may find fewer. */
+  readonly outputs: readonly GeneratedOutput[];
+  readonly promptTokenIds: readonly number[];
   /** One a token of the prompt, when the request asks for them; null for the first one, which nothing comes before. */
   readonly promptLogprobs?: readonly (TokenLogprob | null)[];
-  readonly finishReason: FinishReason;
   readonly usage: Usage;
 }
 
@@ -180,6 +227,7 @@ export interface Usage {
   readonly promptTokens: number;
   /** Prompt tokens that were not computed, as they were in the prefix cache. */
   readonly cachedTokens: number;
+  /** Of all outputs, those that `bestOf` dropped included. */
   readonly outputTokens: number;
   /** Milliseconds from the call to the first step that ran it, tokenising included. Without one, to the end. */
   readonly queueMs: number;
@@ -195,9 +243,9 @@ export interface Usage {
 
 /** Plain numbers about the engine, at the time of the call. */
 export interface EngineStats {
-  /** Requests that are tokenised, queued, or preempted. */
+  /** Sequences that are tokenised, queued, or preempted. A request with several outputs or beams has several. */
   readonly waiting: number;
-  /** Requests that hold blocks. */
+  /** Sequences that hold blocks. */
   readonly running: number;
   /** Usable blocks of the KV cache (the null block excluded). */
   readonly totalBlocks: number;
@@ -240,6 +288,8 @@ export interface EngineInfo {
     readonly eosTokenIds: readonly number[];
     readonly hasTokenizer: boolean;
     readonly hasChatTemplate: boolean;
+    /** SHA-256 in hex that tells it from others, fine-tunes included, by its config and parts of each of its tensors. */
+    readonly fingerprint: string;
   };
   readonly device: DeviceInfo;
   readonly kvCache: {
@@ -269,6 +319,20 @@ export interface Engine extends AsyncDisposable {
   generate(request: GenerateRequest): Generation;
   /** As {@link Engine.generate}, with the model's chat template. */
   chat(request: ChatRequest): Generation;
+  /**
+   * A conversation or text that keeps its blocks between turns.
+   *
+   * @throws ERR_ARGUMENT, ERR_CLOSED
+   */
+  session(options?: SessionOptions): Session;
+  /**
+   * Opens a session that was saved with the same model. Its K and V go back into the KV cache where they fit, else they are
+   * computed with the next turn. They are shared with other requests of the same `cacheSalt`, so restore only files that you
+   * trust.
+   *
+   * @throws ERR_ARGUMENT, ERR_SESSION_NOT_FOUND, ERR_SESSION_CORRUPT, ERR_SESSION_MISMATCH, ERR_TOKEN_ID, ERR_ABORTED, ERR_CLOSED
+   */
+  restoreSession(path: string, options?: { readonly signal?: AbortSignal }): Promise<Session>;
   /**
    * Teacher-forced logits of every position, float32 [ids.length, vocabSize]: row t is the distribution of token t + 1.
    * Runs between steps of other requests, in chunks; needs KV blocks for all ids at once.

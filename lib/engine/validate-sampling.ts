@@ -1,6 +1,6 @@
 import { argumentError } from "../errors.js";
 import { checkLength, checkRange, maxInt32 } from "./check-arrays.js";
-import { maxLogprobs, type Lists, type SamplingControls, type SamplingInput } from "./step.js";
+import { maxStepLogprobs, type Lists, type SamplingControls, type SamplingInput } from "./step.js";
 
 const maxTemperature = 1e6;
 /** Smaller shares and penalties could become 0 or overflow in float32. */
@@ -25,7 +25,7 @@ export function validateSampling(
   checkLength("sampling.seed", sampling.seed, 2 * outputs);
   const { targets, numLogprobs, controls } = sampling;
   if (targets !== undefined) check("targets", targets, Int32Array, -1, vocabSize - 1);
-  if (numLogprobs !== undefined) check("numLogprobs", numLogprobs, Int32Array, -1, maxLogprobs);
+  if (numLogprobs !== undefined) check("numLogprobs", numLogprobs, Int32Array, -1, maxStepLogprobs);
   if (controls !== undefined) validateControls(controls, outputs, vocabSize);
 }
 

@@ -90,7 +90,7 @@ function mergeFiles(shards: readonly FileEntries[], index: ShardIndex | undefine
 }
 
 /** Runs `use` on an open file; undefined when there is none. */
-async function withFile<T>(
+export async function withFile<T>(
   path: string,
   use: (handle: FileHandle, file: CheckpointFile) => Promise<T>,
 ): Promise<T | undefined> {
@@ -135,7 +135,8 @@ async function readHeaderLength(handle: FileHandle, file: CheckpointFile): Promi
   );
 }
 
-async function readExactly(
+/** @throws ERR_MODEL_CORRUPT when the file ends before `length` bytes */
+export async function readExactly(
   handle: FileHandle,
   file: CheckpointFile,
   position: number,

@@ -1,13 +1,14 @@
 import { setImmediate as yieldToEventLoop } from "node:timers/promises";
 import type { Executor, ExecutorLimits } from "../engine/executor.js";
 import type { SamplingInput, StepInput, StepOutput } from "../engine/step.js";
+import { kvLayout, validateReadBlocks, validateWriteBlocks } from "../engine/kv-transfer.js";
 import { validateSampling } from "../engine/validate-sampling.js";
 import { validateStep } from "../engine/validate-step.js";
 import { argumentError, assert, PagodaError } from "../errors.js";
 import { kvSlots } from "../graph/kv-groups.js";
 import type { Plan } from "../graph/plan.js";
 import type { KvCacheOptions } from "../native.js";
-import { copyBlocks, createKvCache } from "./kv-cache.js";
+import { blockParts, copyBlocks, createKvCache } from "./kv-cache.js";
 import { matrix, rowOf } from "./matrix.js";
 import { operandMatrix, runStep, type Memory } from "./run-step.js";
 import { sample } from "./sample.js";
@@ -36,7 +37,13 @@ export function createReferenceExecutor(options: ReferenceExecutorOptions): Exec
   checkInteger("maxRequests", maxRequests, 1);
   checkInteger("blockSize", kv.blockSize, 1, 256);
   checkInteger("numBlocks", kv.numBlocks, 2, Math.floor((2 ** 31 - 1) / kv.blockSize));
-  return new ReferenceExecutor(limits, createMemory(options));
+  const layout = kvLayout({
+    backend: "reference",
+    isa: "",
+    plan,
+    kv: { blockSize, dtype: kv.dtype ?? "f32" },
+  });
+  return new ReferenceExecutor(limits, layout, createMemory(options));
 }
 
 function checkInteger(name: string, value: number, min: number, max = 2 ** 20): void {
@@ -63,12 +70,19 @@ function createMemory({ plan, weights, kv }: ReferenceExecutorOptions): Memory {
 
 class ReferenceExecutor implements Executor {
   readonly limits: ExecutorLimits;
+  readonly kvBlockBytes: number;
+  readonly kvLayout: string;
   /** Undefined once closed. */
   #memory: Memory | undefined;
-  #running: Promise<unknown> | undefined;
+  /** Whether a step is under way. */
+  #isRunning = false;
+  /** Settles when all is done that was asked for so far; never rejects. */
+  #last: Promise<unknown> = Promise.resolve();
 
-  constructor(limits: ExecutorLimits, memory: Memory) {
+  constructor(limits: ExecutorLimits, layout: string, memory: Memory) {
     this.limits = limits;
+    this.kvLayout = layout;
+    this.kvBlockBytes = Buffer.concat(blocksOf(memory, [0])).length;
     this.#memory = memory;
   }
 
@@ -86,7 +100,7 @@ class ReferenceExecutor implements Executor {
   }
 
   async sampleRows(logits: Float32Array, sampling: SamplingInput): Promise<StepOutput> {
-    if (this.#memory === undefined) throw new PagodaError("ERR_CLOSED", "The executor is closed");
+    this.#openMemory();
     const { vocabSize, maxOutputs } = this.limits;
     const rows = sampling.temperature.length;
     checkInteger("rows", rows, 0, maxOutputs);
@@ -95,24 +109,60 @@ class ReferenceExecutor implements Executor {
     return sample(matrix(logits, vocabSize), sampling);
   }
 
+  async readBlocks(blocks: Int32Array): Promise<Uint8Array> {
+    const memory = this.#openMemory();
+    validateReadBlocks(blocks, this);
+    const ids = blocks.slice();
+    return this.#inOrder(() => new Uint8Array(Buffer.concat(blocksOf(memory, ids))));
+  }
+
+  async writeBlocks(blocks: Int32Array, bytes: Uint8Array): Promise<void> {
+    const memory = this.#openMemory();
+    validateWriteBlocks(blocks, bytes, this);
+    const [ids, copy] = [blocks.slice(), bytes.slice()];
+    await this.#inOrder(() => {
+      let offset = 0;
+      for (const part of blocksOf(memory, ids)) {
+        part.set(copy.subarray(offset, (offset += part.length)));
+      }
+    });
+  }
+
   async close(): Promise<void> {
     this.#memory = undefined;
-    await this.#running?.catch(() => undefined);
+    await this.#last;
+    await yieldToEventLoop(); // callers hear of their results first
   }
 
   /** Checks the input, then runs `work` as the one step under way. */
   async #exclusive<T>(input: StepInput, work: (memory: Memory) => Promise<T>): Promise<T> {
-    if (this.#memory === undefined) throw new PagodaError("ERR_CLOSED", "The executor is closed");
-    assert(this.#running === undefined, "at most one step is under way");
+    const memory = this.#openMemory();
+    assert(!this.#isRunning, "at most one step is under way");
     validateStep(input, this.limits);
-    const running = work(this.#memory);
-    this.#running = running;
+    this.#isRunning = true;
     try {
-      return await running;
+      return await this.#inOrder(() => work(memory));
     } finally {
-      this.#running = undefined;
+      this.#isRunning = false;
     }
   }
+
+  #openMemory(): Memory {
+    if (this.#memory !== undefined) return this.#memory;
+    throw new PagodaError("ERR_CLOSED", "The executor is closed");
+  }
+
+  /** Runs `work` after all that was asked for before. */
+  #inOrder<T>(work: () => T | Promise<T>): Promise<T> {
+    const result = this.#last.then(work);
+    this.#last = result.catch(() => undefined);
+    return result;
+  }
+}
+
+/** Views of the bytes of these blocks: block after block, layer after layer, keys before values. */
+function blocksOf({ caches }: Memory, blocks: Iterable<number>): Uint8Array[] {
+  return [...blocks].flatMap((block) => caches.flatMap((cache) => blockParts(cache, block)));
 }
 
 async function runPlan(

@@ -48,10 +48,23 @@ export function cacheWrite(
 
 /** Copies whole blocks, in order: for each pair (from, to), block `from` to block `to`. */
 export function copyBlocks(cache: KvCache, pairs: Int32Array): void {
-  const width = cache.blockSize * cache.numKvHeads * cache.headDim;
+  const width = blockElements(cache);
   for (let i = 0; i + 1 < pairs.length; i += 2) {
     const [from, to] = [pairs[i] as number, pairs[i + 1] as number];
     cache.key.copyWithin(to * width, from * width, (from + 1) * width);
     cache.value.copyWithin(to * width, from * width, (from + 1) * width);
   }
+}
+
+/** Views of the bytes of one block: its keys and its values, float32 whatever `dtype` they are rounded to. */
+export function blockParts(cache: KvCache, block: number): [Uint8Array, Uint8Array] {
+  const length = blockElements(cache) * Float32Array.BYTES_PER_ELEMENT;
+  const part = ({ buffer, byteOffset }: Float32Array): Uint8Array =>
+    new Uint8Array(buffer, byteOffset + block * length, length);
+  return [part(cache.key), part(cache.value)];
+}
+
+/** Elements of the keys, or of the values, of one block. */
+function blockElements({ blockSize, numKvHeads, headDim }: KvCache): number {
+  return blockSize * numKvHeads * headDim;
 }

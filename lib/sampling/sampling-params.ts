@@ -1,6 +1,5 @@
 import { getRandomValues } from "node:crypto";
 import { checkInteger, checkNumber } from "../arguments.js";
-import { maxLogprobs } from "../engine/step.js";
 import type { LogitsProcessor, SamplingOptions } from "../engine/types.js";
 import { PagodaError } from "../errors.js";
 import type { GenerationDefaults } from "../loading/generation-config.js";
@@ -51,6 +50,9 @@ export const greedySampling: SamplingParams = {
   minP: 0,
   seed: [0, 0],
 };
+
+/** Most probable tokens at each place that a request may ask for. */
+export const maxLogprobs = 20;
 
 /** Lower temperatures are greedy, as in vLLM. */
 const greedyBelow = 1e-5;

@@ -38,12 +38,18 @@ export interface ScheduledStep {
   readonly blockCopies: Int32Array;
 }
 
-/** A token that a step drew for a sequence. */
+/** A token that a step drew for a sequence, and appended unless the sequence is branching. */
 export interface DrawnToken {
   readonly sequence: Sequence;
   readonly token: number;
   /** Set where it is the last one; `error`: the logits were not finite, and the token does not count. */
   readonly finishReason?: "stop" | "length" | "error";
+}
+
+/** A sequence that goes on, or begins, as a copy of another one. */
+export interface Fork {
+  readonly parent: Sequence;
+  readonly options: ForkOptions;
 }
 
 /**
@@ -52,11 +58,17 @@ export interface DrawnToken {
  * Sequences are served in the order of their ranks, which a {@link Policy} gives them as they arrive; here "before" and
  * "behind" mean that order. `schedule` and `commit` alternate, one step at a time.
  *
+ * Pins, such as those of sessions, cost no sequence anything: they are given up before one is preempted or has to wait.
+ *
  * No sequence starves. Any one fits the pool alone (`add` refuses others), waiting sequences are admitted strictly in
  * order, and blocks are only ever taken from the last running one. So the first running sequence computes at least one
  * token in every step, and nothing that runs can keep the first waiting one waiting for longer than it takes to end.
  * With first come, first served (forks aside) the oldest sequence is always the first running one: a sequence ends within
  * as many steps as it and all before it may have tokens.
+ *
+ * Branching sequences, such as the beams of a beam search, wait for each other: each is held once its token was drawn,
+ * until their owner replaces all of them by forks. Held ones keep their blocks, but where nothing else can run they are
+ * preempted, so that the others of their group get theirs.
  */
 export class Scheduler {
   readonly #blocks: BlockManager;
@@ -72,6 +84,8 @@ export class Scheduler {
   readonly #inFlight: Set<Sequence> = new Set();
   #numArrivals = 0;
   #numPreemptions = 0;
+  /** Since `takePreempted`. */
+  #preempted: Sequence[] = [];
 
   constructor(blocks: BlockManager, options: SchedulerOptions) {
     const positive = { min: 1, max: 2 ** 31 - 1 };
@@ -97,6 +111,11 @@ export class Scheduler {
     return this.#numPreemptions;
   }
 
+  /** Those that were preempted since the last call, once a preemption. */
+  takePreempted(): Sequence[] {
+    return this.#preempted.splice(0);
+  }
+
   /**
    * Queues a sequence.
    *
@@ -117,26 +136,26 @@ export class Scheduler {
    * @throws ERR_CONTEXT_LENGTH as `add`; ERR_ARGUMENT for a sequence that has ended, or more tokens than it may have
    */
   fork(parent: Sequence, options: ForkOptions): Sequence {
-    assert(!this.#inFlight.has(parent), "a sequence is forked between its steps");
-    if (parent.status !== "running" && parent.status !== "waiting") {
-      throw argumentError("parent", "a sequence that waits or runs", parent.status);
-    }
-    const child = parent.fork(options);
-    this.#checkNew(child);
-    const numShared = Math.min(parent.numComputedTokens, child.numTokens - 1);
-    const hasRoom = this.#running.length < this.#maxSequences;
-    if (
-      parent.status === "waiting" ||
-      !hasRoom ||
-      !this.#blocks.canFork(parent.blockTable, numShared)
-    ) {
-      this.#wait(child);
-      return child;
-    }
-    child.numComputedTokens = numShared;
-    this.#blocks.fork(parent.blockTable, child.blockTable, numShared);
-    this.#start(child);
+    const child = this.#child({ parent, options });
+    this.#begin(child, parent);
     return child;
+  }
+
+  /**
+   * Ends sequences and goes on with forks of them, as `fork`. The forks take their places, and blocks that these share are
+   * not given back in between. A fork of a sequence that waits, waits.
+   *
+   * @throws as `fork`; nothing has changed then
+   */
+  replace(parents: readonly Sequence[], forks: readonly Fork[]): Sequence[] {
+    const children = forks.map((fork) => this.#child(fork));
+    for (const parent of parents) remove(this.#listOf(parent), parent);
+    for (const [i, { parent }] of forks.entries()) this.#begin(children[i]!, parent);
+    for (const parent of parents) {
+      parent.status = "finished";
+      this.#blocks.free(parent.blockTable);
+    }
+    return children;
   }
 
   /**
@@ -145,7 +164,7 @@ export class Scheduler {
    */
   abort(sequence: Sequence): void {
     if (sequence.status === "finished" || sequence.status === "new") return;
-    remove(sequence.status === "waiting" ? this.#waiting : this.#running, sequence);
+    remove(this.#listOf(sequence), sequence);
     sequence.status = "finished";
     if (!this.#inFlight.has(sequence)) this.#blocks.free(sequence.blockTable);
   }
@@ -165,7 +184,7 @@ export class Scheduler {
     if (isAdmitting && this.#numPreemptions === preemptions) {
       budget -= this.#scheduleWaiting(sequences, budget);
     }
-    if (sequences.length === 0) return this.#retryAlone(isAdmitting);
+    if (sequences.length === 0) return this.#retry(isAdmitting);
     let numOutputs = 0;
     for (const { sequence, isSampled } of sequences) {
       this.#inFlight.add(sequence);
@@ -185,7 +204,7 @@ export class Scheduler {
       const output = isSampled ? row++ : undefined;
       sequence.numComputedTokens += numTokens;
       if (output !== undefined && finite[output] === 0) this.#blocks.forget(sequence.blockTable);
-      else this.#blocks.markComputed(sequence.blockTable, sequence, sequence.numComputedTokens);
+      else this.#blocks.markComputed(sequence.blockTable, sequence, numSettledTokens(sequence));
       if (sequence.status === "finished") {
         this.#blocks.free(sequence.blockTable); // aborted while the step ran
       } else if (output !== undefined) {
@@ -201,6 +220,30 @@ export class Scheduler {
     for (const sequence of this.#inFlight) this.#blocks.free(sequence.blockTable);
     this.#inFlight.clear();
     for (const sequence of [...this.#running, ...this.#waiting]) this.abort(sequence);
+  }
+
+  #listOf({ status }: Sequence): Sequence[] {
+    return status === "waiting" ? this.#waiting : this.#running;
+  }
+
+  #child({ parent, options }: Fork): Sequence {
+    assert(!this.#inFlight.has(parent), "a sequence is forked between its steps");
+    if (parent.status !== "running" && parent.status !== "waiting") {
+      throw argumentError("parent", "a sequence that waits or runs", parent.status);
+    }
+    const child = parent.fork(options);
+    this.#checkNew(child);
+    return child;
+  }
+
+  /** Begins a fork with its parent's blocks where it may run at once, and else without. */
+  #begin(child: Sequence, parent: Sequence): void {
+    const numShared = Math.min(parent.numComputedTokens, child.numTokens - 1);
+    const isRunning = parent.status === "running" && this.#running.length < this.#maxSequences;
+    if (!isRunning || !this.#blocks.canFork(parent.blockTable, numShared)) return this.#wait(child);
+    child.numComputedTokens = numShared;
+    this.#blocks.fork(parent.blockTable, child.blockTable, numShared);
+    this.#start(child);
   }
 
   #checkNew(sequence: Sequence): void {
@@ -226,6 +269,7 @@ export class Scheduler {
     let spent = 0;
     for (let i = 0; i < this.#running.length && spent < budget; i++) {
       const sequence = this.#running[i]!;
+      if (sequence.isHeld) continue;
       const numTokens = this.#chunk(sequence, budget - spent);
       if (!this.#allocateOrPreempt(sequence, numTokens)) break; // it was the last one
       scheduled.push(scheduledSequence(sequence, numTokens));
@@ -240,13 +284,17 @@ export class Scheduler {
     let spent = 0;
     let unclaimed = this.#unclaimedBlocks();
     while (spent < budget && unclaimed > 0 && this.#running.length < this.#maxSequences) {
-      const sequence = this.#waiting[0];
+      const sequence = this.#waiting.find(({ isHeld }) => !isHeld);
       if (sequence === undefined) break;
       const prefix = this.#blocks.findPrefix(sequence, sequence.blockTable.cacheSalt);
       // All of it must fit, not only the first chunk: two half-computed prompts could else block each other.
       unclaimed -= this.#blocks.blocksToAdmit(sequence.numTokens, this.#maxChunkTokens, prefix);
-      if (unclaimed < 0) break;
-      this.#waiting.shift();
+      if (unclaimed < 0) {
+        if (!this.#blocks.unpinOldest()) break;
+        unclaimed = this.#unclaimedBlocks();
+        continue;
+      }
+      remove(this.#waiting, sequence);
       this.#admit(sequence, prefix);
       const numTokens = this.#chunk(sequence, budget - spent);
       const isAllocated = this.#blocks.allocate(sequence.blockTable, numTokens);
@@ -268,10 +316,11 @@ export class Scheduler {
     this.#start(sequence);
   }
 
-  /** Pins must not keep the last sequences from running: they are given up, oldest first, until one can. */
-  #retryAlone(isAdmitting: boolean): ScheduledStep | undefined {
-    const canRun = isAdmitting && this.#waiting.length > 0;
-    return canRun && this.#blocks.unpinOldest() ? this.schedule(isAdmitting) : undefined;
+  /** Nothing can run: held sequences, if any, give their blocks up, as they wait for others of their group. */
+  #retry(isAdmitting: boolean): ScheduledStep | undefined {
+    const held = this.#running.splice(0);
+    for (const sequence of held) this.#preempt(sequence);
+    return isAdmitting && held.length > 0 ? this.schedule() : undefined;
   }
 
   #chunk(sequence: Sequence, budget: number): number {
@@ -288,9 +337,13 @@ export class Scheduler {
     return unclaimed;
   }
 
-  /** Takes blocks from the last running sequences while needed; false when that was the sequence itself. */
+  /**
+   * Takes blocks while needed, from pins, oldest first, then from the last running sequences; false when that was the
+   * sequence itself.
+   */
   #allocateOrPreempt(sequence: Sequence, numTokens: number): boolean {
     while (!this.#blocks.allocate(sequence.blockTable, numTokens)) {
+      if (this.#blocks.unpinOldest()) continue;
       const victim = this.#running.pop()!;
       this.#preempt(victim);
       if (victim === sequence) return false;
@@ -305,12 +358,17 @@ export class Scheduler {
     sequence.numPreemptions++;
     this.#wait(sequence);
     this.#numPreemptions++;
+    this.#preempted.push(sequence);
   }
 
   #draw(sequence: Sequence, token: number, finite: number): DrawnToken {
     if (finite === 0) {
       this.abort(sequence);
       return { sequence, token, finishReason: "error" };
+    }
+    if (sequence.isBranching) {
+      sequence.isHeld = true;
+      return { sequence, token };
     }
     sequence.append(token);
     const finishReason = checkStop(token, sequence.numOutputTokens, sequence.stop);
@@ -323,6 +381,11 @@ export class Scheduler {
 function scheduledSequence(sequence: Sequence, numTokens: number): ScheduledSequence {
   const isSampled = sequence.numComputedTokens + numTokens === sequence.numTokens;
   return { sequence, numTokens, isSampled };
+}
+
+/** A fork of a branching sequence may compute its last token again, so the blocks that this one sees are kept. */
+function numSettledTokens({ isBranching, numComputedTokens }: Sequence): number {
+  return isBranching ? numComputedTokens - 1 : numComputedTokens;
 }
 
 function remove(list: Sequence[], sequence: Sequence): void {

@@ -17,10 +17,15 @@ export interface SequenceOptions {
   readonly priority?: number;
   /** Only sequences with the same salt share cached blocks. @default none */
   readonly cacheSalt?: string | undefined;
+  /** Whether it goes on as forks of it, which its owner makes whenever a token was drawn. @default false */
+  readonly isBranching?: boolean;
 }
 
 /** How a fork differs from its parent. */
-export interface ForkOptions extends Pick<SequenceOptions, "id" | "stop" | "sampling"> {
+export interface ForkOptions extends Pick<
+  SequenceOptions,
+  "id" | "stop" | "sampling" | "isBranching"
+> {
   /** Leading tokens of the parent that it keeps, at least its prompt. @default all */
   readonly numTokens?: number;
   /** Tokens behind them. @default none */
@@ -40,10 +45,14 @@ export class Sequence {
   readonly stop: StopConditions;
   readonly sampling: SamplingParams;
   readonly priority: number;
+  /** A drawn token is not appended: the sequence is held until its owner replaces it. */
+  readonly isBranching: boolean;
   readonly blockTable: BlockTable;
   /** Place in the order of service, once it was added: see {@link Policy}. */
   rank = 0;
   status: SequenceStatus = "new";
+  /** A token was drawn, and nothing is left to do until the owner replaces it. */
+  isHeld = false;
   /** Leading tokens whose K and V are in the cache. */
   numComputedTokens = 0;
   numPreemptions = 0;
@@ -64,6 +73,7 @@ export class Sequence {
     this.stop = stop;
     this.sampling = sampling;
     this.priority = checkInteger("priority", priority, priorityRange);
+    this.isBranching = options.isBranching ?? false;
     this.blockTable = new BlockTable(options.cacheSalt);
     this.promptLength = promptTokenIds.length;
     this.#numTokens = promptTokenIds.length;

@@ -88,7 +88,7 @@ async function pump(
   generation: Generation,
   index: number,
 ): Promise<GenerateResult> {
-  let last: Delta = { text: "", tokenIds: [] };
+  let last: Delta = { index: 0, text: "", tokenIds: [] };
   for await (const delta of generation) {
     open();
     if (delta.finishReason !== undefined) {

@@ -1,5 +1,5 @@
 import type { ChatRequest } from "../engine/types.js";
-import { maxLogprobs } from "../engine/step.js";
+import { maxLogprobs } from "../sampling/sampling-params.js";
 import type { ChatMessage } from "../loading/chat.js";
 import { badRequest } from "./api-error.js";
 import { defined } from "./defined.js";

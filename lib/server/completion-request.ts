@@ -1,5 +1,5 @@
 import type { GenerateRequest } from "../engine/types.js";
-import { maxLogprobs } from "../engine/step.js";
+import { maxLogprobs } from "../sampling/sampling-params.js";
 import { defined } from "./defined.js";
 import { checkInteger, invalidType, invalidValue, type Fields } from "./fields.js";
 import { answerFields, openRequest, readAnswerOptions, type AnswerOptions } from "./request.js";

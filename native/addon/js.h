@@ -102,6 +102,10 @@ constexpr napi_typedarray_type typedArrayType<uint32_t>() {
   return napi_uint32_array;
 }
 template <>
+constexpr napi_typedarray_type typedArrayType<uint8_t>() {
+  return napi_uint8_array;
+}
+template <>
 constexpr napi_typedarray_type typedArrayType<float>() {
   return napi_float32_array;
 }

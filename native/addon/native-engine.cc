@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "js.h"
+#include "kv-transfer.h"
 #include "loader.h"
 #include "plug-in.h"
 #include "read-plan.h"
@@ -38,19 +39,21 @@ void complete(Completion& completion, StepResult result) {
   completion.floats = std::move(result.logprobs);
 }
 
-/// A Float32Array that owns `data`; copies where the host forbids external memory (Electron).
-Napi::Value toFloat32Array(Napi::Env env, std::vector<float> data) {
+/// A typed array that owns `data`; copies where the host forbids external memory (Electron).
+template <typename T>
+Napi::Value toTypedArray(Napi::Env env, std::vector<T> data) {
+  using Array = Napi::TypedArrayOf<T>;
   const size_t length = data.size();
-  if (length == 0) return Napi::Float32Array::New(env, 0);
-  auto* owned = new std::vector<float>(std::move(data));
-  const auto release = [](Napi::BasicEnv, void*, std::vector<float>* memory) { delete memory; };
+  if (length == 0) return Array::New(env, 0);
+  auto* owned = new std::vector<T>(std::move(data));
+  const auto release = [](Napi::BasicEnv, void*, std::vector<T>* memory) { delete memory; };
   try {
-    const auto buffer = Napi::ArrayBuffer::New(env, owned->data(), length * sizeof(float), release, owned);
-    return Napi::Float32Array::New(env, length, buffer, 0);
+    const auto buffer = Napi::ArrayBuffer::New(env, owned->data(), length * sizeof(T), release, owned);
+    return Array::New(env, length, buffer, 0);
   } catch (const Napi::Error&) {
-    const std::unique_ptr<std::vector<float>> guard(owned);
-    Napi::Float32Array copy = Napi::Float32Array::New(env, length);
-    std::memcpy(copy.Data(), owned->data(), length * sizeof(float));
+    const std::unique_ptr<std::vector<T>> guard(owned);
+    Array copy = Array::New(env, length);
+    std::memcpy(copy.Data(), owned->data(), length * sizeof(T));
     return copy;
   }
 }
@@ -79,6 +82,8 @@ Napi::Function NativeEngine::define(Napi::Env env) {
                          InstanceMethod<&NativeEngine::step>("step"),
                          InstanceMethod<&NativeEngine::stepLogits>("stepLogits"),
                          InstanceMethod<&NativeEngine::sampleRows>("sampleRows"),
+                         InstanceMethod<&NativeEngine::readBlocks>("readBlocks"),
+                         InstanceMethod<&NativeEngine::writeBlocks>("writeBlocks"),
                          InstanceMethod<&NativeEngine::writeArena>("writeArena"),
                          InstanceMethod<&NativeEngine::readArena>("readArena"),
                          InstanceMethod<&NativeEngine::poison>("poison"),
@@ -87,6 +92,7 @@ Napi::Function NativeEngine::define(Napi::Env env) {
                          InstanceMethod<&NativeEngine::drain>("drain"),
                          InstanceMethod<&NativeEngine::takeError>("takeError"),
                          InstanceMethod<&NativeEngine::takeFloats>("takeFloats"),
+                         InstanceMethod<&NativeEngine::takeBytes>("takeBytes"),
                          InstanceMethod<&NativeEngine::ref>("ref"),
                          InstanceMethod<&NativeEngine::unref>("unref"),
                          InstanceMethod<&NativeEngine::join>("join"),
@@ -179,9 +185,10 @@ Napi::Value NativeEngine::open(const Napi::CallbackInfo& info) {
     const auto plan = std::make_shared<PlanSpec>(readPlan(info[0]));
     const KvOptions kv = readKvOptions(info[1], true);
     const auto maxRequests = static_cast<int32_t>(readInteger(info[2], "maxRequests", 1, 1 << 20));
-    return submit(info.Env(), [plan, kv, maxRequests](State& state, Completion&) {
+    return submit(info.Env(), [plan, kv, maxRequests](State& state, Completion& completion) {
       require(state.runner == nullptr, "A plan is open already");
       state.runner = std::make_unique<Runner>(state.openedDevice(), std::move(*plan), kv, maxRequests);
+      pushCount(completion.values, kvBlockBytes(*state.runner));
     });
   });
 }
@@ -229,6 +236,24 @@ Napi::Value NativeEngine::stepLogits(const Napi::CallbackInfo& info) {
     const auto input = std::make_shared<StepInput>(readStepInput(info[0]));
     return submit(info.Env(), [input](State& state, Completion& completion) {
       completion.floats = state.openedRunner().runLogits(*input);
+    });
+  });
+}
+
+Napi::Value NativeEngine::readBlocks(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    return submit(info.Env(),
+                  [blocks = copyTypedArray<int32_t>(info[0], "blocks")](State& state, Completion& completion) {
+                    completion.bytes = pagoda::readBlocks(state.openedRunner(), blocks);
+                  });
+  });
+}
+
+Napi::Value NativeEngine::writeBlocks(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    return submit(info.Env(), [blocks = copyTypedArray<int32_t>(info[0], "blocks"),
+                               bytes = copyTypedArray<uint8_t>(info[1], "bytes")](State& state, Completion&) {
+      pagoda::writeBlocks(state.openedRunner(), blocks, bytes);
     });
   });
 }
@@ -298,13 +323,19 @@ Napi::Value NativeEngine::takeError(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value NativeEngine::takeFloats(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    Completion completion;
-    const auto job = static_cast<int32_t>(readInteger(info[0], "job", 0, INT32_MAX));
-    require(!shutDown_, "The engine is closed");
-    thread_->take(job, &completion);  // a job without floats leaves an empty result
-    return toFloat32Array(info.Env(), std::move(completion.floats));
-  });
+  return guarded(info.Env(), [&] { return toTypedArray(info.Env(), take(info[0]).floats); });
+}
+
+Napi::Value NativeEngine::takeBytes(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] { return toTypedArray(info.Env(), take(info[0]).bytes); });
+}
+
+Completion NativeEngine::take(const Napi::Value& id) {
+  Completion completion;
+  const auto job = static_cast<int32_t>(readInteger(id, "job", 0, INT32_MAX));
+  require(!shutDown_, "The engine is closed");
+  thread_->take(job, &completion);  // a job without floats and bytes leaves an empty one
+  return completion;
 }
 
 void NativeEngine::ref(const Napi::CallbackInfo& info) {

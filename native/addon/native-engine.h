@@ -46,6 +46,8 @@ class NativeEngine : public Napi::ObjectWrap<NativeEngine> {
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value stepLogits(const Napi::CallbackInfo& info);
   Napi::Value sampleRows(const Napi::CallbackInfo& info);
+  Napi::Value readBlocks(const Napi::CallbackInfo& info);
+  Napi::Value writeBlocks(const Napi::CallbackInfo& info);
   Napi::Value writeArena(const Napi::CallbackInfo& info);
   Napi::Value readArena(const Napi::CallbackInfo& info);
   Napi::Value poison(const Napi::CallbackInfo& info);
@@ -56,11 +58,14 @@ class NativeEngine : public Napi::ObjectWrap<NativeEngine> {
   Napi::Value drain(const Napi::CallbackInfo& info);
   Napi::Value takeError(const Napi::CallbackInfo& info);
   Napi::Value takeFloats(const Napi::CallbackInfo& info);
+  Napi::Value takeBytes(const Napi::CallbackInfo& info);
   void ref(const Napi::CallbackInfo& info);
   void unref(const Napi::CallbackInfo& info);
   void join(const Napi::CallbackInfo& info);
 
   Napi::Value submit(Napi::Env env, StateJob job);
+  /// What the drained job `id` left, once.
+  Completion take(const Napi::Value& id);
   /// Ends and joins the thread and lets go of the wake. Idempotent; runs on the JavaScript thread.
   void shutDown();
   static void onEnvCleanup(void* self);

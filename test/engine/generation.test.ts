@@ -1,14 +1,14 @@
 import { describe, expect, it } from "vitest";
 import { LiveGeneration } from "../../lib/engine/generation.js";
-import type { GenerateResult } from "../../lib/engine/types.js";
+import type { GeneratedOutput, GenerateResult } from "../../lib/engine/types.js";
 import { PagodaError } from "../../lib/errors.js";
 import { collectUnhandled } from "../support/engines.js";
 
+const output: GeneratedOutput = { text: "abc", tokenIds: [1, 2, 3], finishReason: "length" };
 const result: GenerateResult = {
-  text: "abc",
-  tokenIds: [1, 2, 3],
+  ...output,
+  outputs: [output],
   promptTokenIds: [9],
-  finishReason: "length",
   usage: {
     promptTokens: 1,
     cachedTokens: 0,
@@ -33,9 +33,10 @@ function newGeneration(): LiveGeneration {
 async function run(generation: LiveGeneration): Promise<void> {
   generation.start();
   for (const [i, text] of ["a", "b", "c"].entries()) {
-    generation.push(text, [i + 1]);
+    generation.push(0, { text, tokenIds: [i + 1] });
     await new Promise((resolve) => setImmediate(resolve));
   }
+  generation.end(0, "length");
   generation.finish(result);
 }
 
@@ -46,7 +47,7 @@ describe("reading", () => {
     const deltas = [];
     for await (const delta of generation) deltas.push(delta);
     const { finishReason, usage } = result;
-    expect(deltas).toEqual([{ text: "abc", tokenIds: [1, 2, 3], finishReason, usage }]);
+    expect(deltas).toEqual([{ index: 0, text: "abc", tokenIds: [1, 2, 3], finishReason, usage }]);
   });
 
   it("gets each delta as it comes, and the end by itself", async () => {
@@ -102,9 +103,9 @@ describe("reading", () => {
   it("gets what came before a failure, then the error, once", async () => {
     const generation = newGeneration();
     const iterator = generation[Symbol.asyncIterator]();
-    generation.push("a", [1]);
+    generation.push(0, { text: "a", tokenIds: [1] });
     generation.fail(failure, false);
-    expect((await iterator.next()).value).toEqual({ text: "a", tokenIds: [1] });
+    expect((await iterator.next()).value).toEqual({ index: 0, text: "a", tokenIds: [1] });
     await expect(iterator.next()).rejects.toBe(failure);
     expect(await iterator.next()).toEqual({ done: true, value: undefined });
   });

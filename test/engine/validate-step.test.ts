@@ -182,7 +182,7 @@ describe("validateStep", () => {
     ["sampling.targets[1]", sampling({ targets: ints(-1, 100) })],
     ["sampling.targets[0]", sampling({ targets: ints(-2, 1) })],
     ["sampling.numLogprobs", sampling({ numLogprobs: ints(1, 2, 3) })],
-    ["sampling.numLogprobs[0]", sampling({ numLogprobs: ints(21, 0) })],
+    ["sampling.numLogprobs[0]", sampling({ numLogprobs: ints(129, 0) })],
     ["sampling.numLogprobs[1]", sampling({ numLogprobs: ints(0, -2) })],
     ...controlMistakes,
   ];

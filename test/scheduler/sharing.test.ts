@@ -200,8 +200,10 @@ describe("a pin", () => {
     simulation.run();
     const pin = simulation.blocks.pin(Int32Array.from(promptOf(17)));
     expect(pin.numTokens).toBe(16);
-    for (let salt = 1; salt < 5; salt++) simulation.add(promptOf(40, salt), 1);
-    simulation.run();
+    for (let salt = 1; salt < 5; salt++) {
+      simulation.add(promptOf(40, salt), 1);
+      simulation.run();
+    }
     const again = simulation.add(promptOf(17), 1);
     simulation.run();
     expect(again.numCachedTokens).toBe(16);
@@ -212,6 +214,21 @@ describe("a pin", () => {
     const gone = simulation.add(promptOf(17), 1);
     simulation.run();
     expect(gone.numCachedTokens).toBe(0);
+  });
+
+  it("is given up before a sequence has to wait, or is preempted", () => {
+    const simulation = new Simulation({ numBlocks: 17, blockSize: 4 });
+    simulation.add(promptOf(17), 1);
+    simulation.run();
+    const pins = [17, 17].map((length) => simulation.blocks.pin(Int32Array.from(promptOf(length))));
+    const one = simulation.add(promptOf(36, 1), 20);
+    const other = simulation.add(promptOf(8, 2), 6);
+    simulation.step();
+    expect([one.status, other.status]).toEqual(["running", "running"]);
+    expect(pins.map(({ numBlocks }) => numBlocks)).toEqual([4, 4]);
+    simulation.run();
+    expect(pins.map(({ numBlocks }) => numBlocks)).toEqual([0, 0]);
+    expect(simulation.scheduler.numPreemptions).toBe(0);
   });
 
   it("is given up where the next sequence could not run otherwise", () => {

@@ -106,6 +106,7 @@ function info(
       eosTokenIds,
       hasTokenizer: false,
       hasChatTemplate: false,
+      fingerprint: "f".repeat(64),
     },
     device: {
       backend: "fake",

@@ -8,6 +8,7 @@ import type {
   Generation,
   GenerateRequest,
 } from "../../lib/engine/types.js";
+import type { Session } from "../../lib/engine/session-types.js";
 import { PagodaError } from "../../lib/errors.js";
 
 export interface FakeEngineOptions {
@@ -50,6 +51,7 @@ export class FakeEngine implements Engine {
       eosTokenIds: [],
       hasTokenizer: false,
       hasChatTemplate: true,
+      fingerprint: "f".repeat(64),
     },
     device: {
       backend: "fake",
@@ -103,6 +105,14 @@ export class FakeEngine implements Engine {
       promptTokens: 0,
       outputTokens: this.tokens,
     };
+  }
+
+  session(): Session {
+    throw new Error("not faked");
+  }
+
+  async restoreSession(): Promise<Session> {
+    throw new Error("not faked");
   }
 
   async logits(): Promise<Float32Array> {
@@ -160,7 +170,7 @@ class FakeGeneration {
     this.#text += text;
     this.#onToken();
     this.live.start();
-    this.live.push(text, [id]);
+    this.live.push(0, { text, tokenIds: [id] });
     if (this.#ids.length >= this.#maxTokens) this.#finish();
     else if (this.#options.tokenMs === undefined) setImmediate(() => this.#step());
     else setTimeout(() => this.#step(), this.#options.tokenMs);
@@ -169,11 +179,12 @@ class FakeGeneration {
   #finish(): void {
     this.#end();
     const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: this.#ids.length };
+    const output = { text: this.#text, tokenIds: this.#ids, finishReason: "length" } as const;
+    this.live.end(0, "length");
     this.live.finish({
-      text: this.#text,
-      tokenIds: this.#ids,
+      ...output,
+      outputs: [output],
       promptTokenIds: [1],
-      finishReason: "length",
       usage: { ...usage, queueMs: 0, prefillMs: 0, decodeMs: 0, ttftMs: 0, totalMs: 0 },
     });
   }

@@ -1,7 +1,9 @@
 import { setImmediate as macrotask } from "node:timers/promises";
 import type { Executor, ExecutorLimits } from "../../lib/engine/executor.js";
+import { validateReadBlocks, validateWriteBlocks } from "../../lib/engine/kv-transfer.js";
 import type { SamplingInput, StepInput, StepOutput } from "../../lib/engine/step.js";
 import { validateStep } from "../../lib/engine/validate-step.js";
+import { PagodaError } from "../../lib/errors.js";
 
 export interface FakeExecutorOptions extends Partial<ExecutorLimits> {
   /** Runs before each call, e.g. to wait, to count, or to throw. `call` counts from 0. */
@@ -36,6 +38,9 @@ const defaults: ExecutorLimits = {
  */
 export class FakeExecutor implements Executor {
   readonly limits: ExecutorLimits;
+  /** Token and position of each slot, 4 bytes each. */
+  readonly kvBlockBytes: number;
+  readonly kvLayout: string;
   /** Every step's input, copied. */
   readonly steps: {
     readonly tokens: number;
@@ -51,11 +56,15 @@ export class FakeExecutor implements Executor {
   /** Last tokens of a context that the largest window sees. */
   readonly #maxVisible: number;
   #isRunning = false;
+  /** Settles with the step under way, whatever becomes of it. */
+  #step: Promise<unknown> = Promise.resolve();
 
   constructor(options: FakeExecutorOptions = {}) {
     const { onCall: _, nextToken: __, isFinite: ___, ...limits } = options;
     this.#options = options;
     this.limits = { ...defaults, ...limits };
+    this.kvBlockBytes = 12 * this.limits.blockSize;
+    this.kvLayout = `fake, blocks of ${this.limits.blockSize}`;
     const slots = this.limits.numBlocks * this.limits.blockSize;
     this.#tokens = new Int32Array(slots).fill(-1);
     this.#positions = new Int32Array(slots).fill(-1);
@@ -87,6 +96,25 @@ export class FakeExecutor implements Executor {
       return values.indexOf(Math.max(...values));
     });
     return { tokens, finite: new Int32Array(rows).fill(1) };
+  }
+
+  async readBlocks(blocks: Int32Array): Promise<Uint8Array> {
+    validateReadBlocks(blocks, this);
+    const ids = blocks.slice();
+    await this.#step;
+    if (this.isClosed) throw new PagodaError("ERR_CLOSED", "The executor is closed");
+    return new Uint8Array(Buffer.concat([...ids].flatMap((block) => this.#blockParts(block))));
+  }
+
+  async writeBlocks(blocks: Int32Array, bytes: Uint8Array): Promise<void> {
+    validateWriteBlocks(blocks, bytes, this);
+    const parts = [...blocks].flatMap((block) => this.#blockParts(block));
+    const copy = bytes.slice();
+    await this.#step;
+    if (this.isClosed) throw new PagodaError("ERR_CLOSED", "The executor is closed");
+    for (const [i, part] of parts.entries()) {
+      part.set(copy.subarray(i * part.length, (i + 1) * part.length));
+    }
   }
 
   async close(): Promise<void> {
@@ -138,7 +166,13 @@ export class FakeExecutor implements Executor {
     return context.slice(prompt.length);
   }
 
-  async #run<T>(input: StepInput, compute: () => T): Promise<T> {
+  #run<T>(input: StepInput, compute: () => T): Promise<T> {
+    const step = this.#runStep(input, compute);
+    this.#step = step.catch(() => undefined);
+    return step;
+  }
+
+  async #runStep<T>(input: StepInput, compute: () => T): Promise<T> {
     if (this.#isRunning) throw new Error("two steps at once");
     if (this.isClosed) throw new Error("used after close");
     this.#isRunning = true;
@@ -150,6 +184,14 @@ export class FakeExecutor implements Executor {
     } finally {
       this.#isRunning = false;
     }
+  }
+
+  /** Views of the bytes of a block. */
+  #blockParts(block: number): Uint8Array[] {
+    const length = this.kvBlockBytes / 3;
+    return [this.#tokens, this.#positions, this.#groups].map(
+      ({ buffer }) => new Uint8Array(buffer, block * length, length),
+    );
   }
 
   /** Block copies come first, and none reads what another one writes. */

@@ -2,6 +2,7 @@ import { BlockManager, type BlockManagerOptions } from "../../lib/cache/block-ma
 import { Batch } from "../../lib/scheduler/batch.js";
 import {
   Scheduler,
+  type DrawnToken,
   type ScheduledStep,
   type SchedulerOptions,
 } from "../../lib/scheduler/scheduler.js";
@@ -15,7 +16,10 @@ export interface SimulationOptions extends FakeExecutorOptions {
 }
 
 /** How a sequence differs from a greedy one of priority 0. */
-export type SequenceVariant = Pick<SequenceOptions, "sampling" | "priority" | "cacheSalt">;
+export type SequenceVariant = Pick<
+  SequenceOptions,
+  "sampling" | "priority" | "cacheSalt" | "isBranching"
+>;
 
 /** Scheduler, cache and batch over the fake executor, one synchronous step at a time. */
 export class Simulation {
@@ -26,6 +30,8 @@ export class Simulation {
   /** Output of each sequence, by id; ends with the reason. */
   readonly ended: Map<number, string> = new Map();
   steps = 0;
+  /** By the last step. */
+  drawn: readonly DrawnToken[] = [];
   readonly #batch: Batch;
   readonly #budget: number;
   /** Then those that wait stand behind all that run. Not so for forks that have to wait. */
@@ -81,6 +87,30 @@ export class Simulation {
     return child;
   }
 
+  /** Adds a group of one sequence, which is replaced by forks whenever all of the group were drawn for. */
+  addBranching(prompt: readonly number[], maxTokens: number): Sequence {
+    this.#isFcfs = false;
+    return this.add(prompt, maxTokens, [], { isBranching: true });
+  }
+
+  /** Replaces sequences by branching forks of `parents`, each with one token more. */
+  replace(
+    group: readonly Sequence[],
+    forks: readonly { readonly parent: Sequence; readonly token: number }[],
+  ): Sequence[] {
+    const { stop } = group[0]!;
+    const children = this.scheduler.replace(
+      group,
+      forks.map(({ parent, token }, i) => {
+        const id = this.sequences.length + i;
+        return { parent, options: { id, stop, tokenIds: [token], isBranching: true } };
+      }),
+    );
+    this.sequences.push(...children);
+    this.#checkBlocks();
+    return children;
+  }
+
   /** Schedules, executes and commits; `during` runs while the step does. False when there is nothing to run. */
   step(during?: (step: ScheduledStep) => void): boolean {
     const step = this.scheduler.schedule();
@@ -89,10 +119,11 @@ export class Simulation {
     this.#check(step);
     const output = this.fake.compute(this.#batch.pack(step));
     during?.(step);
-    for (const { sequence, finishReason } of this.scheduler.commit(step, output)) {
+    this.drawn = this.scheduler.commit(step, output);
+    for (const { sequence, finishReason } of this.drawn) {
       if (finishReason !== undefined) this.ended.set(sequence.id, finishReason);
     }
-    this.blocks.check(this.sequences.map(({ blockTable }) => blockTable));
+    this.#checkBlocks();
     return true;
   }
 
@@ -105,6 +136,10 @@ export class Simulation {
 
   output(sequence: Sequence): number[] {
     return [...sequence.tokenIds.subarray(sequence.promptLength)];
+  }
+
+  #checkBlocks(): void {
+    this.blocks.check(this.sequences.map(({ blockTable }) => blockTable));
   }
 
   #check({ sequences, numTokens, numOutputs }: ScheduledStep): void {
@@ -123,13 +158,14 @@ export class Simulation {
   /** Who runs but is not scheduled stands behind the others, and the budget is spent. */
   #checkLeftOut(scheduled: readonly Sequence[], numTokens: number): void {
     const first = this.sequences.reduce<Sequence | undefined>((first, sequence) => {
-      const counts =
-        sequence.status === "running" || (this.#isFcfs && sequence.status === "waiting");
+      const isRunning = sequence.status === "running" && !sequence.isHeld;
+      const counts = isRunning || (this.#isFcfs && sequence.status === "waiting");
       return counts && (first === undefined || isBefore(sequence, first)) ? sequence : first;
     }, undefined);
     if (!scheduled.includes(first!)) throw new Error("the first sequence is left out of a step");
     const isIdle = this.sequences.some(
-      (sequence) => sequence.status === "running" && !scheduled.includes(sequence),
+      (sequence) =>
+        sequence.status === "running" && !sequence.isHeld && !scheduled.includes(sequence),
     );
     if (isIdle && numTokens < this.#budget) throw new Error("a running sequence is left out");
   }
