@@ -11,6 +11,7 @@ export interface TestEngineOptions {
   readonly tokenizer?: Tokenizer;
   readonly maxModelLen?: number;
   readonly eosTokenIds?: readonly number[];
+  readonly fingerprint?: string;
   readonly generation?: Partial<GenerationDefaults>;
   readonly scheduler?: Partial<EngineParts["scheduler"]>;
   readonly kvCache?: EngineParts["kvCache"];
@@ -33,7 +34,7 @@ export function testEngine(executor: Executor, options: TestEngineOptions = {}):
   const engine = new LlmEngine({
     executor,
     tokenizer,
-    info: info(executor, maxModelLen, eosTokenIds),
+    info: info(executor, { ...options, maxModelLen, eosTokenIds }),
     generation: { eosTokenIds, ...generation },
     scheduler,
     ...(options.kvCache && { kvCache: options.kvCache }),
@@ -92,9 +93,9 @@ async function idleStats(engine: LlmEngine): Promise<UsageNumbers> {
 
 function info(
   { limits }: Executor,
-  maxModelLen: number,
-  eosTokenIds: readonly number[],
+  options: Required<Pick<TestEngineOptions, "maxModelLen" | "eosTokenIds">> & TestEngineOptions,
 ): EngineInfo {
+  const { maxModelLen, eosTokenIds, fingerprint = "f".repeat(64) } = options;
   return {
     model: {
       name: "fake",
@@ -106,7 +107,7 @@ function info(
       eosTokenIds,
       hasTokenizer: false,
       hasChatTemplate: false,
-      fingerprint: "f".repeat(64),
+      fingerprint,
     },
     device: {
       backend: "fake",
