@@ -1,22 +1,19 @@
 import { checkInteger } from "../arguments.js";
 import { argumentError, assert } from "../errors.js";
 import type { KvGroup } from "../graph/plan.js";
-import { BlockPool, nullBlock } from "./block-pool.js";
+import { BlockPool } from "./block-pool.js";
 import { BlockStore } from "./block-store.js";
 import { BlockTable } from "./block-table.js";
 import { checkBlocks } from "./check-blocks.js";
 import { KvGroupTables } from "./kv-group-tables.js";
 import { peakBlocks } from "./kv-window.js";
-import {
-  PrefixCache,
-  type PrefixCacheOptions,
-  type PrefixNode,
-  type PrefixTokens,
-} from "./prefix-cache.js";
-import { emptyPrefix, findLongestPrefix, type CachedPrefix } from "./prefix-lookup.js";
+import { PrefixCache, type PrefixCacheOptions } from "./prefix-cache.js";
+import type { CachedPrefix } from "./prefix-lookup.js";
+import { PrefixSharing, type TokenSource } from "./prefix-sharing.js";
 
 export { BlockTable, GroupBlocks } from "./block-table.js";
 export type { CachedPrefix } from "./prefix-lookup.js";
+export type { TokenSource } from "./prefix-sharing.js";
 
 export interface BlockManagerOptions extends PrefixCacheOptions {
   /** Physical blocks, block 0 (the null block) included. At least 2. */
@@ -30,17 +27,6 @@ export interface BlockManagerOptions extends PrefixCacheOptions {
    * back. @default one group without a window
    */
   readonly kvGroups?: readonly KvGroup[];
-}
-
-/** Whoever has tokens; a view that is asked for only when it is needed. */
-export interface TokenSource {
-  /** int32 [at least as many as are computed] */
-  readonly tokenIds: Int32Array;
-  /**
-   * Where the block manager keeps the hashes of its blocks, so that each is computed once. Empty at first; only for tokens
-   * that do not change and have one salt.
-   */
-  readonly blockHashes?: number[];
 }
 
 /** The account of one sequence. */
@@ -80,13 +66,12 @@ export class BlockManager {
   readonly #store: BlockStore;
   /** In the order of `kvGroups`. */
   readonly #groups: readonly KvGroupTables[];
-  readonly #isSharing: boolean;
+  readonly #hasWindows: boolean;
+  readonly #sharing: PrefixSharing;
   /** Oldest first. */
   readonly #pins: Set<BlockTable> = new Set();
   /** Free blocks that were promised to tables. */
   #numReserved = 0;
-  #numQueriedTokens = 0;
-  #numHitTokens = 0;
 
   constructor(options: BlockManagerOptions) {
     const {
@@ -101,10 +86,11 @@ export class BlockManager {
       checkInteger(`kvGroups[${i}].slidingWindow`, slidingWindow, { min: 0, max: maxInt32 });
     }
     this.kvGroups = kvGroups;
-    this.#isSharing = prefixSharing;
+    this.#hasWindows = kvGroups.some(({ slidingWindow }) => slidingWindow > 0);
     this.#pool = new BlockPool(numBlocks);
     this.#prefixes = new PrefixCache(options);
     this.#store = new BlockStore(this.#pool, this.#prefixes);
+    this.#sharing = new PrefixSharing(kvGroups, blockSize, this.#store, { isOn: prefixSharing });
     this.#groups = kvGroups.map(
       (group, index) => new KvGroupTables(index, group, blockSize, this.#store),
     );
@@ -132,7 +118,7 @@ export class BlockManager {
 
   /** Tokens of all sequences that were looked up, and how many of them were found. */
   get prefixStatistics(): { readonly queriedTokens: number; readonly hitTokens: number } {
-    return { queriedTokens: this.#numQueriedTokens, hitTokens: this.#numHitTokens };
+    return this.#sharing.statistics;
   }
 
   // ---- accounts
@@ -153,7 +139,9 @@ export class BlockManager {
   /** Blocks that `numTokens` more tokens would take from the pool, copies of last blocks included. */
   blocksNeeded(table: BlockTable, numTokens: number): number {
     if (numTokens <= 0) return 0;
-    return this.#sum((group) => group.blocksNeeded(table, numTokens));
+    let needed = 0;
+    for (const group of this.#groups) needed += group.blocksNeeded(table, numTokens);
+    return needed;
   }
 
   /**
@@ -190,7 +178,7 @@ export class BlockManager {
   /** Gives slots to `numTokens` more tokens, all or none. Returns false, and changes nothing, when blocks are short. */
   allocate(table: BlockTable, numTokens: number): boolean {
     const needed = this.blocksNeeded(table, numTokens);
-    const promised = Math.max(0, table.numPromisedBlocks - table.numHeldBlocks);
+    const promised = table.numReservedBlocks;
     if (needed > this.numFreeBlocks + promised) return false;
     if (numTokens <= 0) return true;
     this.#numReserved -= Math.min(needed, promised);
@@ -217,7 +205,7 @@ export class BlockManager {
 
   /** Takes all blocks back, the last ones first, so that a prefix is forgotten from its end. */
   free(table: BlockTable): void {
-    this.#numReserved -= Math.max(0, table.numPromisedBlocks - table.numHeldBlocks);
+    this.#numReserved -= table.numReservedBlocks;
     table.numPromisedBlocks = 0;
     for (let i = table.numBlocks - 1; i >= 0; i--) {
       for (const group of this.#groups) group.release(table, i);
@@ -268,26 +256,20 @@ export class BlockManager {
    * and blocks behind windows are given back.
    */
   markComputed(table: BlockTable, tokens: TokenSource, numTokens: number): void {
-    const numFull = Math.floor(numTokens / this.blockSize);
-    if (this.#isSharing && table.numHashedBlocks < numFull) {
-      this.#addToCache(table, tokensOf(tokens, table.cacheSalt), numFull);
-    }
-    this.releaseBehind(table, numTokens);
+    this.#sharing.add(table, tokens, numTokens);
+    if (this.#hasWindows) this.releaseBehind(table, numTokens);
   }
 
   /** Gives blocks back that tokens from `numTokens` on do not attend to; `markComputed` does, too. */
   releaseBehind(table: BlockTable, numTokens: number): void {
-    const promised = Math.max(0, table.numPromisedBlocks - table.numHeldBlocks);
+    const before = table.numReservedBlocks;
     for (const group of this.#groups) group.releaseBehind(table, numTokens);
-    const kept = Math.max(0, table.numPromisedBlocks - table.numHeldBlocks);
-    this.#numReserved += kept - promised;
+    this.#numReserved += table.numReservedBlocks - before;
   }
 
   /** The table's blocks can no longer be found, for content that is not to be trusted. */
   forget(table: BlockTable): void {
-    for (const { blocks } of table.groups) {
-      for (let i = 0; i < table.numBlocks; i++) this.#prefixes.remove(blocks[i]!);
-    }
+    this.#sharing.forget(table);
   }
 
   // ---- prefixes
@@ -297,10 +279,7 @@ export class BlockManager {
    * needed. Changes nothing.
    */
   findPrefix(source: TokenSource, cacheSalt: string | undefined): CachedPrefix {
-    if (!this.#isSharing || this.#prefixes.numBlocks === 0)
-      return emptyPrefix(this.kvGroups.length);
-    const tokens = tokensOf(source, cacheSalt);
-    return findLongestPrefix(tokens, this.kvGroups, this.blockSize, this.#store);
+    return this.#sharing.find(source, cacheSalt);
   }
 
   /** Begins an empty table with a prefix that was just found for its tokens and salt. */
@@ -317,9 +296,7 @@ export class BlockManager {
 
   /** Counts a lookup in {@link BlockManager.prefixStatistics}. */
   recordLookup(numTokens: number, numHitTokens: number): void {
-    if (!this.#isSharing) return;
-    this.#numQueriedTokens += numTokens;
-    this.#numHitTokens += numHitTokens;
+    this.#sharing.recordLookup(numTokens, numHitTokens);
   }
 
   /**
@@ -404,52 +381,4 @@ export class BlockManager {
     for (const group of this.#groups) sum += count(group);
     return sum;
   }
-
-  /** Stops where the block before is not in the cache: nobody could find what follows. */
-  #addToCache(table: BlockTable, tokens: PrefixTokens, numFull: number): void {
-    let before = this.#addLead(table, tokens, numFull);
-    while (table.numHashedBlocks < numFull) {
-      const index = table.numHashedBlocks;
-      const parent = before ?? (index === 0 ? undefined : this.#nodeAt(table, index - 1));
-      before = undefined;
-      if (index > 0 && parent === undefined) return;
-      for (const [group, { blocks }] of table.groups.entries()) {
-        const block = blocks[index]!;
-        if (block === nullBlock || this.#prefixes.nodeOf(block) !== undefined) continue;
-        this.#prefixes.add(block, group, parent, tokens, index);
-      }
-      table.numHashedBlocks++;
-    }
-  }
-
-  /**
-   * The way to the first block of a table that was prepared and has none of the blocks before, in any group. Returns the
-   * last node of it; undefined where the table begins with a block.
-   */
-  #addLead(table: BlockTable, tokens: PrefixTokens, numFull: number): PrefixNode | undefined {
-    if (table.numHashedBlocks > 0) return undefined;
-    const numLead = Math.min(...table.groups.map(({ numReleased }) => numReleased));
-    if (numLead === 0 || numLead >= numFull) return undefined;
-    let node: PrefixNode | undefined;
-    while (table.numHashedBlocks < numLead) {
-      node = this.#prefixes.addEmpty(node, tokens, table.numHashedBlocks++);
-    }
-    return node;
-  }
-
-  /** The node of logical block `index`; undefined where no group's block is cached, or all were given back. */
-  #nodeAt(table: BlockTable, index: number): PrefixNode | undefined {
-    for (const { blocks } of table.groups) {
-      const node = this.#prefixes.nodeOf(blocks[index]!);
-      if (node !== undefined) return node;
-    }
-    return undefined;
-  }
-}
-
-function tokensOf(
-  { tokenIds, blockHashes }: TokenSource,
-  cacheSalt: string | undefined,
-): PrefixTokens {
-  return { tokenIds, cacheSalt, blockHashes };
 }

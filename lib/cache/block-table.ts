@@ -42,6 +42,12 @@ export class BlockTable {
     return held;
   }
 
+  /** Blocks that are kept for it, as it was promised more than it holds. */
+  get numReservedBlocks(): number {
+    if (this.numPromisedBlocks === 0) return 0;
+    return Math.max(0, this.numPromisedBlocks - this.numHeldBlocks);
+  }
+
   /** Makes room for logical blocks in each of `numGroups` groups. */
   reserve(numGroups: number, numBlocks: number): void {
     while (this.groups.length < numGroups) this.groups.push(new GroupBlocks());

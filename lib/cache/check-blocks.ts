@@ -32,7 +32,7 @@ export function checkBlocks(
   for (const table of tables) {
     checkTable(table, shape, named);
     checkHashes(table, shape.blockSize, prefixes);
-    reserved += Math.max(0, table.numPromisedBlocks - table.numHeldBlocks);
+    reserved += table.numReservedBlocks;
   }
   assert(reserved === numReserved, "what is reserved was promised and not taken");
   assert(numReserved <= pool.numFree, "what is reserved is free");

@@ -1,6 +1,6 @@
 import type { KvGroup } from "../graph/plan.js";
 import { assert } from "../errors.js";
-import { nullBlock } from "./block-pool.js";
+import { nullBlock, type BlockPool } from "./block-pool.js";
 import type { BlockStore } from "./block-store.js";
 import { GroupBlocks, type BlockTable } from "./block-table.js";
 import { chunkBlocks, firstSeenBlock } from "./kv-window.js";
@@ -12,12 +12,14 @@ export class KvGroupTables {
   readonly group: KvGroup;
   readonly #blockSize: number;
   readonly #store: BlockStore;
+  readonly #pool: BlockPool;
 
   constructor(index: number, group: KvGroup, blockSize: number, store: BlockStore) {
     this.index = index;
     this.group = group;
     this.#blockSize = blockSize;
     this.#store = store;
+    this.#pool = store.pool;
   }
 
   /** Blocks that `numTokens` more tokens would take from the pool, a copy of the last block included. */
@@ -70,13 +72,11 @@ export class KvGroupTables {
     blocks[index] = nullBlock;
   }
 
-  /** Gives the blocks back that the token at position `numTokens` does not attend to. Returns how many. */
-  releaseBehind(table: BlockTable, numTokens: number): number {
+  /** Gives the blocks back that the token at position `numTokens` does not attend to. */
+  releaseBehind(table: BlockTable, numTokens: number): void {
     const group = this.#of(table);
-    const before = group.numReleased;
     const first = this.firstSeenBlock(numTokens);
     while (group.numReleased < first) this.release(table, group.numReleased++);
-    return group.numReleased - before;
   }
 
   /** Whether the blocks that a fork of the first `numTokens` tokens would attend to are still there. */
@@ -92,19 +92,19 @@ export class KvGroupTables {
     for (let i = from.numReleased; i < numBlocks; i++) {
       const block = from.blocks[i]!;
       assert(!this.#store.copies.has(block), "a block is forked when its copy has been made");
-      this.#store.pool.retain(block);
+      this.#pool.retain(block);
       to.blocks[i] = block;
     }
     to.numReleased = from.numReleased;
   }
 
   /** Takes blocks that were found; null blocks stand before the window. */
-  adopt(table: BlockTable, blocks: readonly number[]): void {
+  adopt(table: BlockTable, blocks: Int32Array): void {
     const group = this.#of(table);
+    group.blocks.set(blocks);
     for (const [i, block] of blocks.entries()) {
       if (block === nullBlock) group.numReleased = i + 1;
-      else this.#store.pool.touch(block);
-      group.blocks[i] = block;
+      else this.#pool.touch(block);
     }
   }
 
@@ -126,7 +126,7 @@ export class KvGroupTables {
     const { blocks, numReleased } = this.#of(table);
     let shared = 0;
     for (let i = numReleased; i < table.numBlocks; i++) {
-      if (this.#store.pool.refCount(blocks[i]!) > 1) shared++;
+      if (this.#pool.refCount(blocks[i]!) > 1) shared++;
     }
     return shared;
   }
@@ -138,7 +138,7 @@ export class KvGroupTables {
   /** Whether the next token goes to a block with several owners. */
   #mustCopy(table: BlockTable): boolean {
     if (table.numTokens % this.#blockSize === 0) return false;
-    return this.#store.pool.refCount(this.#of(table).blocks[table.numBlocks - 1]!) > 1;
+    return this.#pool.refCount(this.#of(table).blocks[table.numBlocks - 1]!) > 1;
   }
 
   /** A partial last block gets one owner. It is cached where this is a fork of the beginning of a sequence that is gone. */

@@ -33,8 +33,6 @@ export interface PrefixCacheOptions {
 export interface PrefixTokens {
   readonly tokenIds: Int32Array;
   readonly cacheSalt: string | undefined;
-  /** Hashes of the first full blocks, where they are kept: grows as far as it is looked up, by this cache alone. */
-  readonly blockHashes: number[] | undefined;
 }
 
 /**
@@ -42,7 +40,7 @@ export interface PrefixTokens {
  * behind the same prefix, so comparing parents compares whole prefixes.
  */
 export interface PrefixNode {
-  /** The node of the block before; undefined for the first block of a sequence, and for a node that is gone. */
+  /** The node of the block before; undefined for the first block of a sequence, and once this node is gone. */
   parent: PrefixNode | undefined;
   /** Set on first blocks only. */
   readonly cacheSalt: string | undefined;
@@ -56,6 +54,8 @@ export interface PrefixNode {
   readonly blocks: number[];
   /** Nodes in the cache whose parent it is. */
   numChildren: number;
+  /** It is no longer in the cache, and never will be again. */
+  isGone: boolean;
   /** Another node with the same hash. */
   next: PrefixNode | undefined;
 }
@@ -171,6 +171,7 @@ export class PrefixCache {
   }
 
   clear(): void {
+    for (const node of this.#all()) node.isGone = true;
     this.#nodes.clear();
     this.#nodeOf.fill(undefined);
     this.#empty.clear();
@@ -185,6 +186,7 @@ export class PrefixCache {
     const numChildren = new Map<PrefixNode, number>();
     for (const node of this.#all()) {
       const { parent, blocks } = node;
+      assert(!node.isGone, "a node that can be found is not gone");
       if (parent !== undefined) numChildren.set(parent, (numChildren.get(parent) ?? 0) + 1);
       assert(this.#empty.has(node) === (blocks.length === 0), "empty nodes are listed");
       assert(blocks.length + node.numChildren > 0, "a node has blocks or leads to some");
@@ -220,16 +222,12 @@ export class PrefixCache {
 
   #hashOf(
     parent: PrefixNode | undefined,
-    { tokenIds, cacheSalt, blockHashes }: PrefixTokens,
+    { tokenIds, cacheSalt }: PrefixTokens,
     index: number,
   ): number {
-    const known = blockHashes?.[index];
-    if (known !== undefined) return known;
     const before = parent === undefined ? hashSalt(this.#seed, cacheSalt) : parent.hash;
     const start = index * this.#blockSize;
-    const hash = this.#hash(before, tokenIds, start, start + this.#blockSize);
-    if (blockHashes?.length === index) blockHashes.push(hash);
-    return hash;
+    return this.#hash(before, tokenIds, start, start + this.#blockSize);
   }
 
   #findHashed(
@@ -263,6 +261,7 @@ export class PrefixCache {
       tokenIds: tokenIds.slice(start, start + this.#blockSize),
       blocks: [],
       numChildren: 0,
+      isGone: false,
       next: this.#nodes.get(hash),
     };
     if (parent !== undefined) parent.numChildren++;
@@ -280,6 +279,7 @@ export class PrefixCache {
     for (let next: PrefixNode | undefined = node; next !== undefined;) {
       this.#unlink(next);
       this.#empty.delete(next);
+      next.isGone = true;
       const parent: PrefixNode | undefined = next.parent;
       next.parent = undefined; // nodes that are gone do not keep each other from being collected
       if (parent !== undefined) parent.numChildren--;

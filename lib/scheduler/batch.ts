@@ -81,11 +81,14 @@ export class Batch {
   /** In every group, the slots of `count` tokens, from token `start` of the step's `numTokens` on. */
   #packSlots(sequence: Sequence, start: number, count: number, numTokens: number): void {
     const { numComputedTokens: first, blockTable } = sequence;
-    for (let group = 0; group < this.#blocks.kvGroups.length; group++) {
-      const at = group * numTokens + start;
+    const { blockSize } = this.#blocks;
+    let at = start;
+    for (const { blocks } of blockTable.groups) {
       for (let i = 0; i < count; i++) {
-        this.#slotMapping[at + i] = this.#blocks.slot(blockTable, first + i, group);
+        const block = blocks[Math.floor((first + i) / blockSize)]!;
+        this.#slotMapping[at + i] = block * blockSize + ((first + i) % blockSize);
       }
+      at += numTokens;
     }
   }
 
@@ -96,10 +99,11 @@ export class Batch {
     { sequences }: ScheduledStep,
     maxBlocks: number,
   ): void {
-    for (const [group, { blocks }] of groups.entries()) {
-      const at = (group * sequences.length + request) * maxBlocks;
+    let at = request * maxBlocks;
+    for (const { blocks } of groups) {
       this.#blockTable.set(blocks.subarray(0, numBlocks), at);
       this.#blockTable.fill(0, at + numBlocks, at + maxBlocks);
+      at += sequences.length * maxBlocks;
     }
   }
 

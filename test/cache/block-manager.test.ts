@@ -210,7 +210,11 @@ describe("a sliding window", () => {
   });
 
   it("holds a bounded number of blocks, however long the sequence is", () => {
-    const blocks = new BlockManager({ numBlocks: 5, blockSize: 4, kvGroups: [{ slidingWindow: 8 }] });
+    const blocks = new BlockManager({
+      numBlocks: 5,
+      blockSize: 4,
+      kvGroups: [{ slidingWindow: 8 }],
+    });
     const table = new BlockTable();
     const tokens = { tokenIds: new Int32Array(1000) };
     for (let i = 1; i <= 1000; i++) {

@@ -108,8 +108,8 @@ describe("a prefix behind a window", () => {
     expect(blocks.numCachedBlocks).toBe(2);
     const hit = found(blocks, count(60));
     expect(hit).toMatchObject({ numTokens: 40, numFreeBlocks: 0 });
-    expect(hit.blocks[0]!.slice(0, 8)).toEqual(Array(8).fill(0));
-    expect(hit.blocks[0]!.slice(8)).toEqual([...table.groups[0]!.blocks.subarray(8, 10)]);
+    expect(hit.blocks[0]!.slice(0, 8)).toEqual(new Int32Array(8));
+    expect(hit.blocks[0]!.slice(8)).toEqual(table.groups[0]!.blocks.slice(8, 10));
     const again = compute(blocks, count(60), [table]);
     expect(again.numCachedTokens).toBe(40);
     blocks.check([table, again]);
@@ -140,7 +140,7 @@ describe("a prefix behind a window", () => {
     compute(blocks, count(9));
     reuseAll(blocks);
     const hit = found(blocks, count(9));
-    expect(hit.blocks[0]).toEqual([0, 0]);
+    expect(hit.blocks[0]).toEqual(Int32Array.of(0, 0));
     expect(hit.numTokens).toBe(8);
   });
 
@@ -191,6 +191,37 @@ describe("a prefix behind a window", () => {
     reuseAll(blocks);
     expect(found(blocks, count(33)).numTokens).toBe(0);
     expect(blocks.numFreeBlocks).toBe(blocks.numUsableBlocks);
+  });
+});
+
+describe("a prefix that is filled from elsewhere", () => {
+  it.each([[[window(6)]], [[full, window(6)]], [[window(6), window(9)]], [[full]], [[window(1)]]])(
+    "has the blocks that are seen behind it, and is found (%j)",
+    (kvGroups) => {
+      const blocks = manager({ kvGroups });
+      const tokens = { tokenIds: Int32Array.from(count(33)) };
+      const prefix = tokens.tokenIds.subarray(0, 32);
+      const table = blocks.prepare(prefix, undefined)!;
+      expect(table).toMatchObject({ numTokens: 32, numBlocks: 8 });
+      const seen = kvGroups.map((group) => {
+        return [8, 0, 0, 0, 0, 0, 2, 0, 0, 2][group.slidingWindow]!;
+      });
+      const held = seen.reduce((a, b) => a + b);
+      expect(blocks.blocksOf(table)).toHaveLength(held);
+      expect(blocks.numFreeBlocks).toBe(49 - held);
+      blocks.markComputed(table, tokens, 32);
+      blocks.check([table]);
+      expect(found(blocks, count(40)).numTokens).toBe(held > 0 ? 32 : 0);
+      blocks.free(table);
+      const again = blocks.prepare(prefix, undefined);
+      expect(again === undefined).toBe(held > 0); // it is cached, where there is anything to cache
+    },
+  );
+
+  it("takes no blocks where they are short", () => {
+    const blocks = manager({ kvGroups: [full, window(6)], numBlocks: 10 });
+    expect(blocks.prepare(Int32Array.from(count(32)), undefined)).toBe(undefined);
+    expect(blocks.prepare(Int32Array.from(count(28)), undefined)?.numHeldBlocks).toBe(9);
   });
 });
 
@@ -245,37 +276,42 @@ describe("promised blocks", () => {
   });
 });
 
-describe("hashes of a sequence's blocks", () => {
-  it("are computed once, for lookups and for what is added", () => {
+describe("what a lookup found", () => {
+  it("is neither hashed nor compared again, and what is new is found, too", () => {
     let calls = 0;
-    const blocks = manager({
-      hash: (...parameters) => (calls++, hashTokens(...parameters)),
-    });
+    const blocks = manager({ hash: (...parameters) => (calls++, hashTokens(...parameters)) });
     const prompt = count(42);
-    const table = compute(blocks, prompt);
-    const source: TokenSource = { tokenIds: Int32Array.from(prompt), blockHashes: [] };
-    calls = 0;
-    for (let i = 0; i < 5; i++) expect(blocks.findPrefix(source, undefined).numTokens).toBe(40);
-    expect(calls).toBe(10);
+    const table = compute(blocks, prompt.slice(0, 20));
+    const source: TokenSource = { tokenIds: Int32Array.from(prompt), prefixNodes: [] };
+    const lookUp = () => {
+      calls = 0;
+      return blocks.findPrefix(source, undefined).numTokens;
+    };
+    expect([lookUp(), calls]).toEqual([20, 6]); // 5 blocks, and one that is not there
+    expect([lookUp(), calls]).toEqual([20, 1]);
+    const longer = compute(blocks, prompt, [table]);
+    expect([lookUp(), calls]).toEqual([40, 5]);
+    expect([lookUp(), calls]).toEqual([40, 0]);
+    for (const old of [table, longer]) blocks.free(old);
+    blocks.allocate(table, 48 * 4); // reuses all but the first of the cached blocks
+    expect([lookUp(), calls]).toEqual([4, 1]);
     blocks.free(table);
-    reuseAll(blocks);
-    calls = 0;
-    const again = new BlockTable();
-    blocks.allocate(again, 42);
-    blocks.markComputed(again, source, 42);
-    expect(calls).toBe(0);
-    expect(blocks.findPrefix(source, undefined).numTokens).toBe(40);
+    compute(blocks, prompt);
+    expect([lookUp(), calls]).toEqual([40, 9]);
+    blocks.resetPrefixCache();
+    expect(lookUp()).toBe(0);
   });
 
-  it("are those of the salt", () => {
-    const blocks = manager({});
-    const table = new BlockTable("salt");
-    const source: TokenSource = { tokenIds: Int32Array.from(count(9)), blockHashes: [] };
-    blocks.allocate(table, 9);
-    blocks.markComputed(table, source, 9);
-    expect(source.blockHashes).toHaveLength(2);
-    expect(blocks.findPrefix(source, "salt").numTokens).toBe(8);
-    const unsalted: TokenSource = { tokenIds: source.tokenIds, blockHashes: [] };
-    expect(blocks.findPrefix(unsalted, undefined).numTokens).toBe(0);
+  it("is not taken for another when it comes again", () => {
+    const blocks = manager({ kvGroups: [full, window(6)] });
+    const prompt = count(42);
+    const source: TokenSource = { tokenIds: Int32Array.from(prompt), prefixNodes: [] };
+    for (let i = 0; i < 3; i++) {
+      const table = compute(blocks, prompt);
+      expect(blocks.findPrefix(source, undefined)).toEqual(found(blocks, prompt));
+      blocks.free(table);
+      reuseAll(blocks);
+      expect(blocks.findPrefix(source, undefined)).toEqual(found(blocks, prompt));
+    }
   });
 });

@@ -3,6 +3,7 @@ import {
   BlockTable,
   type BlockManagerOptions,
 } from "../../lib/cache/block-manager.js";
+import type { PrefixNode } from "../../lib/cache/prefix-cache.js";
 
 /** A choice in [0, below). */
 export type Choose = (below: number) => number;
@@ -23,7 +24,7 @@ interface Client {
   numScheduled: number;
   isAborted: boolean;
   table: BlockTable;
-  readonly blockHashes: number[];
+  readonly prefixNodes: PrefixNode[];
 }
 
 /**
@@ -74,7 +75,7 @@ export class BlockMachine {
         this.#preempt(client);
         break;
       case 9:
-        this.#pinOrReset(client, choose(6));
+        this.#pinOrReset(client, choose(7));
         break;
       case 10:
         this.#promise(client);
@@ -105,8 +106,8 @@ export class BlockMachine {
   }
 
   #resume(client: Client): void {
-    const { blockHashes } = client;
-    const tokens = { tokenIds: client.tokenIds.subarray(0, client.numTokens), blockHashes };
+    const { prefixNodes } = client;
+    const tokens = { tokenIds: client.tokenIds.subarray(0, client.numTokens), prefixNodes };
     const prefix = this.blocks.findPrefix(tokens, client.table.cacheSalt);
     if (prefix.numTokens >= client.numTokens) throw new Error("one token is left to compute");
     const free = this.blocks.numFreeBlocks;
@@ -176,7 +177,24 @@ export class BlockMachine {
     else if (what === 1) this.blocks.forget(client.table);
     else if (what === 2) for (const pin of this.#pins.splice(0)) this.blocks.unpin(pin);
     else if (what === 3) this.blocks.unpinOldest();
+    else if (what === 4) this.#restore(client);
     else this.#pins.push(this.blocks.pin(client.tokenIds.subarray(0, client.numTokens)));
+  }
+
+  /** Fills the cache with the client's whole blocks, as from a file. */
+  #restore({ tokenIds, fingerprints, numTokens, table }: Client): void {
+    const count = numTokens - (numTokens % this.#blockSize);
+    const restored = this.blocks.prepare(tokenIds.subarray(0, count), table.cacheSalt);
+    if (restored === undefined) return;
+    for (const [group, window] of this.#windows.entries()) {
+      const first = Math.max(0, count - window + 1);
+      for (let p = first - (first % this.#blockSize); p < count; p++) {
+        this.#slots[this.blocks.slot(restored, p, group)] = fingerprints[p]! ^ group;
+      }
+    }
+    this.blocks.markComputed(restored, { tokenIds }, count);
+    this.blocks.check([...this.clients.map((client) => client.table), restored]);
+    this.blocks.free(restored);
   }
 
   /** Copies first, then all writes; then the step is over. */
@@ -218,7 +236,7 @@ export class BlockMachine {
     client.isAborted = false;
     client.numTokens = 0;
     client.numComputed = 0;
-    client.blockHashes.length = 0;
+    client.prefixNodes.length = 0;
   }
 
   /** Every computed token that later ones attend to can be read back. */
@@ -241,7 +259,7 @@ function newClient(): Client {
     numScheduled: 0,
     isAborted: false,
     table: new BlockTable(),
-    blockHashes: [],
+    prefixNodes: [],
   };
 }
 
