@@ -1,6 +1,8 @@
 // What does the policy layer cost a step? Microseconds of schedule + pack + commit for 1 to 1,000 running requests that each
 // draw a token a step, with contexts of about 512 tokens; no model runs. Then the same for two running requests behind which a
-// prompt of 34,000 tokens waits: it is looked up in every step, its first 32,768 tokens are cached, and it does not fit.
+// prompt of 34,000 tokens waits: it is looked up in every step, its first 32,768 tokens are cached, and it does not fit. The lookup
+// walks the 2,048 nodes that the sequence remembers and hashes nothing: about 90 us, with 7 KV groups 250 us (2 cores of an AMD
+// EPYC, Node 20.20), where hashing and comparing the tokens again took 240 us and 810 us.
 //
 //   npm run build:ts && node bench/scheduler-cost.mjs
 import { Batch, BlockManager, Scheduler, Sequence } from "../dist/core.js";
