@@ -1,8 +1,9 @@
-import type { Generation } from "../engine/types.js";
+import type { Generation, GeneratedOutput } from "../engine/types.js";
 import { defineCommand, type Command } from "./command.js";
 import { interruptible, type Console } from "./console.js";
 import { engineOptions, loadEngine, samplingOptions, samplingRequest } from "./engine-options.js";
 import { flag, integers, text, UsageError } from "./option.js";
+import { outputOptions, outputRequest } from "./output-options.js";
 
 export const generate: Command = defineCommand({
   name: "generate",
@@ -16,17 +17,19 @@ export const generate: Command = defineCommand({
       { min: 0, max: 2 ** 31 - 1 },
     ),
     ...samplingOptions,
+    ...outputOptions,
     dtype: engineOptions.dtype,
     threads: engineOptions.threads,
     json: flag("Print one JSON object with text, token ids and usage instead"),
   },
   run: async (values, console) => {
     const prompt = onePrompt(values.prompt, values.promptIds);
+    const request = { prompt, ...samplingRequest(values), ...outputRequest(values) };
+    const print = values.json ? printJson : (values.n ?? 1) > 1 ? printOutputs : printText;
     return interruptible(console, async (signal) => {
       const engine = await loadEngine(values, console, signal);
       try {
-        const generation = engine.generate({ prompt, ...samplingRequest(values), signal });
-        await (values.json ? printJson(generation, console) : printText(generation, console));
+        await print(engine.generate({ ...request, signal }), console);
         return 0;
       } finally {
         await engine.close();
@@ -53,6 +56,20 @@ async function printText(generation: Generation, console: Console): Promise<void
     if (console.outputClosed.aborted) return;
   }
   await console.write("\n");
+}
+
+/** Several outputs, each under a line that tells which one it is. */
+async function printOutputs(generation: Generation, console: Console): Promise<void> {
+  const { outputs } = await generation;
+  const parts = outputs.map(
+    (output, i) => `${heading(output, i, outputs.length)}\n${output.text}\n`,
+  );
+  await console.write(parts.join("\n"));
+}
+
+function heading({ score }: GeneratedOutput, index: number, count: number): string {
+  const rank = score === undefined ? "" : `, score ${score.toFixed(4)}`;
+  return `--- ${index + 1} of ${count}${rank} ---`;
 }
 
 async function printJson(generation: Generation, console: Console): Promise<void> {

@@ -11,9 +11,10 @@ export interface CheckedOutputs {
   readonly beam: Required<BeamOptions> | undefined;
 }
 
-const maxOutputs = 128;
-const maxWidth = 64;
-const maxLengthPenalty = 10;
+export const maxOutputs = 128;
+export const maxBeamWidth = 64;
+/** Of the length penalty's absolute value. */
+export const maxLengthPenalty = 10;
 
 /** What a beam search does not look at. */
 const drawingFields = [
@@ -61,7 +62,7 @@ function checkBeam(options: BeamOptions, n: number): Required<BeamOptions> {
     throw argumentError("beam.earlyStopping", 'true, false or "never"', earlyStopping);
   }
   return {
-    width: checkInteger("beam.width", width, { min: n, max: maxWidth }),
+    width: checkInteger("beam.width", width, { min: n, max: maxBeamWidth }),
     lengthPenalty: checkNumber("beam.lengthPenalty", lengthPenalty, penaltyRange),
     earlyStopping,
   };

@@ -1,7 +1,15 @@
 import { randomUUID } from "node:crypto";
-import type { Delta, GenerateResult, TokenLogprob, Usage } from "../engine/types.js";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import type {
+  Delta,
+  FinishReason,
+  GeneratedOutput,
+  GenerateResult,
+  TokenLogprob,
+  Usage,
+} from "../engine/types.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
-import { nameTokens, textLength, type TokenNames } from "./logprobs.js";
+import { nameTokens, promptLogprobs, textLength, type TokenNames } from "./logprobs.js";
 import { unixSeconds } from "./options.js";
 
 /** How one endpoint words its answers. */
@@ -14,6 +22,8 @@ export interface AnswerShape {
   readonly chunkObject: string;
   /** The content of the chunk that opens each choice of a stream, where there is one. */
   readonly opening?: object;
+  /** Where the log-probabilities of a prompt are told: in its first choice, or beside the choices. */
+  readonly promptLogprobsIn: "choice" | "answer";
   /** The content of a choice of a whole answer. */
   whole(text: string): object;
   /** The content of a choice of a chunk; `text` may be empty. */
@@ -22,16 +32,29 @@ export interface AnswerShape {
   logprobs(logprobs: readonly TokenLogprob[], names: TokenNames, start: number): object;
 }
 
+/** Tokens of a prompt whose log-probabilities are written in one turn of the event loop. */
+const tokensATurn = 128;
+
+interface BodyOptions {
+  /** Choices a prompt. */
+  readonly n: number;
+  readonly returnTokenIds: boolean;
+  readonly includeUsage: boolean;
+}
+
 /** Makes the JSON of one answer, whole or in chunks: all parts share its id. */
 export class AnswerBody {
   readonly id: string;
   readonly #shape: AnswerShape;
   readonly #model: string;
   readonly #created: number = unixSeconds();
+  readonly #n: number;
   readonly #returnTokenIds: boolean;
   /** Each chunk of a stream that ends with the usage has a usage of null. */
   readonly #chunkTail: object;
   readonly #tokenizer: Tokenizer | undefined;
+  /** The choices that were opened. */
+  readonly #opened: Set<number> = new Set();
   /** Characters of the tokens of each choice whose log-probabilities were told. */
   readonly #offsets: number[] = [];
 
@@ -40,60 +63,97 @@ export class AnswerBody {
     shape: AnswerShape,
     model: string,
     tokenizer: Tokenizer | undefined,
-    options: { returnTokenIds: boolean; includeUsage: boolean },
+    options: BodyOptions,
   ) {
     this.id = shape.idPrefix + randomUUID().replaceAll("-", "");
     this.#shape = shape;
     this.#model = model;
     this.#tokenizer = tokenizer;
+    this.#n = options.n;
     this.#returnTokenIds = options.returnTokenIds;
     this.#chunkTail = options.includeUsage ? { usage: null } : {};
   }
 
-  async whole(results: readonly GenerateResult[]): Promise<object> {
-    const choices = results.map(async (result, index) => {
-      const logprobs = await this.#logprobs(index, result.logprobs);
-      return {
-        ...this.#choice(index, this.#shape.whole(result.text), logprobs, result.finishReason),
-        ...this.#tokenIds(result.tokenIds, result.promptTokenIds),
-      };
-    });
-    const head = this.#head(this.#shape.object);
-    return { ...head, choices: await Promise.all(choices), usage: sumUsage(results) };
+  /** Whether the last chunk of each choice tells of the prompt, so that it has to wait for the result. */
+  get endsWithPrompt(): boolean {
+    return this.#returnTokenIds;
   }
 
-  /** The chunk that opens choice `index`; undefined when the endpoint has none. */
+  /** Of an output of a prompt: those of the first prompt come first. */
+  choiceIndex(prompt: number, output: number): number {
+    return prompt * this.#n + output;
+  }
+
+  /** The text of a whole answer. It is written in parts, one a turn: with log-probabilities it may be long. */
+  async whole(results: readonly GenerateResult[]): Promise<string> {
+    const choices: string[] = [];
+    let beside = "";
+    for (const [prompt, result] of results.entries()) {
+      const told = await this.#promptLogprobs(result);
+      const isInChoice = this.#shape.promptLogprobsIn === "choice";
+      if (!isInChoice) beside = told;
+      for (const [i, output] of result.outputs.entries()) {
+        const choice = await this.#wholeChoice(this.choiceIndex(prompt, i), output, result);
+        choices.push(withMembers(JSON.stringify(choice), i === 0 && isInChoice ? told : ""));
+        await nextTurn();
+      }
+    }
+    const usage = JSON.stringify(sumUsage(results));
+    const members = `,"choices":[${choices.join()}],"usage":${usage}${beside}`;
+    return withMembers(JSON.stringify(this.#head(this.#shape.object)), members);
+  }
+
+  /** The chunk that opens choice `index`; undefined when the endpoint has none, or it was opened before. */
   opening(index: number): object | undefined {
-    return this.#shape.opening && this.#chunk(this.#choice(index, this.#shape.opening, null, null));
+    const { opening } = this.#shape;
+    if (opening === undefined || this.#opened.has(index)) return undefined;
+    this.#opened.add(index);
+    return this.#chunk({ index, ...opening, logprobs: null, finish_reason: null });
   }
 
   /** Undefined when the delta has nothing to say. */
-  async piece(index: number, delta: Delta): Promise<object | undefined> {
-    if (delta.text === "" && delta.logprobs === undefined && !this.#returnTokenIds)
-      return undefined;
-    return this.#piece(index, delta, null);
+  async piece(prompt: number, delta: Delta): Promise<object | undefined> {
+    const { text, logprobs, finishReason } = delta;
+    const isSilent = text === "" && logprobs === undefined && finishReason === undefined;
+    return isSilent && !this.#returnTokenIds ? undefined : this.#piece(prompt, delta);
   }
 
-  lastPiece(index: number, delta: Delta, result: GenerateResult): Promise<object> {
-    return this.#piece(index, delta, result.finishReason, result.promptTokenIds);
-  }
-
-  async #piece(
-    index: number,
-    { text, tokenIds, logprobs }: Delta,
-    finishReason: string | null,
-    promptTokenIds?: readonly number[],
-  ): Promise<object> {
-    const told = await this.#logprobs(index, logprobs);
-    return this.#chunk({
-      ...this.#choice(index, this.#shape.piece(text), told, finishReason),
-      ...this.#tokenIds(tokenIds, promptTokenIds),
-    });
+  lastPiece(prompt: number, delta: Delta, result: GenerateResult): Promise<object> {
+    return this.#piece(prompt, delta, result);
   }
 
   /** The chunk after all choices, when it was asked for. */
   usage(results: readonly GenerateResult[]): object {
     return { ...this.#head(this.#shape.chunkObject), choices: [], usage: sumUsage(results) };
+  }
+
+  async #wholeChoice(
+    index: number,
+    { text, tokenIds, logprobs, finishReason }: GeneratedOutput,
+    result: GenerateResult,
+  ): Promise<object> {
+    return {
+      index,
+      ...this.#shape.whole(text),
+      logprobs: await this.#logprobs(index, logprobs),
+      ...endOf(finishReason),
+      ...this.#tokenIds(tokenIds, result.promptTokenIds),
+    };
+  }
+
+  async #piece(
+    prompt: number,
+    { index: output, text, tokenIds, logprobs, finishReason }: Delta,
+    result?: GenerateResult,
+  ): Promise<object> {
+    const index = this.choiceIndex(prompt, output);
+    return this.#chunk({
+      index,
+      ...this.#shape.piece(text),
+      logprobs: await this.#logprobs(index, logprobs),
+      ...endOf(finishReason),
+      ...this.#tokenIds(tokenIds, result?.promptTokenIds),
+    });
   }
 
   #head(object: string): object {
@@ -102,15 +162,6 @@ export class AnswerBody {
 
   #chunk(choice: object): object {
     return { ...this.#head(this.#shape.chunkObject), choices: [choice], ...this.#chunkTail };
-  }
-
-  #choice(
-    index: number,
-    content: object,
-    logprobs: object | null,
-    finishReason: string | null,
-  ): object {
-    return { index, ...content, logprobs, finish_reason: finishReason };
   }
 
   async #logprobs(
@@ -124,6 +175,20 @@ export class AnswerBody {
     return this.#shape.logprobs(logprobs, names, start);
   }
 
+  /** As a member of an object's JSON; empty without. */
+  async #promptLogprobs({ promptLogprobs: logprobs }: GenerateResult): Promise<string> {
+    if (logprobs === undefined) return "";
+    const parts: string[] = [];
+    for (let at = 0; at < logprobs.length; at += tokensATurn) {
+      const part = logprobs.slice(at, at + tokensATurn);
+      const known = part.filter((token) => token !== null);
+      const names = await nameTokens(this.#tokenizer, known);
+      parts.push(JSON.stringify(promptLogprobs(part, names)).slice(1, -1));
+      await nextTurn();
+    }
+    return `,"prompt_logprobs":[${parts.join()}]`;
+  }
+
   #tokenIds(ids: readonly number[], promptIds?: readonly number[]): object {
     if (!this.#returnTokenIds) return {};
     return promptIds === undefined
@@ -132,7 +197,18 @@ export class AnswerBody {
   }
 }
 
-/** Usage of all choices together. */
+/** The JSON of an object with further members, each of which begins with a comma. */
+function withMembers(json: string, members: string): string {
+  return `${json.slice(0, -1)}${members}}`;
+}
+
+/** OpenAI's clients know no deadline: to them the output was cut off, and a field of our own says by what. */
+function endOf(finishReason: FinishReason | undefined): object {
+  if (finishReason === "deadline") return { finish_reason: "length", deadline_exceeded: true };
+  return { finish_reason: finishReason ?? null };
+}
+
+/** Usage of all prompts together. */
 function sumUsage(results: readonly { usage: Usage }[]): object {
   const sum = (of: (usage: Usage) => number) =>
     results.reduce((total, { usage }) => total + of(usage), 0);

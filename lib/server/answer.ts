@@ -5,12 +5,12 @@ import { toApiError } from "./api-error.js";
 import { EventStream } from "./event-stream.js";
 import { isGone, type Exchange } from "./options.js";
 import type { AnswerOptions } from "./request.js";
-import { sendJson } from "./send.js";
+import { jsonHeaders, sendText } from "./send.js";
 
 /** A stream's head is sent with its first token, or after this time when the queue or the prompt is long. */
 const headDelayMs = 2000;
 
-/** Starts the generations of a request, one a choice; all of them end when the signal fires. */
+/** Starts the generations of a request, one a prompt; all of them end when the signal fires. */
 export type Start = (signal: AbortSignal) => readonly Generation[];
 
 /**
@@ -34,8 +34,8 @@ export async function sendAnswer(
     const generations = start(controller.signal);
     if (options.stream) await sendStream(exchange, options, body, generations);
     else {
-      const results = await Promise.all(generations);
-      sendJson(res, 200, await body.whole(results), context.limits.stallTimeoutMs);
+      const text = await body.whole(await Promise.all(generations));
+      sendText(res, 200, text, jsonHeaders, context.limits.stallTimeoutMs);
     }
   } catch (error) {
     throw toApiError(error, shape.input);
@@ -52,12 +52,9 @@ async function sendStream(
   generations: readonly Generation[],
 ): Promise<void> {
   const events = new EventStream(exchange.res, exchange.context.limits);
-  const open = (): void => openStream(events, body, generations.length);
-  const timer = setTimeout(open, headDelayMs);
+  const timer = setTimeout(() => openChoice(events, body, 0), headDelayMs);
   try {
-    const pumps = generations.map((generation, index) =>
-      pump(events, open, body, generation, index),
-    );
+    const pumps = generations.map((generation, prompt) => pump(events, body, generation, prompt));
     const results = await Promise.all(pumps);
     if (options.includeUsage) events.send(body.usage(results));
     events.send("[DONE]");
@@ -70,36 +67,32 @@ async function sendStream(
   events.end();
 }
 
-/** Sends the head and each choice's opening chunk; does nothing the second time. */
-function openStream(events: EventStream, body: AnswerBody, choices: number): void {
-  if (events.isOpen) return;
+/** Sends the head and a choice's opening chunk, if there is one; each of them once. */
+function openChoice(events: EventStream, body: AnswerBody, index: number): void {
   events.open();
-  for (let index = 0; index < choices; index++) {
-    const chunk = body.opening(index);
-    if (chunk !== undefined) events.send(chunk);
-  }
+  const chunk = body.opening(index);
+  if (chunk !== undefined) events.send(chunk);
 }
 
-/** Turns one generation into events. It never waits for the client: the stream holds what the client does not take. */
+/** Turns the outputs of a prompt into events. It never waits for the client: the stream holds what the client does not take. */
 async function pump(
   events: EventStream,
-  open: () => void,
   body: AnswerBody,
   generation: Generation,
-  index: number,
+  prompt: number,
 ): Promise<GenerateResult> {
-  let last: Delta = { index: 0, text: "", tokenIds: [] };
+  const ended: Delta[] = [];
   for await (const delta of generation) {
-    open();
-    if (delta.finishReason !== undefined) {
-      last = delta;
+    openChoice(events, body, body.choiceIndex(prompt, delta.index));
+    if (delta.finishReason !== undefined && body.endsWithPrompt) {
+      ended.push(delta);
       continue;
     }
-    const chunk = await body.piece(index, delta);
+    const chunk = await body.piece(prompt, delta);
     if (chunk !== undefined) events.send(chunk);
   }
   const result = await generation;
-  events.send(await body.lastPiece(index, last, result));
+  for (const delta of ended) events.send(await body.lastPiece(prompt, delta, result));
   return result;
 }
 

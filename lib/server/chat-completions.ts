@@ -11,6 +11,7 @@ const shape: AnswerShape = {
   object: "chat.completion",
   chunkObject: "chat.completion.chunk",
   opening: { delta: { role: "assistant", content: "" } },
+  promptLogprobsIn: "answer",
   whole: (text) => ({ message: { role: "assistant", content: text, refusal: null } }),
   piece: (text) => ({ delta: text === "" ? {} : { content: text } }),
   logprobs: chatLogprobs,

@@ -4,16 +4,15 @@ import type { ChatMessage } from "../loading/chat.js";
 import { badRequest } from "./api-error.js";
 import { defined } from "./defined.js";
 import { Fields, invalidType, invalidValue } from "./fields.js";
+import { generationFields, readGeneration } from "./generation-fields.js";
 import { answerFields, openRequest, readAnswerOptions, type AnswerOptions } from "./request.js";
-import { readMaxTokens, readSampling, samplingFields } from "./sampling-fields.js";
-import { readScheduling, schedulingFields } from "./scheduling-fields.js";
+import { readMaxTokens } from "./sampling-fields.js";
 import { commonIgnored, commonUnsupported, type FieldSupport } from "./support.js";
 
 const support: FieldSupport = {
   supported: [
     ...answerFields,
-    ...samplingFields,
-    ...schedulingFields,
+    ...generationFields,
     "messages",
     "logprobs",
     "top_logprobs",
@@ -50,14 +49,12 @@ export interface ChatCompletionRequest extends AnswerOptions {
 /** Reads the body of POST /v1/chat/completions. */
 export function parseChatRequest(body: unknown, model: string): ChatCompletionRequest {
   const fields = openRequest(body, support, model);
-  const options = readAnswerOptions(fields);
   const request = {
     messages: readMessages(fields),
-    ...readSampling(fields),
-    ...readScheduling(fields),
+    ...readGeneration(fields),
     ...defined({ maxTokens: maxTokens(fields), logprobs: numLogprobs(fields) }),
   };
-  return { ...options, request };
+  return { ...readAnswerOptions(fields, request), request };
 }
 
 /** `logprobs` says whether, `top_logprobs` how many alternatives there are. */

@@ -2,9 +2,9 @@ import type { GenerateRequest } from "../engine/types.js";
 import { maxLogprobs } from "../sampling/sampling-params.js";
 import { defined } from "./defined.js";
 import { checkInteger, invalidType, invalidValue, type Fields } from "./fields.js";
+import { generationFields, readGeneration } from "./generation-fields.js";
 import { answerFields, openRequest, readAnswerOptions, type AnswerOptions } from "./request.js";
-import { readMaxTokens, readSampling, samplingFields } from "./sampling-fields.js";
-import { readScheduling, schedulingFields } from "./scheduling-fields.js";
+import { readMaxTokens } from "./sampling-fields.js";
 import { commonIgnored, commonUnsupported, type FieldSupport } from "./support.js";
 
 /** OpenAI's default. */
@@ -16,8 +16,7 @@ const tokenIdRange = { min: 0, max: 2 ** 31 - 1 };
 const support: FieldSupport = {
   supported: [
     ...answerFields,
-    ...samplingFields,
-    ...schedulingFields,
+    ...generationFields,
     "prompt",
     "logprobs",
     "max_tokens",
@@ -28,7 +27,7 @@ const support: FieldSupport = {
 };
 
 export interface CompletionRequest extends AnswerOptions {
-  /** Each is a choice of the answer. */
+  /** Each has `n` choices of the answer. */
   readonly prompts: readonly Prompt[];
   /** What holds for all of them. */
   readonly request: Omit<GenerateRequest, "prompt">;
@@ -39,18 +38,16 @@ type Prompt = string | readonly number[];
 /** Reads the body of POST /v1/completions. */
 export function parseCompletionRequest(body: unknown, model: string): CompletionRequest {
   const fields = openRequest(body, support, model);
-  const options = readAnswerOptions(fields);
   const prompts = readPrompts(fields);
   const request = {
-    ...readSampling(fields),
-    ...readScheduling(fields),
+    ...readGeneration(fields),
     maxTokens: readMaxTokens(fields, "max_tokens") ?? defaultMaxTokens,
     ...defined({
       addSpecialTokens: fields.boolean("add_special_tokens"),
       logprobs: fields.integer("logprobs", { min: 0, max: maxLogprobs }),
     }),
   };
-  return { ...options, prompts, request };
+  return { ...readAnswerOptions(fields, request), prompts, request };
 }
 
 /** Text, token ids, or several of either. */

@@ -10,6 +10,7 @@ const shape: AnswerShape = {
   input: "prompt",
   object: "text_completion",
   chunkObject: "text_completion",
+  promptLogprobsIn: "choice",
   whole: (text) => ({ text }),
   piece: (text) => ({ text }),
   logprobs: completionLogprobs,

@@ -68,6 +68,22 @@ export function completionLogprobs(
   };
 }
 
+/** In vLLM's shape: an object a token of the prompt, from token ids to what is known of them; null for the first one. */
+export function promptLogprobs(
+  logprobs: readonly (TokenLogprob | null)[],
+  names: TokenNames,
+): readonly (object | null)[] {
+  const entry = ({ id, logprob }: Logprob, rank: number) => [
+    id,
+    { logprob: finite(logprob), rank, decoded_token: names.get(id)!.text },
+  ];
+  return logprobs.map((token) => {
+    if (token === null) return null;
+    const top = token.top.map((one, i) => entry(one, i + 1));
+    return Object.fromEntries([...top, entry(token, token.rank)]) as object;
+  });
+}
+
 /** Characters of the tokens' texts. */
 export function textLength(logprobs: readonly TokenLogprob[], names: TokenNames): number {
   return logprobs.reduce((sum, { id }) => sum + [...names.get(id)!.text].length, 0);

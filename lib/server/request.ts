@@ -1,9 +1,12 @@
+import type { GenerateRequest } from "../engine/types.js";
 import { ApiError, badRequest } from "./api-error.js";
 import { Fields } from "./fields.js";
 import { checkSupport, type FieldSupport } from "./support.js";
 
 /** How the client wants the answer. */
 export interface AnswerOptions {
+  /** Choices a prompt. */
+  readonly n: number;
   /** Server-sent events instead of one JSON object. */
   readonly stream: boolean;
   /** A last event with the usage. */
@@ -32,16 +35,30 @@ export function modelNotFound(id: string): ApiError {
   });
 }
 
-export function readAnswerOptions(fields: Fields): AnswerOptions {
+type Outputs = Pick<GenerateRequest, "n" | "bestOf" | "promptLogprobs">;
+
+export function readAnswerOptions(fields: Fields, request: Outputs): AnswerOptions {
   const stream = fields.boolean("stream") ?? false;
+  if (stream) checkStreamable(request);
   const options = fields.object("stream_options");
   if (options !== undefined && !stream) {
     throw badRequest("`stream_options` needs `stream: true`", "stream_options", "invalid_value");
   }
   options?.boolean("include_obfuscation");
   return {
+    n: request.n ?? 1,
     stream,
     includeUsage: options?.boolean("include_usage") ?? false,
     returnTokenIds: fields.boolean("return_token_ids") ?? false,
   };
+}
+
+/** The best of many outputs are known when all have ended; and streams tell nothing of prompts, as in vLLM. */
+function checkStreamable({ n = 1, bestOf = n, promptLogprobs }: Outputs): void {
+  if (bestOf > n) throw notStreamed("best_of");
+  if (promptLogprobs !== undefined) throw notStreamed("prompt_logprobs");
+}
+
+function notStreamed(name: string): ApiError {
+  return badRequest(`\`${name}\` cannot be streamed`, name, "invalid_value");
 }

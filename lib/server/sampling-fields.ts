@@ -11,7 +11,7 @@ const maxStopTokenIds = 128;
 const maxListedTokens = 1024;
 const penaltyRange = { min: -2, max: 2 };
 
-/** The fields that {@link readSampling} reads. */
+/** The fields that {@link readSampling} and {@link readEnding} read. */
 export const samplingFields = [
   "temperature",
   "top_p",
@@ -33,10 +33,10 @@ export const samplingFields = [
   "include_stop_str_in_output",
 ] as const;
 
-type SamplingFields = Omit<GenerateRequest, "prompt" | "signal" | "maxTokens" | "addSpecialTokens">;
+type SamplingField = "temperature" | "topP" | "topK" | "minP" | "seed" | "stop" | LogitsField;
 
-/** What both endpoints say about how tokens are drawn and where they end. Absent fields stay absent. */
-export function readSampling(fields: Fields): SamplingFields {
+/** How tokens are drawn and which texts end them: what does not go with a beam search. Absent fields stay absent. */
+export function readSampling(fields: Fields): Pick<GenerateRequest, SamplingField> {
   return defined({
     temperature: fields.number("temperature", { min: 0, max: 2 }),
     topP: topP(fields),
@@ -44,16 +44,24 @@ export function readSampling(fields: Fields): SamplingFields {
     minP: fields.number("min_p", { min: 0, max: 1 }),
     seed: fields.integer("seed", { min: 0, max: Number.MAX_SAFE_INTEGER }),
     stop: stopTexts(fields),
+    ...readLogitsControls(fields),
+  });
+}
+
+type EndingField = "stopTokenIds" | "ignoreEos" | "skipSpecialTokens" | "includeStop" | "minTokens";
+
+/** Which tokens end an output, and what is left out of its text. */
+export function readEnding(fields: Fields): Pick<GenerateRequest, EndingField> {
+  return defined({
     stopTokenIds: tokenIds(fields, "stop_token_ids", maxStopTokenIds),
     ignoreEos: fields.boolean("ignore_eos"),
     skipSpecialTokens: fields.boolean("skip_special_tokens"),
     includeStop: fields.boolean("include_stop_str_in_output"),
     minTokens: fields.integer("min_tokens", { min: 0, max: maxInt32 }),
-    ...readLogitsControls(fields),
   });
 }
 
-type LogitsFields =
+type LogitsField =
   | "presencePenalty"
   | "frequencyPenalty"
   | "repetitionPenalty"
@@ -63,7 +71,7 @@ type LogitsFields =
   | "badWords";
 
 function readLogitsControls(fields: Fields): {
-  readonly [K in LogitsFields]: GenerateRequest[K] | undefined;
+  readonly [K in LogitsField]: GenerateRequest[K] | undefined;
 } {
   return {
     presencePenalty: fields.number("presence_penalty", penaltyRange),

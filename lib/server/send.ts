@@ -16,6 +16,8 @@ export function sendText(
   res.end(text);
 }
 
+export const jsonHeaders: Readonly<Record<string, string>> = { "content-type": "application/json" };
+
 export function sendJson(
   res: ServerResponse,
   status: number,
@@ -23,8 +25,7 @@ export function sendJson(
   stallTimeoutMs: number,
   headers: Readonly<Record<string, string>> = {},
 ): void {
-  const all = { "content-type": "application/json", ...headers };
-  sendText(res, status, JSON.stringify(body), all, stallTimeoutMs);
+  sendText(res, status, JSON.stringify(body), { ...jsonHeaders, ...headers }, stallTimeoutMs);
 }
 
 export function sendError(res: ServerResponse, error: ApiError, stallTimeoutMs: number): void {

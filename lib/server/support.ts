@@ -20,11 +20,23 @@ export function checkSupport(fields: Fields, support: FieldSupport): void {
     if (!Object.hasOwn(support.unsupported, name)) {
       throw badRequest(`Unknown parameter: \`${clip(name)}\``, clip(name), "unknown_parameter");
     }
-    const neutral = support.unsupported[name] ?? [];
-    if (neutral.includes(JSON.stringify(value))) continue;
-    const hint = neutral.length === 0 ? "" : `; it can only be ${neutral.join(" or ")}`;
-    throw badRequest(`\`${name}\` is not supported yet${hint}`, name, "unsupported_parameter");
+    checkNeutral(name, value, support.unsupported[name] ?? [], {
+      why: "is not supported yet",
+      code: "unsupported_parameter",
+    });
   }
+}
+
+/** Throws a 400 unless the value, as JSON, is one of those that change nothing. */
+export function checkNeutral(
+  name: string,
+  value: unknown,
+  neutral: readonly string[],
+  { why, code }: { readonly why: string; readonly code: string },
+): void {
+  if (neutral.includes(JSON.stringify(value))) return;
+  const hint = neutral.length === 0 ? "" : `; it can only be ${neutral.join(" or ")}`;
+  throw badRequest(`\`${name}\` ${why}${hint}`, name, code);
 }
 
 function clip(name: string): string {
@@ -44,13 +56,8 @@ export const commonIgnored = [
 
 /** Sampling fields of OpenAI's or vLLM's API that the engine has no counterpart for yet. */
 export const commonUnsupported: FieldSupport["unsupported"] = {
-  n: ["1"],
-  length_penalty: ["1"],
-  best_of: ["1"],
-  use_beam_search: ["false"],
   spaces_between_special_tokens: ["true"],
   truncate_prompt_tokens: [],
-  prompt_logprobs: [],
   guided_json: [],
   guided_regex: [],
   guided_choice: [],

@@ -47,6 +47,37 @@ test("--json prints one object, with all sampling options passed on", async () =
   expect(measured.outputTokens).toBe(expected.tokenIds.length);
 });
 
+const heading = (index: number, count: number, score?: number): string =>
+  `--- ${index + 1} of ${count}${score === undefined ? "" : `, score ${score.toFixed(4)}`} ---`;
+
+test("--n prints each output under a heading, --json all of them", async () => {
+  const words = [...base, "--prompt", story, "--max-tokens", "20", "--seed", "3", "--n", "3"];
+  const { outputs } = await engine.generate({ prompt: story, maxTokens: 20, seed: 3, n: 3 });
+  const parts = outputs.map(({ text }, i) => `${heading(i, 3)}\n${text}\n`);
+  expect(await runCli(words)).toMatchObject({ code: 0, stdout: parts.join("\n"), stderr: "" });
+  const { stdout } = await runCli([...words, "--json"]);
+  expect(JSON.parse(stdout).outputs).toEqual(outputs);
+});
+
+test("--best-of and --beam-width print the best outputs with their scores", async () => {
+  const common = { prompt: story, maxTokens: 20, n: 2 };
+  const words = [...base, "--prompt", story, "--max-tokens", "20"];
+  const drawn = ["--seed", "3", "--best-of", "4"];
+  const searched = "--beam-width 4 --length-penalty -0.5 --early-stopping never".split(" ");
+  const beam = { width: 4, lengthPenalty: -0.5, earlyStopping: "never" } as const;
+  for (const [more, fields] of [
+    [drawn, { seed: 3, bestOf: 4 }],
+    [searched, { beam }],
+  ] as const) {
+    const { outputs } = await engine.generate({ ...common, ...fields });
+    const parts = outputs.map(({ text, score }, i) => `${heading(i, 2, score)}\n${text}\n`);
+    const both = await runCli([...words, ...more, "--n", "2"]);
+    expect(both).toMatchObject({ code: 0, stdout: parts.join("\n"), stderr: "" });
+    const one = await runCli([...words, ...more]);
+    expect(one.stdout).toBe(`${outputs[0]!.text}\n`);
+  }
+});
+
 test("--prompt-ids, --ignore-eos, --dtype and --threads", async () => {
   const ids = [...(await engine.tokenizer!.encode(story))];
   const words = [...base, "--prompt-ids", ids.join(","), "--temperature", "0", "--json"];

@@ -131,11 +131,12 @@ test("a stream with a long wait before its first token sends its head and role e
   const res = await fetch(`${url}/v1/chat/completions`, {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify(streamBody),
+    body: JSON.stringify({ ...streamBody, n: 2 }),
   });
   expect(performance.now() - begin).toBeLessThan(3500);
-  const events = eventsOf(await res.text()) as { choices: { delta: object }[] }[];
+  const events = eventsOf(await res.text()) as { choices: { index: number; delta: object }[] }[];
   const openings = events.filter((event) => event.choices?.[0] && "role" in event.choices[0].delta);
-  expect(openings).toHaveLength(1);
+  expect(openings.map(({ choices }) => choices[0]!.index)).toEqual([0, 1]);
   expect(openings[0]).toBe(events[0]);
+  expect(openings[1]).toBe(events.find(({ choices }) => choices?.[0]!.index === 1));
 });

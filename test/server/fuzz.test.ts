@@ -47,17 +47,40 @@ const fields: Record<string, fc.Arbitrary<unknown>> = {
   skip_special_tokens: fc.boolean(),
   return_token_ids: fc.boolean(),
   stream: fc.boolean(),
-  n: fc.constantFrom(1, 1, 1, 1, 1, 2, null),
+  n: fc.integer({ min: 1, max: 5 }),
+  best_of: fc.constantFrom(null, null, null, null, 5, 6),
+  deadline_ms: fc.constantFrom(null, null, 1, 5, 1000),
+  logprobs: fc.constantFrom(null, 0, 3, true),
+  prompt_logprobs: fc.constantFrom(null, null, null, null, 3),
+  dry_multiplier: fc.float({ min: 0, max: 2, noNaN: true }),
+  dry_sequence_breakers: fc.array(fc.string({ minLength: 1, maxLength: 3 }), { maxLength: 3 }),
+  xtc_probability: fc.float({ min: 0, max: 1, noNaN: true }),
 };
-const options = fc.record(
-  Object.fromEntries(
-    Object.entries(fields).map(([name, right]) => [
-      name,
-      fc.oneof({ weight: 30, arbitrary: right }, anything),
-    ]),
-  ),
-  { requiredKeys: [] },
-);
+
+/** The same of a beam search, which does not go with most of them. */
+const beamFields: Record<string, fc.Arbitrary<unknown>> = {
+  use_beam_search: fc.constantFrom(true, true, true, false),
+  n: fc.integer({ min: 1, max: 12 }),
+  length_penalty: fc.float({ min: -10, max: 10, noNaN: true }),
+  early_stopping: fc.constantFrom(false, true, "never"),
+  temperature: fc.constantFrom(0, 1),
+  min_tokens: fc.integer({ min: 0, max: 4 }),
+  stop_token_ids: fc.array(id, { maxLength: 5 }),
+  logprobs: fc.constantFrom(null, 0, 3),
+  deadline_ms: fc.constantFrom(null, null, 1, 5),
+  return_token_ids: fc.boolean(),
+  ignore_eos: fc.boolean(),
+  stream: fc.boolean(),
+};
+
+function mostlyRight(fields: Record<string, fc.Arbitrary<unknown>>): fc.Arbitrary<object> {
+  const entries = Object.entries(fields).map(
+    ([name, right]) => [name, fc.oneof({ weight: 30, arbitrary: right }, anything)] as const,
+  );
+  return fc.record(Object.fromEntries(entries), { requiredKeys: [] });
+}
+
+const options = fc.oneof({ weight: 3, arbitrary: mostlyRight(fields) }, mostlyRight(beamFields));
 
 const prompt = fc.oneof(
   text,

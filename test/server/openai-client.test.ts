@@ -241,7 +241,12 @@ test("the engine's errors reach the client as its own classes, named by field", 
       "temperature",
       "invalid_value",
     ],
-    [() => client.completions.create({ model, prompt: story, n: 2 }), "n", "unsupported_parameter"],
+    [() => client.completions.create({ model, prompt: story, n: 0 }), "n", "invalid_value"],
+    [
+      () => client.completions.create({ model, prompt: story, echo: true }),
+      "echo",
+      "unsupported_parameter",
+    ],
   ];
   for (const [call, param, code] of cases) {
     const error: unknown = await call().catch((error: unknown) => error);

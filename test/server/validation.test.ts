@@ -61,13 +61,66 @@ const sampling: [string, unknown[], string?][] = [
   ["ignore_eos", notBooleans],
   ["skip_special_tokens", notBooleans],
   ["return_token_ids", notBooleans],
+  ["deadline_ms", [...notNumbers, 0, 0.5, -1, 2 ** 31]],
+  ["prompt_logprobs", [...notIntegers, -1, 21]],
+  ["n", [...notIntegers, 0, -1, 129, 1e9]],
+  ["best_of", [...notIntegers, 0, -1, 129, 1e9]],
+  ["use_beam_search", notBooleans],
+  ["length_penalty", [...notNumbers, -10.1, 11, 0.5]],
+  ["early_stopping", [0, 1, "true", "always", [], {}, true, "never"]],
+  ["dry_multiplier", [...notNumbers, -1, 1e7]],
+  ["dry_base", [...notNumbers, 0.5, 1e7]],
+  ["dry_allowed_length", [...notIntegers, 0, 2 ** 31]],
+  ["dry_penalty_last_n", [...notIntegers, -2, 2 ** 31]],
+  ["dry_sequence_breakers", ["a", 1, {}, Array.from({ length: 65 }, () => "a")]],
+  [
+    "dry_sequence_breakers",
+    [[1], [null], [""], ["a".repeat(257)], ["\ud800"]],
+    "dry_sequence_breakers[0]",
+  ],
+  ["xtc_probability", [...notNumbers, -0.1, 1.1]],
+  ["xtc_threshold", [...notNumbers, -0.1, 1.1]],
   ["stream", notBooleans],
   ["stream_options", [1, "a", true, [], {}, { include_usage: true }]],
 ];
 
+/** What does not go together, the parameter named, and what of it does. */
+const together: [fields: object, param: string, right: object][] = [
+  [{ n: 3, best_of: 2 }, "best_of", { n: 3, best_of: 3 }],
+  [{ best_of: 2, stream: true }, "best_of", { best_of: 1, stream: true }],
+  [{ prompt_logprobs: 0, stream: true }, "prompt_logprobs", { prompt_logprobs: 0 }],
+  [{ length_penalty: 2 }, "length_penalty", { length_penalty: 1, early_stopping: false }],
+  [{ early_stopping: "never" }, "early_stopping", { use_beam_search: false }],
+  ...(
+    [
+      [{ n: 65 }, "n", { n: 64 }],
+      [{ n: 2, best_of: 3 }, "best_of", { n: 2, best_of: 2 }],
+      [{ length_penalty: 11 }, "length_penalty", { length_penalty: -10 }],
+      [{ early_stopping: 1 }, "early_stopping", { early_stopping: true }],
+      [{ temperature: 0.5 }, "temperature", { temperature: 0 }],
+      [{ top_p: 0.5 }, "top_p", { top_p: 1, temperature: 1 }],
+      [{ top_k: 5 }, "top_k", { top_k: -1 }],
+      [{ min_p: 0.5 }, "min_p", { min_p: 0 }],
+      [{ typical_p: 0.5 }, "typical_p", { typical_p: 1 }],
+      [{ seed: 0 }, "seed", { seed: null }],
+      [{ stop: "a" }, "stop", { stop: [] }],
+      [{ presence_penalty: 1 }, "presence_penalty", { presence_penalty: 0 }],
+      [{ frequency_penalty: 1 }, "frequency_penalty", { frequency_penalty: 0 }],
+      [{ repetition_penalty: 2 }, "repetition_penalty", { repetition_penalty: 1 }],
+      [{ logit_bias: { 5: 1 } }, "logit_bias", { logit_bias: {} }],
+      [{ allowed_token_ids: [1] }, "allowed_token_ids", { stop_token_ids: [1] }],
+      [{ bad_words: ["a"] }, "bad_words", { bad_words: [] }],
+      [{ dry_multiplier: 1 }, "dry_multiplier", { dry_multiplier: 0, dry_base: 2 }],
+      [{ xtc_probability: 1 }, "xtc_probability", { xtc_probability: 0, xtc_threshold: 0.2 }],
+    ] as [object, string, object][]
+  ).map(([fields, param, right]): [object, string, object] => [
+    { use_beam_search: true, ...fields },
+    param,
+    { use_beam_search: true, ...right },
+  ]),
+];
+
 const unsupported: [string, unknown[], unknown[]][] = [
-  ["n", [0, 2, 129, 1e9, "5", 1.5], [1, null]],
-  ["best_of", [2, 0, 1e9], [1, null]],
   ["response_format", [{ type: "json_object" }, "text"], [{ type: "text" }]],
 ];
 
@@ -103,6 +156,10 @@ test.each(["/v1/completions", "/v1/chat/completions"])("common fields of %s", as
     for (const value of neutral) {
       expect((await post(url, path, { ...base, [field]: value })).status).toBe(200);
     }
+  }
+  for (const [fields, param, right] of together) {
+    await expectRefused(url, path, { ...base, ...fields }, param);
+    expect([right, (await post(url, path, { ...base, ...right })).status]).toEqual([right, 200]);
   }
   await expectRefused(url, path, { ...base, temprature: 1 }, "temprature");
   await expectRefused(url, path, { ...base, constructor: 1 }, "constructor");
@@ -257,6 +314,19 @@ test("every supported field reaches the engine under its own name", async () => 
     bad_words: ["bad"],
     min_tokens: 2,
     include_stop_str_in_output: true,
+    priority: -3,
+    cache_salt: "salt",
+    deadline_ms: 1234.5,
+    n: 2,
+    best_of: 3,
+    prompt_logprobs: 1,
+    dry_multiplier: 0.8,
+    dry_base: 2,
+    dry_allowed_length: 3,
+    dry_penalty_last_n: 64,
+    dry_sequence_breakers: ["\n"],
+    xtc_probability: 0.5,
+    xtc_threshold: 0.25,
   };
   const expected = {
     temperature: 0.5,
@@ -280,6 +350,14 @@ test("every supported field reaches the engine under its own name", async () => 
     badWords: ["bad"],
     minTokens: 2,
     includeStop: true,
+    priority: -3,
+    cacheSalt: "salt",
+    deadlineMs: 1234.5,
+    n: 2,
+    bestOf: 3,
+    promptLogprobs: 1,
+    dry: { multiplier: 0.8, base: 2, allowedLength: 3, range: 64, sequenceBreakers: ["\n"] },
+    xtc: { probability: 0.5, threshold: 0.25 },
     signal: expect.any(AbortSignal),
   };
   const harmless = { user: "me", metadata: { a: "b" }, store: true, service_tier: "auto" };
@@ -316,6 +394,42 @@ test("every supported field reaches the engine under its own name", async () => 
     { ...expected, messages, maxTokens: 9, logprobs: 4 },
     { prompt: "a", maxTokens: 16, signal: expect.any(AbortSignal) },
     { messages: chat.messages, signal: expect.any(AbortSignal) },
+  ]);
+});
+
+test("a beam search reaches the engine without what says nothing about it", async () => {
+  const engine = new Recorder();
+  const { url } = await serve(engine);
+  const search = {
+    use_beam_search: true,
+    n: 3,
+    length_penalty: 0.5,
+    early_stopping: "never",
+    temperature: 0,
+    top_p: 1,
+    min_tokens: 2,
+    dry_multiplier: 0,
+  };
+  await post(url, "/v1/completions", { ...completion, ...search });
+  await post(url, "/v1/chat/completions", { ...chat, use_beam_search: true });
+  const signal = expect.any(AbortSignal);
+  const beam = { width: 3, lengthPenalty: 0.5, earlyStopping: "never" };
+  expect(engine.requests).toEqual([
+    { prompt: "a", maxTokens: 16, n: 3, beam, minTokens: 2, signal },
+    { messages: chat.messages, beam: { width: 1 }, signal },
+  ]);
+});
+
+test("DRY looks at all tokens, and is off without a multiplier, as in llama.cpp", async () => {
+  const engine = new Recorder();
+  const { url } = await serve(engine);
+  const all = { dry_multiplier: 1, dry_penalty_last_n: -1 };
+  await post(url, "/v1/completions", { ...completion, ...all });
+  await post(url, "/v1/completions", { ...completion, dry_base: 2, xtc_threshold: 0.2 });
+  const signal = expect.any(AbortSignal);
+  expect(engine.requests).toEqual([
+    { prompt: "a", maxTokens: 16, dry: { multiplier: 1 }, signal },
+    { prompt: "a", maxTokens: 16, signal },
   ]);
 });
 

@@ -5,6 +5,7 @@ import type {
   ChatRequest,
   Engine,
   EngineStats,
+  GeneratedOutput,
   Generation,
   GenerateRequest,
 } from "../../lib/engine/types.js";
@@ -25,11 +26,12 @@ export interface FakeEngineOptions {
   readonly tokenMs?: number;
 }
 
-type Common = Pick<GenerateRequest, "maxTokens" | "signal">;
+type Common = Pick<GenerateRequest, "maxTokens" | "n" | "signal">;
 
 /**
  * A FAKE engine for what a real one cannot be made to do at will: endless floods of text, failures in mid-stream, a full
- * queue. It has no model: each request draws one invented token a turn of the event loop and holds one block.
+ * queue. It has no model: each output of a request draws one invented token a turn of the event loop, and each request holds
+ * one block.
  */
 export class FakeEngine implements Engine {
   readonly #options: FakeEngineOptions;
@@ -134,6 +136,11 @@ export class FakeEngine implements Engine {
   async [Symbol.asyncDispose](): Promise<void> {}
 }
 
+interface FakeOutput {
+  text: string;
+  readonly tokenIds: number[];
+}
+
 class FakeGeneration {
   readonly live: LiveGeneration;
   /** Resolves when it has ended in any way. */
@@ -143,8 +150,8 @@ class FakeGeneration {
   readonly #maxTokens: number;
   readonly #onToken: () => void;
   #markDone: () => void = () => undefined;
-  #text = "";
-  #ids: number[] = [];
+  readonly #outputs: readonly FakeOutput[];
+  #numSteps = 0;
   #ended = false;
 
   constructor(prompt: string, request: Common, options: FakeEngineOptions, onToken: () => void) {
@@ -152,6 +159,7 @@ class FakeGeneration {
     this.#options = options;
     this.#maxTokens = request.maxTokens ?? Number.POSITIVE_INFINITY;
     this.#onToken = onToken;
+    this.#outputs = Array.from({ length: request.n ?? 1 }, () => ({ text: "", tokenIds: [] }));
     this.done = new Promise((resolve) => (this.#markDone = resolve));
     this.live = new LiveGeneration("fake", (error) => this.#fail(error, true));
     if (request.signal?.aborted === true) this.live.cancel();
@@ -161,31 +169,40 @@ class FakeGeneration {
 
   #step(): void {
     if (this.#ended) return;
-    const { failure, failAfter = 0 } = this.#options;
-    if (failure !== undefined && this.#ids.length >= failAfter) return this.#fail(failure, false);
-    const index = this.#ids.length;
-    const id = (index * 31 + this.#prompt.length * 7) % 256;
-    const text = this.#options.tokenText?.(index) ?? `${id.toString(36)} `;
-    this.#ids.push(id);
-    this.#text += text;
-    this.#onToken();
+    const { failure, failAfter = 0, tokenMs } = this.#options;
+    if (failure !== undefined && this.#numSteps >= failAfter) return this.#fail(failure, false);
     this.live.start();
-    this.live.push(0, { text, tokenIds: [id] });
-    if (this.#ids.length >= this.#maxTokens) this.#finish();
-    else if (this.#options.tokenMs === undefined) setImmediate(() => this.#step());
-    else setTimeout(() => this.#step(), this.#options.tokenMs);
+    for (const index of this.#outputs.keys()) this.#draw(index);
+    this.#numSteps++;
+    if (this.#numSteps >= this.#maxTokens) this.#finish();
+    else if (tokenMs === undefined) setImmediate(() => this.#step());
+    else setTimeout(() => this.#step(), tokenMs);
+  }
+
+  #draw(index: number): void {
+    const output = this.#outputs[index]!;
+    const id = (this.#numSteps * 31 + this.#prompt.length * 7 + index) % 256;
+    const text = this.#options.tokenText?.(this.#numSteps) ?? `${id.toString(36)} `;
+    output.tokenIds.push(id);
+    output.text += text;
+    this.#onToken();
+    this.live.push(index, { text, tokenIds: [id] });
   }
 
   #finish(): void {
     this.#end();
-    const usage = { promptTokens: 1, cachedTokens: 0, outputTokens: this.#ids.length };
-    const output = { text: this.#text, tokenIds: this.#ids, finishReason: "length" } as const;
-    this.live.end(0, "length");
-    this.live.finish({
+    const outputs = this.#outputs.map((output): GeneratedOutput => ({
       ...output,
-      outputs: [output],
+      finishReason: "length",
+    }));
+    const outputTokens = this.#numSteps * outputs.length;
+    for (const index of outputs.keys()) this.live.end(index, "length");
+    const times = { queueMs: 0, prefillMs: 0, decodeMs: 0, ttftMs: 0, totalMs: 0 };
+    this.live.finish({
+      ...outputs[0]!,
+      outputs,
       promptTokenIds: [1],
-      usage: { ...usage, queueMs: 0, prefillMs: 0, decodeMs: 0, ttftMs: 0, totalMs: 0 },
+      usage: { promptTokens: 1, cachedTokens: 0, outputTokens, ...times },
     });
   }
 
