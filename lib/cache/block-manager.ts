@@ -339,9 +339,14 @@ export class BlockManager {
   }
 
   /** int32, all blocks that a table holds, in an order that depends on its tokens' number alone. */
-  blocksOf({ groups, numBlocks }: BlockTable): Int32Array {
-    const held = groups.map(({ blocks, numReleased }) => blocks.subarray(numReleased, numBlocks));
-    return Int32Array.from(held.flatMap((blocks) => [...blocks]));
+  blocksOf({ groups, numBlocks, numHeldBlocks }: BlockTable): Int32Array {
+    const held = new Int32Array(numHeldBlocks);
+    let at = 0;
+    for (const { blocks, numReleased } of groups) {
+      held.set(blocks.subarray(numReleased, numBlocks), at);
+      at += numBlocks - numReleased;
+    }
+    return held;
   }
 
   /** Nothing happens when the pin was given up. */

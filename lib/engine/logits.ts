@@ -197,9 +197,10 @@ function chunkInput(job: Job, start: number, end: number, blocks: BlockManager):
     positions: int32(count, (i) => start + i),
     queryStartLoc: Int32Array.of(0, count),
     seqLens: Int32Array.of(end),
-    blockTable: Int32Array.from(
-      table.groups.flatMap((group) => [...group.blocks.subarray(0, table.numBlocks)]),
-    ),
+    blockTable: int32(table.groups.length * table.numBlocks, (i) => {
+      const group = table.groups[Math.floor(i / table.numBlocks)]!;
+      return group.blocks[i % table.numBlocks]!;
+    }),
     maxBlocks: table.numBlocks,
     slotMapping: int32(numSlots, (i) => {
       return blocks.slot(table, start + (i % count), Math.floor(i / count));
