@@ -5,7 +5,15 @@ import { argumentError, assert, PagodaError } from "../errors.js";
 import { checkStop } from "../sampling/stop.js";
 import { fcfs, type Policy } from "./policy.js";
 import type { ForkOptions, Sequence } from "./sequence.js";
-import { insertByRank } from "./rank.js";
+import { insertByRank, remove } from "./rank.js";
+import {
+  scheduledSequence,
+  type DrawnToken,
+  type ScheduledSequence,
+  type ScheduledStep,
+} from "./scheduled-step.js";
+
+export type { DrawnToken, ScheduledSequence, ScheduledStep } from "./scheduled-step.js";
 
 export interface SchedulerOptions {
   /** Tokens in one step at most: the token budget. */
@@ -16,34 +24,6 @@ export interface SchedulerOptions {
   readonly maxChunkTokens?: number;
   /** In which order sequences are served. @default {@link fcfs} */
   readonly policy?: Policy;
-}
-
-/** The next tokens of one sequence: from `numComputedTokens` on. */
-export interface ScheduledSequence {
-  readonly sequence: Sequence;
-  readonly numTokens: number;
-  /** Whether they reach the sequence's end, so that a token is drawn. */
-  readonly isSampled: boolean;
-}
-
-/** What one step runs. */
-export interface ScheduledStep {
-  /** At least one; those that ran before come first, each group in the order of service. */
-  readonly sequences: readonly ScheduledSequence[];
-  /** T, their tokens together. */
-  readonly numTokens: number;
-  /** S, how many of them are sampled. */
-  readonly numOutputs: number;
-  /** int32 [C, 2], (from, to) blocks copied before anything else (copy-on-write). */
-  readonly blockCopies: Int32Array;
-}
-
-/** A token that a step drew for a sequence, and appended unless the sequence is branching. */
-export interface DrawnToken {
-  readonly sequence: Sequence;
-  readonly token: number;
-  /** Set where it is the last one; `error`: the logits were not finite, and the token does not count. */
-  readonly finishReason?: "stop" | "length" | "error";
 }
 
 /** A sequence that goes on, or begins, as a copy of another one. */
@@ -378,20 +358,9 @@ export class Scheduler {
   }
 }
 
-function scheduledSequence(sequence: Sequence, numTokens: number): ScheduledSequence {
-  const isSampled = sequence.numComputedTokens + numTokens === sequence.numTokens;
-  return { sequence, numTokens, isSampled };
-}
-
 /** A fork of a branching sequence may compute its last token again, so the blocks that this one sees are kept. */
 function numSettledTokens({ isBranching, numComputedTokens }: Sequence): number {
   return isBranching ? numComputedTokens - 1 : numComputedTokens;
-}
-
-function remove(list: Sequence[], sequence: Sequence): void {
-  const index = list.indexOf(sequence);
-  assert(index >= 0, `sequence ${sequence.id} is in the list of its status`);
-  list.splice(index, 1);
 }
 
 function tooLong(sequence: Sequence, needed: number, blocks: BlockManager): PagodaError {
