@@ -5,7 +5,12 @@
 //
 // Lengths are lognormal with the means that the paper gives for Alpaca (prompts 19.31, outputs 58.45) and ShareGPT (161.31,
 // 337.99). Beams are modelled: in each step a beam goes on from its own parent with probability q, else from any beam.
+//
+// At the end, what KV groups save: one request of a model in which most layers have a sliding window, such as gemma3 1B (26
+// layers, each 6th of which sees all tokens, window 512), prefilled in chunks and then decoded, with groups and with all
+// layers in one group that gives nothing back. Counted are layer blocks: memory for 16 tokens in one layer.
 import { BlockManager, BlockTable } from "../dist/core.js";
+import { groupKvLayers, kvSlots } from "../dist/graph/kv-groups.js";
 
 const numRequests = Number(process.argv[2] ?? 2000);
 const blockSize = 16;
@@ -153,4 +158,41 @@ for (const [name, load] of Object.entries(loads)) {
     row(`  beam search, q = ${q}`, values);
   }
   row("    paper, figure 15", paper[name].beam);
+}
+
+/** Layer blocks that one request holds after its last step, and at most in any, with these layers in KV groups. */
+function hybridBlocks(layers, context, { chunk, output }) {
+  const { kvGroups, kvLayers } = groupKvLayers(layers);
+  const numSlots = kvSlots({ kvLayers }).length;
+  const numBlocks = 1 + kvGroups.length * Math.ceil(context / blockSize);
+  const blocks = new BlockManager({ numBlocks, blockSize, kvGroups, prefixSharing: false });
+  const table = new BlockTable();
+  const tokens = { tokenIds: new Int32Array(context) };
+  let most = 0;
+  while (table.numTokens < context) {
+    const prompt = context - output - table.numTokens;
+    if (!blocks.allocate(table, prompt > 0 ? Math.min(chunk, prompt) : 1)) throw new Error("full");
+    most = Math.max(most, table.numHeldBlocks);
+    blocks.markComputed(table, tokens, table.numTokens);
+  }
+  return { end: numSlots * table.numHeldBlocks, most: numSlots * most };
+}
+
+const hybrid = Array.from({ length: 26 }, (_, i) => {
+  return { numKvHeads: 1, headDim: 256, slidingWindow: (i + 1) % 6 === 0 ? 0 : 512 };
+});
+const whole = hybrid.map((layer) => ({ ...layer, slidingWindow: 0 }));
+const contexts = [512, 4096, 8192, 32768];
+console.log("\n26 layers, each 6th without a window of 512 tokens: layer blocks of one request");
+row("  context, tokens", contexts.map(String));
+row(
+  "  one group",
+  contexts.map((n) => String(hybridBlocks(whole, n, { chunk: 2048, output: 64 }).end)),
+);
+for (const chunk of [512, 2048]) {
+  const counts = contexts.map((n) => hybridBlocks(hybrid, n, { chunk, output: 64 }));
+  const decoding = counts.map(({ end }) => String(end));
+  if (chunk === 512) row("  groups, decoding", decoding);
+  const prefill = counts.map(({ most }) => String(most));
+  row(`  groups, prefill by ${chunk}`, prefill);
 }

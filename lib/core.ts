@@ -8,11 +8,13 @@
 export {
   BlockManager,
   BlockTable,
+  GroupBlocks,
   type BlockManagerOptions,
   type BlockUsage,
   type CachedPrefix,
   type TokenSource,
 } from "./cache/block-manager.js";
+export type { KvGroup } from "./graph/plan.js";
 export { BlockPool, nullBlock } from "./cache/block-pool.js";
 export { hashTokens, type BlockHash } from "./cache/block-hash.js";
 export type { CacheEvent, PrefixCacheOptions } from "./cache/prefix-cache.js";

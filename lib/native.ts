@@ -82,7 +82,7 @@ export interface NativeEngine {
   readonly device: DeviceInfo | undefined;
   /** Job, the first one: opens the device. */
   openDevice(): number;
-  /** Job: what `plan` needs on this device. Values: weights, arena and one KV block over all layers, in bytes, (low, high) each. */
+  /** Job: what `plan` needs on this device. Values: weights, arena and one KV block over all slots, in bytes, (low, high) each. */
   measure(plan: Plan, kv: Omit<KvCacheOptions, "numBlocks">): number;
   /** Job, once: checks the plan, then allocates arena, KV cache and weights. Values: bytes of a KV block, (low, high). */
   open(plan: Plan, kv: KvCacheOptions, maxRequests: number): number;

@@ -1,6 +1,8 @@
 #include "plan.h"
 
 #include <cmath>
+#include <set>
+#include <utility>
 
 #include "block-formats.h"
 #include "failure.h"
@@ -12,6 +14,7 @@ namespace {
 constexpr int32_t kMaxDimension = 1 << 24;  // rows and columns of any tensor
 constexpr uint64_t kMaxBytes = 1ull << 46;
 constexpr int32_t kMaxHeadDim = 512;
+constexpr size_t kMaxGroups = 4096;
 
 bool isInteger(double value, double low, double high) {
   return std::floor(value) == value && value >= low && value <= high;
@@ -155,6 +158,9 @@ class StepCheck {
          "the query must be numHeads * headDim wide");
     need(std::isfinite(attribute(2)), "scale must be finite");
     need(isInteger(attribute(3), 0, INT32_MAX), "slidingWindow is out of range");
+    const int32_t groupWindow = plan_.kvGroups[kv.group].slidingWindow;
+    need(groupWindow == 0 || (attribute(3) > 0 && attribute(3) <= groupWindow),
+         "slidingWindow is larger than that of the layer's group");
     need(std::isfinite(attribute(4)) && attribute(4) >= 0, "softcap must be finite and not negative");
   }
   void checkGatedActivation() const {
@@ -193,7 +199,41 @@ void checkWeight(const WeightSpec& weight) {
           "Weight " + weight.name + ": its columns are not a multiple of " + std::to_string(format.columns));
 }
 
+void checkKvLayer(const KvLayer& layer, const PlanSpec& plan) {
+  require(layer.numKvHeads > 0 && layer.numKvHeads <= 4096, "numKvHeads is out of range");
+  require(layer.headDim > 0 && layer.headDim <= kMaxHeadDim, "headDim is out of range");
+  require(layer.group >= 0 && static_cast<size_t>(layer.group) < plan.numGroups(),
+          "A KV layer's group is out of range");
+  require(layer.slot >= 0 && static_cast<size_t>(layer.slot) < plan.kvLayers.size(),
+          "A KV layer's slot is out of range");
+}
+
+/// Slots are numbered from 0 without a gap, layers of a slot are alike, and no two of one group share a slot.
+void checkKvLayers(const PlanSpec& plan) {
+  require(!plan.kvGroups.empty() && plan.kvGroups.size() <= kMaxGroups, "kvGroups: too few or too many");
+  for (const KvGroup& group : plan.kvGroups) require(group.slidingWindow >= 0, "A KV group's window is out of range");
+  for (const KvLayer& layer : plan.kvLayers) checkKvLayer(layer, plan);
+  const std::vector<KvLayer> slots = kvSlots(plan);
+  for (const KvLayer& slot : slots) require(slot.headDim > 0, "A KV slot has no layer");
+  std::set<std::pair<int32_t, int32_t>> places;
+  for (const KvLayer& layer : plan.kvLayers) {
+    const KvLayer& slot = slots[layer.slot];
+    require(layer.numKvHeads == slot.numKvHeads && layer.headDim == slot.headDim, "Layers of a KV slot differ");
+    require(places.insert({layer.group, layer.slot}).second, "Two KV layers have one place");
+  }
+}
+
 }  // namespace
+
+std::vector<KvLayer> kvSlots(const PlanSpec& plan) {
+  std::vector<KvLayer> slots;
+  for (const KvLayer& layer : plan.kvLayers) {
+    const auto slot = static_cast<size_t>(layer.slot);
+    if (slot >= slots.size()) slots.resize(slot + 1, KvLayer{});
+    slots[slot] = layer;
+  }
+  return slots;
+}
 
 const std::vector<OpSpec>& opSpecs() {
   static const std::vector<OpSpec> specs = {
@@ -226,10 +266,7 @@ void checkPlan(const PlanSpec& plan) {
   require(plan.vocabSize > 0 && plan.vocabSize <= kMaxDimension, "vocabSize is out of range");
   require(plan.arenaBytes <= kMaxBytes, "arenaBytes is out of range");
   for (const WeightSpec& weight : plan.weights) checkWeight(weight);
-  for (const KvLayer& layer : plan.kvLayers) {
-    require(layer.numKvHeads > 0 && layer.numKvHeads <= 4096, "numKvHeads is out of range");
-    require(layer.headDim > 0 && layer.headDim <= kMaxHeadDim, "headDim is out of range");
-  }
+  checkKvLayers(plan);
   for (const PlanStep& step : plan.steps) StepCheck(plan, step).run();
   PlanStep logits{Op::sample, "logits", {plan.logits}, {}, {}, {}};
   StepCheck(plan, logits).run();

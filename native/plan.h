@@ -67,20 +67,31 @@ struct WeightSpec {
   PagodaDtype dtype;
 };
 
+/// Layers with the same window, which share a block table.
+struct KvGroup {
+  int32_t slidingWindow;  // tokens, 0: none
+};
+
+/// One attention layer: the memory of its slot, read and written by the block table of its group.
 struct KvLayer {
   int32_t numKvHeads;
   int32_t headDim;
+  int32_t group;
+  int32_t slot;
 };
 
 struct PlanSpec {
   std::vector<PlanStep> steps;
   std::vector<WeightSpec> weights;
-  std::vector<KvLayer> kvLayers;
+  std::vector<KvLayer> kvLayers;  // by the attribute `layer`
+  std::vector<KvGroup> kvGroups;  // at least one
   uint64_t arenaBytes;
   int32_t maxTokens;
   int32_t maxOutputs;
   int32_t vocabSize;
   Operand logits;  // [outputs, vocabSize]
+
+  size_t numGroups() const { return kvGroups.size(); }
 };
 
 struct KvOptions {
@@ -93,5 +104,8 @@ struct KvOptions {
 /// attribute fits. Afterwards no step input that passes `checkStep` can make an op touch foreign memory.
 void checkPlan(const PlanSpec& plan);
 void checkKvOptions(const KvOptions& kv);
+
+/// For each slot a layer that uses it: what the slot's memory holds. Of a plan that passes `checkPlan`.
+std::vector<KvLayer> kvSlots(const PlanSpec& plan);
 
 }  // namespace pagoda

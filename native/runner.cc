@@ -52,8 +52,8 @@ void checkOps(const PagodaBackend& backend, const PlanSpec& plan) {
                   std::string("Backend ") + backend.name + " lacks these ops of the model: " + missing);
 }
 
-PagodaKvCache describeCache(const KvLayer& layer, const KvOptions& kv) {
-  return {nullptr, kv.numBlocks, kv.blockSize, layer.numKvHeads, layer.headDim, kv.dtype};
+PagodaKvCache describeCache(const KvLayer& slot, const KvOptions& kv) {
+  return {nullptr, kv.numBlocks, kv.blockSize, slot.numKvHeads, slot.headDim, kv.dtype};
 }
 
 PagodaWeight describeWeight(const WeightSpec& spec) { return {nullptr, spec.kind, spec.rows, spec.cols, spec.dtype}; }
@@ -75,8 +75,8 @@ MemoryNeed measure(Device& device, const PlanSpec& plan, const KvOptions& kv) {
   MemoryNeed need{0, plan.arenaBytes, 0};
   for (const WeightSpec& spec : plan.weights)
     need.weights = addBytes(need.weights, device.weightBytes(describeWeight(spec)));
-  for (const KvLayer& layer : plan.kvLayers)
-    need.kvBlock = addBytes(need.kvBlock, device.kvBlockBytes(describeCache(layer, kv)));
+  for (const KvLayer& slot : kvSlots(plan))
+    need.kvBlock = addBytes(need.kvBlock, device.kvBlockBytes(describeCache(slot, kv)));
   return need;
 }
 
@@ -119,8 +119,8 @@ void Runner::allocateWeights() {
 }
 
 void Runner::allocateKv() {
-  for (const KvLayer& layer : plan_.kvLayers) {
-    PagodaKvCache cache = describeCache(layer, kv_);
+  for (const KvLayer& slot : kvSlots(plan_)) {
+    PagodaKvCache cache = describeCache(slot, kv_);
     const uint64_t blockBytes = device_.kvBlockBytes(cache);
     require(blockBytes <= INT64_MAX / static_cast<uint64_t>(kv_.numBlocks), "KV cache size overflows");
     kvMemory_.emplace_back(device_, "KV cache", blockBytes * kv_.numBlocks);
@@ -254,7 +254,37 @@ PagodaWeight Runner::weightOf(const PlanStep& step, int i) const {
   return index == PlanStep::kAbsent ? PagodaWeight{} : weights_[index];
 }
 
-PagodaKvCache Runner::cacheOf(const PlanStep& step) const { return caches_[static_cast<size_t>(step.attributes[0])]; }
+const KvLayer& Runner::layerOf(const PlanStep& step) const {
+  return plan_.kvLayers[static_cast<size_t>(step.attributes[0])];
+}
+
+PagodaCacheWrite Runner::cacheWrite(const PlanStep& step, const StepInput& input, const Uploaded& at) const {
+  const KvLayer& layer = layerOf(step);
+  const int32_t* slotMapping = at.slotMapping + static_cast<size_t>(layer.group) * input.numTokens();
+  return {tensor(step.inputs[0], input), tensor(step.inputs[1], input), caches_[layer.slot], slotMapping};
+}
+
+PagodaAttention Runner::attention(const PlanStep& step, const StepInput& input, const Uploaded& at) const {
+  const KvLayer& layer = layerOf(step);
+  const int32_t maxSeqLen = *std::max_element(input.seqLens.begin(), input.seqLens.end());
+  int32_t maxQueryLen = 0;
+  for (int32_t r = 0; r < input.numRequests(); ++r)
+    maxQueryLen = std::max(maxQueryLen, input.queryStartLoc[r + 1] - input.queryStartLoc[r]);
+  const size_t tableSize = static_cast<size_t>(input.numRequests()) * input.maxBlocks;
+  const int32_t* blockTable = at.blockTable + layer.group * tableSize;
+  const PagodaBatch batch{input.numRequests(), input.numTokens(), input.maxBlocks, maxQueryLen,
+                          maxSeqLen,           at.queryStartLoc,  at.seqLens,      blockTable};
+  const auto real = [&](int i) { return static_cast<float>(step.attributes[i]); };
+  const auto integer = [&](int i) { return static_cast<int32_t>(step.attributes[i]); };
+  return {tensor(step.output, input),
+          tensor(step.inputs[0], input),
+          caches_[layer.slot],
+          batch,
+          integer(1),
+          real(2),
+          integer(3),
+          real(4)};
+}
 
 void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploaded& at) {
   const PagodaBackend& backend = device_.backend();
@@ -278,17 +308,9 @@ void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploade
     case Op::rope:
       return run(backend.rope, PagodaRope{out(), in(0), in(1), integer(0), integer(1), integer(2)});
     case Op::cacheWrite:
-      return run(backend.cacheWrite, PagodaCacheWrite{in(0), in(1), cacheOf(step), at.slotMapping});
-    case Op::attention: {
-      const auto longest = std::max_element(input.seqLens.begin(), input.seqLens.end());
-      int32_t maxQueryLen = 0;
-      for (int32_t r = 0; r < input.numRequests(); ++r)
-        maxQueryLen = std::max(maxQueryLen, input.queryStartLoc[r + 1] - input.queryStartLoc[r]);
-      const PagodaBatch batch{input.numRequests(), input.numTokens(), input.maxBlocks, maxQueryLen, *longest,
-                              at.queryStartLoc,    at.seqLens,        at.blockTable};
-      return run(backend.attention,
-                 PagodaAttention{out(), in(0), cacheOf(step), batch, integer(1), real(2), integer(3), real(4)});
-    }
+      return run(backend.cacheWrite, cacheWrite(step, input, at));
+    case Op::attention:
+      return run(backend.attention, attention(step, input, at));
     case Op::gatedActivation:
       return run(backend.gatedActivation,
                  PagodaGatedActivation{out(), in(0), in(1), static_cast<PagodaActivation>(integer(0))});

@@ -13,7 +13,7 @@ namespace pagoda {
 struct MemoryNeed {
   uint64_t weights;  // bytes, packed
   uint64_t arena;    // bytes
-  uint64_t kvBlock;  // bytes of one block over all layers
+  uint64_t kvBlock;  // bytes of one block over all slots
 };
 
 MemoryNeed measure(Device& device, const PlanSpec& plan, const KvOptions& kv);
@@ -67,7 +67,9 @@ class Runner {
   void runStep(const PlanStep& step, const StepInput& input, const Uploaded& uploaded);
   PagodaTensor tensor(const Operand& operand, const StepInput& input) const;
   PagodaWeight weightOf(const PlanStep& step, int i) const;
-  PagodaKvCache cacheOf(const PlanStep& step) const;
+  const KvLayer& layerOf(const PlanStep& step) const;
+  PagodaCacheWrite cacheWrite(const PlanStep& step, const StepInput& input, const Uploaded& at) const;
+  PagodaAttention attention(const PlanStep& step, const StepInput& input, const Uploaded& at) const;
 
   Device& device_;
   const PlanSpec plan_;
@@ -76,10 +78,10 @@ class Runner {
   DeviceMemory arena_;
   std::vector<DeviceMemory> weightMemory_;
   std::vector<PagodaWeight> weights_;
-  std::vector<DeviceMemory> kvMemory_;  // one a layer
-  std::vector<PagodaKvCache> caches_;
-  DeviceMemory inputs_;           // grows with the largest step
-  std::vector<int32_t> staging_;  // the step's inputs, packed for one copy
+  std::vector<DeviceMemory> kvMemory_;  // one a slot
+  std::vector<PagodaKvCache> caches_;   // by slot
+  DeviceMemory inputs_;                 // grows with the largest step
+  std::vector<int32_t> staging_;        // the step's inputs, packed for one copy
   std::vector<float> times_;
   bool profiling_ = false;
 };

@@ -15,9 +15,9 @@ void checkCounts(const StepInput& step, const PlanSpec& plan, int32_t maxRequest
   require(outputs <= static_cast<size_t>(plan.maxOutputs), "outputRows: too many rows");
   require(step.maxBlocks >= 1 && step.maxBlocks <= (1 << 24), "maxBlocks is out of range");
   checkLength("positions", step.positions.size(), tokens);
-  checkLength("slotMapping", step.slotMapping.size(), tokens);
+  checkLength("slotMapping", step.slotMapping.size(), plan.numGroups() * tokens);
   checkLength("queryStartLoc", step.queryStartLoc.size(), requests + 1);
-  checkLength("blockTable", step.blockTable.size(), requests * static_cast<size_t>(step.maxBlocks));
+  checkLength("blockTable", step.blockTable.size(), plan.numGroups() * requests * static_cast<size_t>(step.maxBlocks));
   require(step.blockCopies.size() % 2 == 0, "blockCopies must have an even number of elements");
 }
 

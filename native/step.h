@@ -1,5 +1,5 @@
-// The inputs of one step: R requests, T scheduled tokens, S output rows, C block copies. Fields as in
-// lib/engine/step.ts.
+// The inputs of one step: R requests, T scheduled tokens, S output rows, C block copies, G KV groups of the plan.
+// Fields as in lib/engine/step.ts.
 #pragma once
 
 #include <cstdint>
@@ -58,8 +58,8 @@ struct StepInput {
   std::vector<int32_t> positions;      // [T]
   std::vector<int32_t> queryStartLoc;  // [R + 1]
   std::vector<int32_t> seqLens;        // [R]
-  std::vector<int32_t> blockTable;     // [R, maxBlocks]
-  std::vector<int32_t> slotMapping;    // [T]
+  std::vector<int32_t> blockTable;     // [G, R, maxBlocks]
+  std::vector<int32_t> slotMapping;    // [G, T]
   std::vector<int32_t> blockCopies;    // [C, 2]
   std::vector<int32_t> outputRows;     // [S]
   SamplingInput sampling;

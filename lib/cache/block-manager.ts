@@ -1,11 +1,19 @@
 import { checkInteger } from "../arguments.js";
-import { assert } from "../errors.js";
-import { BlockPool, nullBlock } from "./block-pool.js";
+import { argumentError, assert } from "../errors.js";
+import type { KvGroup } from "../graph/plan.js";
+import { BlockPool } from "./block-pool.js";
+import { BlockStore } from "./block-store.js";
 import { BlockTable } from "./block-table.js";
 import { checkBlocks } from "./check-blocks.js";
-import { PrefixCache, type PrefixCacheOptions, type PrefixNode } from "./prefix-cache.js";
+import { KvGroupTables } from "./kv-group-tables.js";
+import { peakBlocks } from "./kv-window.js";
+import { PrefixCache, type PrefixCacheOptions } from "./prefix-cache.js";
+import type { CachedPrefix } from "./prefix-lookup.js";
+import { PrefixSharing, type TokenSource } from "./prefix-sharing.js";
 
-export { BlockTable } from "./block-table.js";
+export { BlockTable, GroupBlocks } from "./block-table.js";
+export type { CachedPrefix } from "./prefix-lookup.js";
+export type { TokenSource } from "./prefix-sharing.js";
 
 export interface BlockManagerOptions extends PrefixCacheOptions {
   /** Physical blocks, block 0 (the null block) included. At least 2. */
@@ -15,29 +23,15 @@ export interface BlockManagerOptions extends PrefixCacheOptions {
   /** Whether full blocks can be found by their tokens, and shared. @default true */
   readonly prefixSharing?: boolean;
   /**
-   * Tokens that each token attends to, itself included, in every layer; blocks wholly behind them are given back.
-   * @default all
+   * Attention layers that share a list of blocks, as they have the same window; blocks that lie wholly behind it are given
+   * back. @default one group without a window
    */
-  readonly slidingWindow?: number;
-}
-
-/** Whoever has tokens; a view that is asked for only when it is needed. */
-export interface TokenSource {
-  /** int32 [at least as many as are computed] */
-  readonly tokenIds: Int32Array;
-}
-
-/** Cached blocks that hold the first tokens of a sequence. Valid until anything changes in the block manager. */
-export interface CachedPrefix {
-  readonly blocks: readonly number[];
-  /** `blockSize` a block. */
-  readonly numTokens: number;
-  /** How many of the blocks are free: taking the prefix takes them from the pool. */
-  readonly numFreeBlocks: number;
+  readonly kvGroups?: readonly KvGroup[];
 }
 
 /** The account of one sequence. */
 export interface BlockUsage {
+  /** Physical blocks, of all KV groups. */
   readonly blocks: number;
   /** Blocks that others hold, too. */
   readonly sharedBlocks: number;
@@ -45,12 +39,16 @@ export interface BlockUsage {
   readonly cachedTokens: number;
 }
 
-const noPrefix: CachedPrefix = { blocks: [], numTokens: 0, numFreeBlocks: 0 };
+const maxInt32 = 2 ** 31 - 1;
 
 /**
- * Hands out the slots of a paged KV cache (Kwon et al. 2023, arXiv:2309.06180): logical block i of a sequence is
- * physical block `table.blocks[i]`, and the token at position p has slot `block * blockSize + p % blockSize`.
- * At most one partly filled block is wasted a sequence. Pure: no I/O, time or randomness.
+ * Hands out the slots of a paged KV cache (Kwon et al. 2023, arXiv:2309.06180): in each KV group, logical block i of a
+ * sequence is physical block `table.groups[group].blocks[i]`, and the token at position p has slot
+ * `block * blockSize + p % blockSize`. At most one partly filled block is wasted a sequence and group. Pure: no I/O, time
+ * or randomness.
+ *
+ * All KV groups share one pool. A group with a sliding window gives the blocks behind it back; a sequence thus holds a
+ * bounded number of them, {@link BlockManager.peakBlocks}.
  *
  * Blocks are shared in two ways. `findPrefix` and `adopt` take full blocks that hold the same tokens; `fork` takes all
  * blocks of another table, the partial last one included. A block is written only while it has one owner and cannot be
@@ -62,31 +60,40 @@ const noPrefix: CachedPrefix = { blocks: [], numTokens: 0, numFreeBlocks: 0 };
  */
 export class BlockManager {
   readonly blockSize: number;
+  readonly kvGroups: readonly KvGroup[];
   readonly #pool: BlockPool;
   readonly #prefixes: PrefixCache;
-  readonly #isSharing: boolean;
-  /** Infinity: none. */
-  readonly #slidingWindow: number;
-  /** Copies of the step that is being made, by the block that is written. */
-  readonly #copies: Map<number, number> = new Map();
-  /** Blocks that copies of the step read. */
-  readonly #sources: Set<number> = new Set();
-  /** Blocks without owners that a copy still reads; their count is 1 until the step has run. */
-  readonly #held: Set<number> = new Set();
+  readonly #store: BlockStore;
+  /** In the order of `kvGroups`. */
+  readonly #groups: readonly KvGroupTables[];
+  readonly #hasWindows: boolean;
+  readonly #sharing: PrefixSharing;
   /** Oldest first. */
   readonly #pins: Set<BlockTable> = new Set();
-  #numQueriedTokens = 0;
-  #numHitTokens = 0;
+  /** Free blocks that were promised to tables. */
+  #numReserved = 0;
 
   constructor(options: BlockManagerOptions) {
-    const { numBlocks, blockSize, prefixSharing = true, slidingWindow } = options;
+    const {
+      numBlocks,
+      blockSize,
+      prefixSharing = true,
+      kvGroups = [{ slidingWindow: 0 }],
+    } = options;
     this.blockSize = checkInteger("blockSize", blockSize, { min: 1, max: 256 });
-    const window = { min: 1, max: 2 ** 31 - 1 };
-    this.#slidingWindow =
-      slidingWindow === undefined ? Infinity : checkInteger("slidingWindow", slidingWindow, window);
-    this.#isSharing = prefixSharing;
+    if (kvGroups.length === 0) throw argumentError("kvGroups", "at least one group", kvGroups);
+    for (const [i, { slidingWindow }] of kvGroups.entries()) {
+      checkInteger(`kvGroups[${i}].slidingWindow`, slidingWindow, { min: 0, max: maxInt32 });
+    }
+    this.kvGroups = kvGroups;
+    this.#hasWindows = kvGroups.some(({ slidingWindow }) => slidingWindow > 0);
     this.#pool = new BlockPool(numBlocks);
     this.#prefixes = new PrefixCache(options);
+    this.#store = new BlockStore(this.#pool, this.#prefixes);
+    this.#sharing = new PrefixSharing(kvGroups, blockSize, this.#store, { isOn: prefixSharing });
+    this.#groups = kvGroups.map(
+      (group, index) => new KvGroupTables(index, group, blockSize, this.#store),
+    );
   }
 
   /** Blocks that sequences can have, the null block excluded. */
@@ -94,9 +101,9 @@ export class BlockManager {
     return this.#pool.numUsable;
   }
 
-  /** Cached blocks without owners included. */
+  /** Blocks that can be had: cached blocks without owners included, promised ones excluded. */
   get numFreeBlocks(): number {
-    return this.#pool.numFree;
+    return this.#pool.numFree - this.#numReserved;
   }
 
   /** Blocks that can be found by their tokens, in use or free. */
@@ -111,49 +118,107 @@ export class BlockManager {
 
   /** Tokens of all sequences that were looked up, and how many of them were found. */
   get prefixStatistics(): { readonly queriedTokens: number; readonly hitTokens: number } {
-    return { queriedTokens: this.#numQueriedTokens, hitTokens: this.#numHitTokens };
+    return this.#sharing.statistics;
   }
 
-  /** Blocks that `numTokens` tokens take. */
+  // ---- accounts
+
+  /** Logical blocks that `numTokens` tokens have. */
   blocksFor(numTokens: number): number {
     return Math.ceil(numTokens / this.blockSize);
   }
 
-  /** Blocks that `numTokens` more tokens would take from the pool, a copy of the last block included. */
+  /**
+   * Blocks that a sequence alone holds at once at most until its first `numTokens` tokens are computed, at most `maxChunk`
+   * a step. If the pool has as many, it can run to there.
+   */
+  peakBlocks(numTokens: number, maxChunk: number): number {
+    return peakBlocks(this.kvGroups, this.blockSize, numTokens, maxChunk);
+  }
+
+  /** Blocks that `numTokens` more tokens would take from the pool, copies of last blocks included. */
   blocksNeeded(table: BlockTable, numTokens: number): number {
     if (numTokens <= 0) return 0;
-    const added = this.blocksFor(table.numTokens + numTokens) - table.numBlocks;
-    return this.#mustCopy(table) ? added + 1 : added;
+    let needed = 0;
+    for (const group of this.#groups) needed += group.blocksNeeded(table, numTokens);
+    return needed;
   }
+
+  /**
+   * Blocks that the table takes from the pool at most until it has slots for `numTokens` tokens, when each step computes at
+   * most `maxChunk`. It takes more where blocks behind a window are shared, as these do not come back.
+   */
+  blocksToReach(table: BlockTable, numTokens: number, maxChunk: number): number {
+    return this.#sum((group) => group.blocksToReach(table, numTokens, maxChunk));
+  }
+
+  /** Blocks that a new sequence takes from the pool at most until its `numTokens` tokens, behind `prefix`, are computed. */
+  blocksToAdmit(numTokens: number, maxChunk: number, prefix: CachedPrefix): number {
+    const numFound = prefix.numTokens / this.blockSize;
+    return this.#sum((group) => {
+      const numFree = prefix.numFree[group.index]!;
+      return group.blocksToAdmit(numTokens, maxChunk, { numFound, numFree });
+    });
+  }
+
+  /** What a table holds. O(blocks). */
+  usage(table: BlockTable): BlockUsage {
+    const sharedBlocks = this.#sum((group) => group.numShared(table));
+    return { blocks: table.numHeldBlocks, sharedBlocks, cachedTokens: table.numCachedTokens };
+  }
+
+  /** Where K and V of the token at `position` lie for the layers of `group`. It must have a slot. */
+  slot(table: BlockTable, position: number, group = 0): number {
+    const block = table.groups[group]!.blocks[Math.floor(position / this.blockSize)]!;
+    return block * this.blockSize + (position % this.blockSize);
+  }
+
+  // ---- the life of a table
 
   /** Gives slots to `numTokens` more tokens, all or none. Returns false, and changes nothing, when blocks are short. */
   allocate(table: BlockTable, numTokens: number): boolean {
     const needed = this.blocksNeeded(table, numTokens);
-    if (needed > this.#pool.numFree) return false;
-    if (numTokens > 0) this.#makeWritable(table);
+    const promised = table.numReservedBlocks;
+    if (needed > this.numFreeBlocks + promised) return false;
+    if (numTokens <= 0) return true;
+    this.#numReserved -= Math.min(needed, promised);
     const numBlocks = this.blocksFor(table.numTokens + numTokens);
-    table.reserve(numBlocks);
-    while (table.numBlocks < numBlocks) table.blocks[table.numBlocks++] = this.#takeBlock();
+    table.reserve(this.#groups.length, numBlocks);
+    for (const group of this.#groups) group.allocate(table, numBlocks);
+    table.numBlocks = numBlocks;
     table.numTokens += numTokens;
     return true;
   }
 
-  /** Takes all blocks back, the last one first, so that a prefix is forgotten from its end. */
+  /**
+   * Keeps `numBlocks` blocks for an empty table, whatever others take: with {@link BlockManager.peakBlocks} of its tokens,
+   * `allocate` does not fail for it. What it gives back behind a window is kept for it, too. Its blocks are not to be shared.
+   * Returns false, and changes nothing, when blocks are short.
+   */
+  promise(table: BlockTable, numBlocks: number): boolean {
+    assert(table.numBlocks === 0, "only an empty table is promised blocks");
+    if (numBlocks > this.numFreeBlocks) return false;
+    table.numPromisedBlocks = numBlocks;
+    this.#numReserved += numBlocks;
+    return true;
+  }
+
+  /** Takes all blocks back, the last ones first, so that a prefix is forgotten from its end. */
   free(table: BlockTable): void {
-    for (let i = table.numBlocks - 1; i >= table.numReleasedBlocks; i--) {
-      this.#release(table.blocks[i]!);
-      table.blocks[i] = nullBlock;
+    this.#numReserved -= table.numReservedBlocks;
+    table.numPromisedBlocks = 0;
+    for (let i = table.numBlocks - 1; i >= 0; i--) {
+      for (const group of this.#groups) group.release(table, i);
     }
+    for (const group of table.groups) group.numReleased = 0;
     table.numBlocks = 0;
     table.numTokens = 0;
-    table.numReleasedBlocks = 0;
     table.numHashedBlocks = 0;
   }
 
   /** Whether the blocks that a fork of the first `numTokens` tokens would attend to are still there. */
   canFork(parent: BlockTable, numTokens: number): boolean {
-    const firstSeen = Math.max(0, numTokens - this.#slidingWindow + 1);
-    return Math.floor(firstSeen / this.blockSize) >= parent.numReleasedBlocks;
+    return this.#groups.every((group) => group.canFork(parent, numTokens));
   }
 
   /**
@@ -164,99 +229,74 @@ export class BlockManager {
     assert(child.numBlocks === 0, "a fork's table is empty");
     assert(child.cacheSalt === parent.cacheSalt, "a fork has its parent's salt");
     assert(numTokens <= parent.numTokens, "a fork has no more tokens than its parent");
-    assert(
-      this.canFork(parent, numTokens),
-      "a fork does not attend to blocks that were given back",
-    );
+    assert(parent.numPromisedBlocks === 0, "promised blocks are not shared");
+    const isSeen = this.canFork(parent, numTokens);
+    assert(isSeen, "a fork does not attend to blocks that were given back");
     const numBlocks = this.blocksFor(numTokens);
-    child.reserve(numBlocks);
-    for (let i = 0; i < numBlocks; i++) {
-      const block = parent.blocks[i]!;
-      assert(!this.#copies.has(block), "a block is forked when its copy has been made");
-      if (block !== nullBlock) this.#pool.retain(block);
-      child.blocks[i] = block;
-    }
+    child.reserve(this.#groups.length, numBlocks);
+    for (const group of this.#groups) group.fork(parent, child, numBlocks);
     child.numBlocks = numBlocks;
     child.numTokens = numTokens;
-    child.numReleasedBlocks = parent.numReleasedBlocks;
-    child.numHashedBlocks = Math.min(
-      parent.numHashedBlocks,
-      Math.floor(numTokens / this.blockSize),
-    );
+    const numFull = Math.floor(numTokens / this.blockSize);
+    child.numHashedBlocks = Math.min(parent.numHashedBlocks, numFull);
   }
 
   /** The copies of the step, int32 [C, 2] of (from, to). What they read is kept until `finishStep`. */
   takeCopies(): Int32Array {
-    if (this.#copies.size === 0) return noCopies;
-    return Int32Array.from([...this.#copies].flatMap(([to, from]) => [from, to]));
+    return this.#store.takeCopies();
   }
 
   /** The step's copies have been made, or never will be. */
   finishStep(): void {
-    if (this.#sources.size === 0) return;
-    this.#copies.clear();
-    this.#sources.clear();
-    for (const block of this.#held) this.#putBack(block);
-    this.#held.clear();
+    this.#store.finishStep();
   }
 
   /**
    * K and V of the first `numTokens` tokens are computed, by steps that are over: full blocks can be found from now on,
-   * and blocks behind the window are given back.
+   * and blocks behind windows are given back.
    */
   markComputed(table: BlockTable, tokens: TokenSource, numTokens: number): void {
-    const numFull = Math.floor(numTokens / this.blockSize);
-    if (this.#isSharing && table.numHashedBlocks < numFull) {
-      this.#addToCache(table, tokens.tokenIds, numFull);
-    }
-    // The next token is at position numTokens and attends to `slidingWindow` positions, its own included.
-    const firstSeen = numTokens - this.#slidingWindow + 1;
-    if (firstSeen > 0) this.#releaseBehind(table, Math.floor(firstSeen / this.blockSize));
+    this.#sharing.add(table, tokens, numTokens);
+    if (this.#hasWindows) this.releaseBehind(table, numTokens);
+  }
+
+  /** Gives blocks back that tokens from `numTokens` on do not attend to; `markComputed` does, too. */
+  releaseBehind(table: BlockTable, numTokens: number): void {
+    const before = table.numReservedBlocks;
+    for (const group of this.#groups) group.releaseBehind(table, numTokens);
+    this.#numReserved += table.numReservedBlocks - before;
   }
 
   /** The table's blocks can no longer be found, for content that is not to be trusted. */
   forget(table: BlockTable): void {
-    for (let i = 0; i < table.numBlocks; i++) this.#prefixes.remove(table.blocks[i]!);
+    this.#sharing.forget(table);
   }
 
+  // ---- prefixes
+
   /**
-   * The longest run of cached blocks from the start that leaves at least one token to be computed, as its logits are
+   * The longest prefix that is cached in all KV groups and leaves at least one token to be computed, as its logits are
    * needed. Changes nothing.
    */
-  findPrefix({ tokenIds }: TokenSource, cacheSalt: string | undefined): CachedPrefix {
-    if (!this.#isSharing || this.#prefixes.numBlocks === 0) return noPrefix;
-    const blocks: number[] = [];
-    let numFreeBlocks = 0;
-    let node: PrefixNode | undefined;
-    for (let end = this.blockSize; end < tokenIds.length; end += this.blockSize) {
-      node = this.#prefixes.find(node, tokenIds, end - this.blockSize, cacheSalt);
-      if (node === undefined) break;
-      const used = node.blocks.find((block) => this.#pool.refCount(block) > 0);
-      if (used === undefined) numFreeBlocks++;
-      blocks.push(used ?? node.blocks[0]!);
-    }
-    return { blocks, numTokens: blocks.length * this.blockSize, numFreeBlocks };
+  findPrefix(source: TokenSource, cacheSalt: string | undefined): CachedPrefix {
+    return this.#sharing.find(source, cacheSalt);
   }
 
   /** Begins an empty table with a prefix that was just found for its tokens and salt. */
   adopt(table: BlockTable, { blocks, numTokens }: CachedPrefix): void {
     assert(table.numBlocks === 0, "only an empty table adopts a prefix");
-    table.reserve(blocks.length);
-    for (const [i, block] of blocks.entries()) {
-      this.#pool.touch(block);
-      table.blocks[i] = block;
-    }
-    table.numBlocks = blocks.length;
+    const numBlocks = this.blocksFor(numTokens);
+    table.reserve(this.#groups.length, numBlocks);
+    for (const group of this.#groups) group.adopt(table, blocks[group.index]!);
+    table.numBlocks = numBlocks;
     table.numTokens = numTokens;
-    table.numHashedBlocks = blocks.length;
+    table.numHashedBlocks = numBlocks;
     table.numCachedTokens = numTokens;
   }
 
   /** Counts a lookup in {@link BlockManager.prefixStatistics}. */
   recordLookup(numTokens: number, numHitTokens: number): void {
-    if (!this.#isSharing) return;
-    this.#numQueriedTokens += numTokens;
-    this.#numHitTokens += numHitTokens;
+    this.#sharing.recordLookup(numTokens, numHitTokens);
   }
 
   /**
@@ -274,24 +314,39 @@ export class BlockManager {
     const table = new BlockTable(cacheSalt);
     const oneMore = new Int32Array(tokenIds.length + 1); // a lookup leaves one token to be computed
     oneMore.set(tokenIds);
-    this.adopt(table, this.findPrefix({ tokenIds: oneMore }, cacheSalt));
+    const prefix = this.findPrefix({ tokenIds: oneMore }, cacheSalt);
+    if (prefix.numFreeBlocks <= this.numFreeBlocks) this.adopt(table, prefix); // else they are promised
     return table;
   }
 
   /**
-   * A table with blocks for a prefix of whole blocks that the cache does not hold, for its caller to fill and to free.
-   * Undefined where the cache holds it, or lacks free blocks.
+   * A table with blocks for a prefix of whole blocks that the cache does not hold, for its caller to fill and to free: those
+   * that the token behind it attends to. Undefined where the cache holds it, or lacks free blocks.
    */
   prepare(tokenIds: Int32Array, cacheSalt: string | undefined): BlockTable | undefined {
     const table = this.hold(tokenIds, cacheSalt);
-    const isHeld = table.numTokens === tokenIds.length;
+    const numTokens = tokenIds.length;
+    const isHeld = table.numTokens === numTokens;
     this.free(table);
-    return !isHeld && this.allocate(table, tokenIds.length) ? table : undefined;
+    const numBlocks = this.blocksFor(numTokens);
+    const needed = this.#sum((group) => numBlocks - group.firstSeenBlock(numTokens));
+    if (isHeld || needed > this.numFreeBlocks) return undefined;
+    table.reserve(this.#groups.length, numBlocks);
+    for (const group of this.#groups) group.prepare(table, numTokens);
+    table.numBlocks = numBlocks;
+    table.numTokens = numTokens;
+    return table;
   }
 
   /** int32, all blocks that a table holds, in an order that depends on its tokens' number alone. */
-  blocksOf({ blocks, numReleasedBlocks, numBlocks }: BlockTable): Int32Array {
-    return blocks.slice(numReleasedBlocks, numBlocks);
+  blocksOf({ groups, numBlocks, numHeldBlocks }: BlockTable): Int32Array {
+    const held = new Int32Array(numHeldBlocks);
+    let at = 0;
+    for (const { blocks, numReleased } of groups) {
+      held.set(blocks.subarray(numReleased, numBlocks), at);
+      at += numBlocks - numReleased;
+    }
+    return held;
   }
 
   /** Nothing happens when the pin was given up. */
@@ -314,102 +369,21 @@ export class BlockManager {
     this.#prefixes.clear();
   }
 
-  /** What a table holds. O(blocks). */
-  usage(table: BlockTable): BlockUsage {
-    let sharedBlocks = 0;
-    for (let i = table.numReleasedBlocks; i < table.numBlocks; i++) {
-      if (this.#pool.refCount(table.blocks[i]!) > 1) sharedBlocks++;
-    }
-    const blocks = table.numBlocks - table.numReleasedBlocks;
-    return { blocks, sharedBlocks, cachedTokens: table.numCachedTokens };
-  }
-
-  /** Where K and V of the token at `position` lie. It must have a slot. */
-  slot(table: BlockTable, position: number): number {
-    const block = table.blocks[Math.floor(position / this.blockSize)]!;
-    return block * this.blockSize + (position % this.blockSize);
-  }
-
   /**
    * Throws ERR_INTERNAL unless pool and prefix cache are consistent and `tables`, all that there are but for pins, name
    * each block as often as its count says. O(blocks), for tests.
    */
   check(tables: Iterable<BlockTable>): void {
-    checkBlocks(this.#pool, this.#prefixes, this.blockSize, {
-      tables: [...tables, ...this.#pins],
-      held: this.#held,
-      copies: this.#copies,
-    });
+    const { blockSize, kvGroups } = this;
+    const owners = { tables: [...tables, ...this.#pins], numReserved: this.#numReserved };
+    checkBlocks(this.#store, { blockSize, kvGroups }, owners);
   }
 
-  /** Whether the next token goes to a block with several owners. */
-  #mustCopy(table: BlockTable): boolean {
-    if (table.numTokens % this.blockSize === 0) return false;
-    return this.#pool.refCount(table.blocks[table.numBlocks - 1]!) > 1;
-  }
+  // ---- private
 
-  /** A partial last block gets one owner. It is cached where this is a fork of the beginning of a sequence that is gone. */
-  #makeWritable(table: BlockTable): void {
-    if (table.numTokens % this.blockSize === 0) return;
-    if (this.#mustCopy(table)) this.#copyLast(table);
-    else this.#prefixes.remove(table.blocks[table.numBlocks - 1]!);
-  }
-
-  #copyLast(table: BlockTable): void {
-    const last = table.numBlocks - 1;
-    const from = table.blocks[last]!;
-    const to = this.#takeBlock();
-    assert(!this.#copies.has(from), "a block is copied when it has been written");
-    this.#copies.set(to, from);
-    this.#sources.add(from);
-    table.blocks[last] = to;
-    this.#release(from);
-  }
-
-  #takeBlock(): number {
-    const block = this.#pool.allocate();
-    this.#prefixes.remove(block);
-    return block;
-  }
-
-  #release(block: number): void {
-    if (this.#sources.size > 0 && this.#pool.refCount(block) === 1) {
-      this.#copies.delete(block); // nobody would read what it is to receive
-      if (this.#sources.has(block)) {
-        this.#held.add(block);
-        return;
-      }
-    }
-    this.#putBack(block);
-  }
-
-  #putBack(block: number): void {
-    const isCached = this.#prefixes.nodeOf(block) !== undefined;
-    this.#pool.release(block, isCached ? "last" : "first");
-  }
-
-  /** Stops where the block before is not in the cache: nobody could find what follows. */
-  #addToCache(table: BlockTable, tokenIds: Int32Array, numFull: number): void {
-    let parent: PrefixNode | undefined;
-    while (table.numHashedBlocks < numFull) {
-      const index = table.numHashedBlocks;
-      if (index > 0) parent = this.#prefixes.nodeOf(table.blocks[index - 1]!);
-      if (index > 0 && parent === undefined) return;
-      const block = table.blocks[index]!;
-      if (this.#prefixes.nodeOf(block) === undefined) {
-        this.#prefixes.add(block, parent, tokenIds, index * this.blockSize, table.cacheSalt);
-      }
-      table.numHashedBlocks++;
-    }
-  }
-
-  #releaseBehind(table: BlockTable, numBlocks: number): void {
-    while (table.numReleasedBlocks < numBlocks) {
-      const index = table.numReleasedBlocks++;
-      this.#release(table.blocks[index]!);
-      table.blocks[index] = nullBlock;
-    }
+  #sum(count: (group: KvGroupTables) => number): number {
+    let sum = 0;
+    for (const group of this.#groups) sum += count(group);
+    return sum;
   }
 }
-
-const noCopies = new Int32Array(0);

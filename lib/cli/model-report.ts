@@ -1,6 +1,7 @@
 import { compileCheckpoint, type CompiledCheckpoint } from "../engine/compile-checkpoint.js";
 import type { ModelDtype } from "../graph/choose-dtype.js";
 import { rowBytes } from "../graph/dtypes.js";
+import { kvSlots } from "../graph/kv-groups.js";
 import { planToString } from "../graph/plan-to-string.js";
 import type { Plan, PlanWeight } from "../graph/plan.js";
 import { openModel } from "../loading/model-directory.js";
@@ -90,10 +91,10 @@ function weightBytes({ rows, cols, dtype }: PlanWeight): number {
   return rows * rowBytes(dtype, cols);
 }
 
-/** K and V of every layer. */
+/** K and V in all slots of every KV group. */
 function kvBytesPerToken(plan: Plan, dtype: KvCacheOptions["dtype"]): number {
-  const elements = plan.kvLayers.reduce((sum, kv) => sum + 2 * kv.numKvHeads * kv.headDim, 0);
-  return rowBytes(dtype, elements);
+  const elements = kvSlots(plan).reduce((sum, kv) => sum + 2 * kv.numKvHeads * kv.headDim, 0);
+  return plan.kvGroups.length * rowBytes(dtype, elements);
 }
 
 function tensorsByDtype(

@@ -1,14 +1,13 @@
 import { randomInt } from "node:crypto";
 import { readEnvironment } from "../environment.js";
 import { planToString } from "../graph/plan-to-string.js";
-import type { Plan } from "../graph/plan.js";
 import { openModel, type ModelSource } from "../loading/model-directory.js";
 import { fingerprintModel } from "../loading/model-fingerprint.js";
 import { throwIfAborted } from "../loading/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../loading/tokenizer.js";
 import { onAbort } from "./abort.js";
-import { LlmEngine, type EngineParts } from "./engine.js";
-import { checkEngineOptions, type CheckedEngineOptions } from "./engine-options.js";
+import { LlmEngine } from "./engine.js";
+import { checkEngineOptions } from "./engine-options.js";
 import { checkMemoryFits } from "./kv-cache-size.js";
 import { loadWeights, ProgressReporter, sum } from "./load-weights.js";
 import { createNativeExecutor, type NativeExecutor } from "./native-executor.js";
@@ -46,7 +45,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const info = describeEngine(facts, prepared, executor, tokenizer, startedAt);
   const { scheduler } = checked;
   const { generation } = source;
-  const kvCache = cachePolicy(prepared, checked);
+  const { prefixSharing } = checked.kvCache;
+  const kvCache = { prefixSharing, hashSeed: randomInt(2 ** 48 - 1) }; // that clients cannot foresee
   const engine = new LlmEngine({ executor, tokenizer, info, generation, scheduler, kvCache });
   try {
     throwIfAborted(signal);
@@ -56,24 +56,6 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     throw error;
   }
   return engine;
-}
-
-/** Hashes that clients cannot foresee, and the window if all layers have the same one. */
-function cachePolicy(
-  { plan }: Prepared,
-  { kvCache: { prefixSharing } }: CheckedEngineOptions,
-): NonNullable<EngineParts["kvCache"]> {
-  const hashSeed = randomInt(2 ** 48 - 1);
-  const slidingWindow = uniformWindow(plan);
-  return { prefixSharing, hashSeed, ...(slidingWindow > 0 && { slidingWindow }) };
-}
-
-/** The sliding window of every attention layer in tokens; 0 where they differ or one has none. */
-export function uniformWindow({ steps }: Plan): number {
-  const windows = steps
-    .filter(({ op }) => op === "attention")
-    .map(({ attributes }) => attributes["slidingWindow"] ?? 0);
-  return windows.every((window) => window === windows[0]) ? (windows[0] ?? 0) : 0;
 }
 
 async function loadExecutor(

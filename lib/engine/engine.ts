@@ -47,7 +47,7 @@ export interface EngineParts {
   readonly generation: GenerationDefaults;
   /** Within the executor's limits. */
   readonly scheduler: SchedulerOptions & { readonly maxQueue: number };
-  readonly kvCache?: Pick<BlockManagerOptions, "prefixSharing" | "slidingWindow" | "hashSeed">;
+  readonly kvCache?: Pick<BlockManagerOptions, "prefixSharing" | "hashSeed">;
 }
 
 /** The engine over any executor: one loop that runs while there is work. */

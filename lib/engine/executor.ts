@@ -1,3 +1,4 @@
+import type { KvGroup } from "../graph/plan.js";
 import type { SamplingInput, StepInput, StepOutput } from "./step.js";
 
 /** Runs a compiled model, one step at a time: natively ({@link createNativeExecutor}) or by the reference backend. */
@@ -48,4 +49,6 @@ export interface ExecutorLimits {
   /** Tokens a block. */
   readonly blockSize: number;
   readonly vocabSize: number;
+  /** Of the plan; each has a block table of its own in every step. */
+  readonly kvGroups: readonly KvGroup[];
 }

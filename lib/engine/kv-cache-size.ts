@@ -1,10 +1,20 @@
 import { PagodaError } from "../errors.js";
+import { peakBlocks, tokensThatFit } from "../cache/kv-window.js";
+import type { KvGroup } from "../graph/plan.js";
 import type { PlanMemory } from "./native-executor.js";
 
-/** What the caller asks of the KV cache, and what would be enough. */
-export interface KvCacheDemand {
+/** How sequences use the KV cache. */
+export interface KvCacheShape {
+  /** Of the plan. */
+  readonly kvGroups: readonly KvGroup[];
   /** Tokens a block. */
   readonly blockSize: number;
+  /** Tokens of one sequence in one step at most. */
+  readonly maxChunkTokens: number;
+}
+
+/** What the caller asks of the KV cache, and what would be enough. */
+export interface KvCacheDemand extends KvCacheShape {
   /** Blocks, the null block included; goes before `memory`. */
   readonly numBlocks: number | undefined;
   /** Bytes. */
@@ -21,7 +31,7 @@ const defaultShare = 1 / 4;
  * of the available memory.
  *
  * @param availableMemory - bytes; 0: unknown
- * @throws ERR_MEMORY when the cache holds no block besides the null block (`details`: bytes)
+ * @throws ERR_MEMORY when the cache does not hold a block of each KV group besides the null block (`details`: bytes)
  */
 export function sizeKvCache(
   demand: KvCacheDemand,
@@ -29,8 +39,9 @@ export function sizeKvCache(
   availableMemory: number,
 ): number {
   const numBlocks = Math.min(wantedBlocks(demand, needs, availableMemory), maxBlocks(demand));
-  if (numBlocks >= 2) return numBlocks;
-  const message = `The KV cache needs at least two blocks of ${needs.kvBlock} bytes, but ${demand.memory} bytes were given`;
+  const fewest = fewestBlocks(demand);
+  if (numBlocks >= fewest) return numBlocks;
+  const message = `The KV cache needs at least ${fewest} blocks of ${needs.kvBlock} bytes, but ${numBlocks} were given`;
   const details = memoryDetails(needs, numBlocks, availableMemory);
   throw new PagodaError("ERR_MEMORY", message, { details });
 }
@@ -66,26 +77,42 @@ function memoryDetails(
   return { needed, ...needs, kvCache: numBlocks * needs.kvBlock, available };
 }
 
-/** Tokens that one sequence can have: the null block holds none. */
+/** Tokens, at most `maxModelLen`, that one sequence can have: the null block holds none. */
 export function effectiveMaxModelLen(
   maxModelLen: number,
   numBlocks: number,
-  blockSize: number,
+  { kvGroups, blockSize, maxChunkTokens: maxChunk }: KvCacheShape,
 ): number {
-  return Math.min(maxModelLen, (numBlocks - 1) * blockSize);
+  return tokensThatFit(kvGroups, blockSize, numBlocks - 1, { maxChunk, limit: maxModelLen });
+}
+
+/** Sequences of `numTokens` tokens that run at once in `numBlocks` blocks, the null block included. */
+export function fullContexts(
+  numTokens: number,
+  numBlocks: number,
+  { kvGroups, blockSize, maxChunkTokens }: KvCacheShape,
+): number {
+  return Math.floor((numBlocks - 1) / peakBlocks(kvGroups, blockSize, numTokens, maxChunkTokens));
 }
 
 function wantedBlocks(
-  { numBlocks, memory, blockSize, maxSequences, maxModelLen }: KvCacheDemand,
+  demand: KvCacheDemand,
   { kvBlock }: PlanMemory,
   availableMemory: number,
 ): number {
+  const { numBlocks, memory, maxSequences, maxModelLen } = demand;
+  const { kvGroups, blockSize, maxChunkTokens } = demand;
   if (numBlocks !== undefined) return numBlocks;
   if (memory !== undefined) return Math.floor(memory / kvBlock);
-  const enough = maxSequences * Math.ceil(maxModelLen / blockSize) + 1;
+  const enough = maxSequences * peakBlocks(kvGroups, blockSize, maxModelLen, maxChunkTokens) + 1;
   if (availableMemory === 0) return enough;
   const affordable = Math.floor((availableMemory * defaultShare) / kvBlock);
-  return Math.min(enough, Math.max(affordable, 2));
+  return Math.min(enough, Math.max(affordable, fewestBlocks(demand)));
+}
+
+/** A token has a block in each group; the null block holds none. */
+function fewestBlocks({ kvGroups }: KvCacheShape): number {
+  return kvGroups.length + 1;
 }
 
 /** Slots are int32. */

@@ -14,7 +14,7 @@ export interface KvLayoutInput {
   readonly backend: string;
   /** Kernels of other instruction sets round in another order. */
   readonly isa: string;
-  readonly plan: Pick<Plan, "kvLayers" | "weights">;
+  readonly plan: Pick<Plan, "kvGroups" | "kvLayers" | "weights">;
   readonly kv: Omit<KvCacheOptions, "numBlocks">;
 }
 
@@ -26,7 +26,9 @@ export function kvLayout({ backend, isa, plan, kv }: KvLayoutInput): string {
   const device = isa === "" ? backend : `${backend}/${isa}`;
   const weights = [...new Set(plan.weights.map(({ dtype }) => dtype))].sort().join("+");
   const layers = runLengths(plan.kvLayers.map((layer) => `${layer.numKvHeads}x${layer.headDim}`));
-  return `v${layoutVersion} ${device}, weights ${weights}, kv ${kv.dtype}, blocks of ${kv.blockSize}, layers ${layers}`;
+  const windows = runLengths(plan.kvGroups.map(({ slidingWindow }) => `window ${slidingWindow}`));
+  const groups = plan.kvGroups.length === 1 ? "" : `, groups ${windows}`;
+  return `v${layoutVersion} ${device}, weights ${weights}, kv ${kv.dtype}, blocks of ${kv.blockSize}, layers ${layers}${groups}`;
 }
 
 /** `a a b` becomes `2*(a)+1*(b)`. */

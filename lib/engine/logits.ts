@@ -25,9 +25,9 @@ interface Job {
 }
 
 /**
- * Teacher-forced logits and log-probabilities, one chunk between two steps of the scheduler. Jobs run one after another. A job takes all its
- * blocks before its first chunk, so it never waits for blocks while it holds some; while it waits for them, the engine
- * admits no further sequences, so it gets them once those that run have ended.
+ * Teacher-forced logits and log-probabilities, one chunk between two steps of the scheduler. Jobs run one after another. A
+ * job is promised all its blocks before its first chunk, so it never waits for blocks while it holds some; while it waits
+ * for the promise, the engine admits no further sequences, so it gets it once those that run have ended.
  */
 export class LogitsQueue {
   readonly #executor: Executor;
@@ -50,7 +50,7 @@ export class LogitsQueue {
 
   /** Whether the first job could not be given its blocks yet. */
   get needsBlocks(): boolean {
-    return this.#jobs[0]?.table.numBlocks === 0;
+    return this.#jobs[0]?.table.numPromisedBlocks === 0;
   }
 
   /**
@@ -67,7 +67,7 @@ export class LogitsQueue {
     const job: Job = {
       ids,
       table: new BlockTable(),
-      chunkSize: Math.min(rows, this.#maxChunk),
+      chunkSize: this.#chunkSize(ids, rows),
       runChunk: async (input, start) => {
         logits.set(await this.#executor.logits(input), start * vocabSize);
       },
@@ -93,7 +93,7 @@ export class LogitsQueue {
     const job: Job = {
       ids,
       table: new BlockTable(),
-      chunkSize: this.#maxChunk,
+      chunkSize: this.#chunkSize(ids),
       runChunk: async (input, start) => {
         const output = await this.#executor.execute(scoringInput(input, ids, start, count));
         if (output.finite.includes(0)) return this.#reject(job, nonFinite());
@@ -105,9 +105,15 @@ export class LogitsQueue {
     return this.#run(job, result.promise, signal);
   }
 
-  get #maxChunk(): number {
+  /** Tokens run at once: at most `maxRows`, and no more than the pool can hold behind windows. */
+  #chunkSize({ length }: Int32Array, maxRows = Infinity): number {
     const { maxTokens, maxOutputs } = this.#executor.limits;
-    return Math.min(maxTokens, maxOutputs);
+    const { numUsableBlocks } = this.#blocks;
+    let chunk = Math.min(maxRows, maxTokens, maxOutputs);
+    while (chunk > 1 && this.#blocks.peakBlocks(length, chunk) > numUsableBlocks) {
+      chunk = Math.ceil(chunk / 2);
+    }
+    return chunk;
   }
 
   async #run<T>(job: Job, result: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
@@ -125,13 +131,25 @@ export class LogitsQueue {
   async step(): Promise<boolean> {
     const job = this.#jobs[0];
     if (job === undefined) return false;
-    if (this.needsBlocks && !this.#blocks.allocate(job.table, job.ids.length)) return false;
+    if (this.needsBlocks && !this.#promiseBlocks(job)) return false;
+    const { table, ids, chunkSize } = job;
     const start = this.#numComputed;
-    const end = Math.min(start + job.chunkSize, job.ids.length);
+    const end = Math.min(start + chunkSize, ids.length);
+    const isAllocated = this.#blocks.allocate(table, end - start);
+    assert(isAllocated, "promised blocks can be had");
     this.#inFlight = job;
     await job.runChunk(chunkInput(job, start, end, this.#blocks), start);
     this.#inFlight = undefined;
     this.#advance(job, end);
+    return true;
+  }
+
+  /** Pins are given up before a job waits for blocks. */
+  #promiseBlocks({ table, ids, chunkSize }: Job): boolean {
+    const peak = this.#blocks.peakBlocks(ids.length, chunkSize);
+    while (!this.#blocks.promise(table, peak)) {
+      if (!this.#blocks.unpinOldest()) return false;
+    }
     return true;
   }
 
@@ -149,6 +167,7 @@ export class LogitsQueue {
   #advance(job: Job, end: number): void {
     if (this.#jobs[0] !== job) return this.#blocks.free(job.table); // rejected while its chunk ran
     this.#numComputed = end;
+    this.#blocks.releaseBehind(job.table, end);
     if (end < job.ids.length) return;
     this.#remove(job);
     job.finish();
@@ -172,14 +191,20 @@ export class LogitsQueue {
 function chunkInput(job: Job, start: number, end: number, blocks: BlockManager): StepInput {
   const count = end - start;
   const { table, ids } = job;
+  const numSlots = table.groups.length * count;
   return {
     tokenIds: ids.subarray(start, end),
     positions: int32(count, (i) => start + i),
     queryStartLoc: Int32Array.of(0, count),
     seqLens: Int32Array.of(end),
-    blockTable: table.blocks.subarray(0, table.numBlocks),
+    blockTable: int32(table.groups.length * table.numBlocks, (i) => {
+      const group = table.groups[Math.floor(i / table.numBlocks)]!;
+      return group.blocks[i % table.numBlocks]!;
+    }),
     maxBlocks: table.numBlocks,
-    slotMapping: int32(count, (i) => blocks.slot(table, start + i)),
+    slotMapping: int32(numSlots, (i) => {
+      return blocks.slot(table, start + (i % count), Math.floor(i / count));
+    }),
     blockCopies: new Int32Array(0),
     outputRows: int32(count, (i) => i),
     sampling: {

@@ -45,7 +45,7 @@ export interface NativeExecutorOptions extends DeviceSelection {
 export interface PlanMemory {
   readonly weights: number;
   readonly arena: number;
-  /** One KV block over all layers. */
+  /** One KV block over all slots. */
   readonly kvBlock: number;
 }
 
@@ -85,6 +85,7 @@ export async function createNativeExecutor(
     numBlocks: kv.numBlocks,
     blockSize: kv.blockSize,
     vocabSize: plan.vocabSize,
+    kvGroups: plan.kvGroups,
   };
   const { device } = jobs;
   return {

@@ -1,7 +1,7 @@
 import { openModel } from "../loading/model-directory.js";
 import { throwIfAborted } from "../loading/safetensors.js";
 import { checkEngineOptions } from "./engine-options.js";
-import { memoryFits, neededMemory } from "./kv-cache-size.js";
+import { fullContexts, memoryFits, neededMemory } from "./kv-cache-size.js";
 import { prepare, type Prepared } from "./prepare.js";
 import type { EngineOptions } from "./types.js";
 
@@ -19,11 +19,11 @@ export interface MemoryPlan {
     /** Tokens a block. */
     readonly blockSize: number;
     readonly dtype: "f32" | "bf16";
-    /** K and V of one token in all layers. */
+    /** K and V of one token in all layers, while no window has passed it, with unused layer slots of KV groups. */
     readonly bytesPerToken: number;
-    /** Tokens that the blocks hold; the null block holds none. */
+    /** Tokens that the blocks hold while no window has passed them; the null block holds none. */
     readonly tokens: number;
-    /** Requests of `maxModelLen` tokens that it holds at once, at least 1. */
+    /** Requests of `maxModelLen` tokens that it holds at once, without what lies behind windows; at least 1. */
     readonly fullContexts: number;
   };
   /** Weights, workspace and KV cache together. The tokenizer and Node.js itself come on top. */
@@ -56,18 +56,24 @@ export async function planMemory(options: EngineOptions): Promise<MemoryPlan> {
   return describeMemory(prepared);
 }
 
-function describeMemory({ memory, availableMemory, kv, maxModelLen }: Prepared): MemoryPlan {
+function describeMemory({
+  memory,
+  availableMemory,
+  kv,
+  kvShape,
+  maxModelLen,
+}: Prepared): MemoryPlan {
   const { numBlocks, blockSize } = kv;
-  const usableBlocks = numBlocks - 1;
+  const numGroups = kvShape.kvGroups.length;
   return {
     weights: memory.weights,
     workspace: memory.arena,
     kvCache: {
       ...kv,
       memory: numBlocks * memory.kvBlock,
-      bytesPerToken: memory.kvBlock / blockSize,
-      tokens: usableBlocks * blockSize,
-      fullContexts: Math.floor(usableBlocks / Math.ceil(maxModelLen / blockSize)),
+      bytesPerToken: (numGroups * memory.kvBlock) / blockSize,
+      tokens: Math.floor((numBlocks - 1) / numGroups) * blockSize,
+      fullContexts: fullContexts(maxModelLen, numBlocks, kvShape),
     },
     total: neededMemory(memory, numBlocks),
     available: availableMemory,

@@ -8,7 +8,7 @@ import type { KvCacheOptions } from "../native.js";
 import { samplingDefaults } from "../sampling/sampling-params.js";
 import { compileCheckpoint, type CompiledCheckpoint } from "./compile-checkpoint.js";
 import type { CheckedEngineOptions } from "./engine-options.js";
-import { effectiveMaxModelLen, sizeKvCache } from "./kv-cache-size.js";
+import { effectiveMaxModelLen, sizeKvCache, type KvCacheShape } from "./kv-cache-size.js";
 import { findWeights, type WeightSources } from "./load-weights.js";
 import { measurePlan, type DeviceSelection, type PlanMemory } from "./native-executor.js";
 
@@ -23,6 +23,7 @@ export interface Prepared {
   readonly availableMemory: number;
   readonly dtype: CompiledCheckpoint["dtype"];
   readonly kv: KvCacheOptions;
+  readonly kvShape: KvCacheShape;
   readonly maxSequences: number;
   /** What the context and the KV cache allow. */
   readonly maxModelLen: number;
@@ -48,7 +49,10 @@ export async function prepare(
   const measured = await measurePlan(plan, { blockSize, dtype: kvDtype }, device);
   const { memory } = measured;
   const { availableMemory } = measured.device;
-  const demand = { ...options.kvCache, maxSequences, maxModelLen: contextLength };
+  const maxChunkTokens = Math.min(options.scheduler.maxChunkTokens, maxBatchTokens);
+  const { kvGroups } = plan;
+  const kvShape = { kvGroups, blockSize, maxChunkTokens };
+  const demand = { ...options.kvCache, ...kvShape, maxSequences, maxModelLen: contextLength };
   const numBlocks = sizeKvCache(demand, memory, availableMemory);
   return {
     model,
@@ -59,8 +63,9 @@ export async function prepare(
     availableMemory,
     dtype,
     kv: { numBlocks, blockSize, dtype: kvDtype },
+    kvShape,
     maxSequences,
-    maxModelLen: effectiveMaxModelLen(contextLength, numBlocks, blockSize),
+    maxModelLen: effectiveMaxModelLen(contextLength, numBlocks, kvShape),
   };
 }
 

@@ -1,4 +1,7 @@
-/** Inputs of one engine step: R requests, T scheduled tokens, S rows that need a token drawn. Names follow vLLM V1. */
+/**
+ * Inputs of one engine step: R requests, T scheduled tokens, S rows that need a token drawn, G KV groups of the plan. Names
+ * follow vLLM V1.
+ */
 export interface StepInput {
   /** int32 [T], ragged, request after request. */
   readonly tokenIds: Int32Array;
@@ -8,13 +11,13 @@ export interface StepInput {
   readonly queryStartLoc: Int32Array;
   /** int32 [R], context length after this step. */
   readonly seqLens: Int32Array;
-  /** int32 [R, maxBlocks], physical block of each logical block; unused entries are 0. */
+  /** int32 [G, R, maxBlocks], physical block of each logical block; entries that are unused or behind a window are 0. */
   readonly blockTable: Int32Array;
   /** Row length of `blockTable` in this step. */
   readonly maxBlocks: number;
-  /** int32 [T], `block * blockSize + offset` where each token's K and V are written. */
+  /** int32 [G, T], `block * blockSize + offset` where each token's K and V are written. */
   readonly slotMapping: Int32Array;
-  /** int32 [C, 2], (from, to) blocks copied before anything else (copy-on-write). */
+  /** int32 [C, 2], (from, to) blocks, of any group, copied in all slots before anything else (copy-on-write). */
   readonly blockCopies: Int32Array;
   /** int32 [S], rows among the T tokens that need logits. */
   readonly outputRows: Int32Array;

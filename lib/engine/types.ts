@@ -37,7 +37,7 @@ export interface EngineOptions {
   readonly kvCache?: {
     /** Tokens a block, 1 to 256. @default 16 */
     readonly blockSize?: number;
-    /** Blocks of the cache, at least 2; one of them, the null block, holds no tokens. @default as many as `memory` holds */
+    /** Blocks of the cache, at least one more than the model has KV groups (mostly one): the null block holds no tokens. @default as many as `memory` holds */
     readonly numBlocks?: number;
     /** Bytes for the cache; unused when `numBlocks` is set. @default enough for `maxSequences` full contexts, but at most a quarter of the available memory */
     readonly memory?: number;

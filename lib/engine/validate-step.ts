@@ -38,10 +38,10 @@ function checkTokens(
   { tokenIds, positions, slotMapping }: StepInput,
   limits: ExecutorLimits,
 ): void {
-  const { maxTokens, vocabSize, numBlocks, blockSize } = limits;
+  const { maxTokens, vocabSize, numBlocks, blockSize, kvGroups } = limits;
   checkLength("tokenIds", tokenIds, 1, maxTokens);
   checkLength("positions", positions, tokenIds.length);
-  checkLength("slotMapping", slotMapping, tokenIds.length);
+  checkLength("slotMapping", slotMapping, kvGroups.length * tokenIds.length);
   checkRange("tokenIds", tokenIds, 0, vocabSize - 1);
   checkRange("positions", positions, 0, maxInt32);
   checkRange("slotMapping", slotMapping, -1, numBlocks * blockSize - 1);
@@ -79,7 +79,7 @@ function checkBlocks(
   { blockTable, blockCopies, seqLens, maxBlocks }: StepInput,
   limits: ExecutorLimits,
 ): void {
-  checkLength("blockTable", blockTable, seqLens.length * maxBlocks);
+  checkLength("blockTable", blockTable, limits.kvGroups.length * seqLens.length * maxBlocks);
   checkRange("blockTable", blockTable, 0, limits.numBlocks - 1);
   if (blockCopies.length % 2 !== 0)
     throw argumentError("blockCopies", "pairs of blocks", blockCopies);

@@ -2,6 +2,7 @@ import { argumentError, assert } from "../errors.js";
 import { layOutArena } from "./arena.js";
 import { chooseDtype, modelDtypes, type ChooseDtype, type ModelDtype } from "./choose-dtype.js";
 import type { Graph, Tensor } from "./graph.js";
+import { groupKvLayers, type WindowedLayer } from "./kv-groups.js";
 import { opSpecs } from "./ops.js";
 import type { Plan, PlanStep, PlanWeight } from "./plan.js";
 
@@ -36,7 +37,7 @@ export function compile(graph: Graph, options: CompileOptions): Plan {
   return {
     steps,
     weights: typedWeights(graph, logits, dtype),
-    kvLayers: [...graph.kvLayers],
+    ...groupKvLayers(windowedLayers(graph)),
     arenaBytes: arena.bytes,
     maxTokens,
     maxOutputs,
@@ -62,6 +63,20 @@ function typedWeights(
     dtype:
       weight.kind === "vector" ? "f32" : (weight.dtype ?? choose(weight, vocabulary.has(index))),
   }));
+}
+
+/** A layer has the largest window of the attentions to it; none if one has none. */
+function windowedLayers({ kvLayers, steps }: Graph): WindowedLayer[] {
+  const windows = new Map<number, number>();
+  for (const { op, attributes } of steps) {
+    if (op !== "attention") continue;
+    const { layer = 0, slidingWindow = 0 } = attributes;
+    const other = windows.get(layer) ?? slidingWindow;
+    windows.set(layer, slidingWindow === 0 || other === 0 ? 0 : Math.max(slidingWindow, other));
+  }
+  return kvLayers.map(({ numKvHeads, headDim }, layer) => {
+    return { numKvHeads, headDim, slidingWindow: windows.get(layer) ?? 0 };
+  });
 }
 
 function checkOptions({ maxTokens, maxOutputs, dtype }: CompileOptions): void {

@@ -1,7 +1,7 @@
 import { PagodaError } from "../errors.js";
 import type { QuantizedDtype } from "./dtypes.js";
 import { activations, type Activation, type Op } from "./ops.js";
-import type { KvLayer, Rows, WeightPart } from "./plan.js";
+import type { KvShape, Rows, WeightPart } from "./plan.js";
 import { WeightTable, type Weight } from "./weight-table.js";
 
 /** A two-dimensional value `[rows, width]`: columns `[start, start + width)` of what one step wrote. */
@@ -36,7 +36,7 @@ export interface GraphStep {
 }
 
 /** The KV cache of one attention layer. */
-export interface KvCache extends KvLayer {
+export interface KvCache extends KvShape {
   readonly layer: number;
 }
 
@@ -69,7 +69,7 @@ export class Graph {
   readonly weights: WeightTable = new WeightTable();
   readonly #steps: GraphStep[] = [];
   readonly #values: Value[] = [];
-  readonly #kvLayers: KvLayer[] = [];
+  readonly #kvLayers: KvShape[] = [];
   readonly #names = new Set<string>();
   readonly #scopes: string[] = [];
   readonly #quantized: QuantizedTensors;
@@ -86,7 +86,7 @@ export class Graph {
     return this.#values;
   }
 
-  get kvLayers(): readonly KvLayer[] {
+  get kvLayers(): readonly KvShape[] {
     return this.#kvLayers;
   }
 
@@ -198,7 +198,7 @@ export class Graph {
   }
 
   /** Adds an attention layer's KV cache to the model. */
-  kvCache(layer: KvLayer): KvCache {
+  kvCache(layer: KvShape): KvCache {
     return { layer: this.#kvLayers.push(layer) - 1, ...layer };
   }
 

@@ -1,5 +1,5 @@
 import { opSpecs } from "./ops.js";
-import type { Operand, Plan, PlanStep, PlanWeight } from "./plan.js";
+import type { KvLayer, Operand, Plan, PlanStep, PlanWeight } from "./plan.js";
 
 /**
  * The plan as text, one line a weight, KV layer and step, for people and for snapshots. An operand reads
@@ -12,12 +12,21 @@ export function planToString(plan: Plan): string {
     "weights",
     ...plan.weights.map((weight, index) => `  #${index} ${weightLine(weight)}`),
     "kv cache",
-    ...plan.kvLayers.map((kv, layer) => `  ${layer}: ${kv.numKvHeads} heads of ${kv.headDim}`),
+    ...plan.kvLayers.map((kv, layer) => `  ${layer}: ${kvLayerText(plan, kv)}`),
     "steps",
     ...plan.steps.map((step) => `  ${stepLine(step)}`),
     `logits ${operandText(plan.logits)}`,
     "",
   ].join("\n");
+}
+
+/** Group and slot where they say something: a plan with one group has a slot for each layer. */
+function kvLayerText({ kvGroups }: Plan, { numKvHeads, headDim, group, slot }: KvLayer): string {
+  const shape = `${numKvHeads} heads of ${headDim}`;
+  if (kvGroups.length === 1) return shape;
+  const { slidingWindow = 0 } = kvGroups[group] ?? {};
+  const window = slidingWindow === 0 ? "all tokens" : `window ${slidingWindow}`;
+  return `${shape}, slot ${slot} of group ${group} (${window})`;
 }
 
 function weightLine({ name, kind, rows, cols, dtype, source }: PlanWeight): string {

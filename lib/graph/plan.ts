@@ -53,17 +53,34 @@ export interface PlanWeight {
   readonly source: { readonly parts: readonly WeightPart[] } | { readonly data: Float32Array };
 }
 
-/** The KV cache of one attention layer: K and V of `[numBlocks, blockSize, numKvHeads, headDim]`, layout private to the backend. */
-export interface KvLayer {
+/** What one attention layer stores: K and V of `[numBlocks, blockSize, numKvHeads, headDim]`, layout private to the backend. */
+export interface KvShape {
   readonly numKvHeads: number;
   readonly headDim: number;
+}
+
+/** Attention layers with the same window, which therefore share a block table; see `groupKvLayers`. */
+export interface KvGroup {
+  /** Tokens that a token attends to, itself included; 0: all. */
+  readonly slidingWindow: number;
+}
+
+/** The KV cache of one attention layer: the memory of its slot, read and written by the block table of its group. */
+export interface KvLayer extends KvShape {
+  /** Into {@link Plan.kvGroups}. */
+  readonly group: number;
+  /** Slots are numbered from 0. Layers of one slot have the same shape, and different groups. */
+  readonly slot: number;
 }
 
 /** A model as data: steps over an arena whose layout is fixed for at most `maxTokens` and `maxOutputs` rows. */
 export interface Plan {
   readonly steps: readonly PlanStep[];
   readonly weights: readonly PlanWeight[];
+  /** In the order of the `layer` attributes of attention and cacheWrite. */
   readonly kvLayers: readonly KvLayer[];
+  /** At least one. */
+  readonly kvGroups: readonly KvGroup[];
   readonly arenaBytes: number;
   /** Rows of "tokens" tensors at most. */
   readonly maxTokens: number;

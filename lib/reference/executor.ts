@@ -5,6 +5,7 @@ import { kvLayout, validateReadBlocks, validateWriteBlocks } from "../engine/kv-
 import { validateSampling } from "../engine/validate-sampling.js";
 import { validateStep } from "../engine/validate-step.js";
 import { argumentError, assert, PagodaError } from "../errors.js";
+import { kvSlots } from "../graph/kv-groups.js";
 import type { Plan } from "../graph/plan.js";
 import type { KvCacheOptions } from "../native.js";
 import { blockParts, copyBlocks, createKvCache } from "./kv-cache.js";
@@ -30,9 +31,9 @@ export interface ReferenceExecutorOptions {
  */
 export function createReferenceExecutor(options: ReferenceExecutorOptions): Executor {
   const { plan, kv, maxRequests } = options;
-  const { maxTokens, maxOutputs, vocabSize } = plan;
+  const { maxTokens, maxOutputs, vocabSize, kvGroups } = plan;
   const { numBlocks, blockSize } = kv;
-  const limits = { maxTokens, maxRequests, maxOutputs, numBlocks, blockSize, vocabSize };
+  const limits = { maxTokens, maxRequests, maxOutputs, numBlocks, blockSize, vocabSize, kvGroups };
   checkInteger("maxRequests", maxRequests, 1);
   checkInteger("blockSize", kv.blockSize, 1, 256);
   checkInteger("numBlocks", kv.numBlocks, 2, Math.floor((2 ** 31 - 1) / kv.blockSize));
@@ -63,7 +64,7 @@ function createMemory({ plan, weights, kv }: ReferenceExecutorOptions): Memory {
       );
       return data;
     }),
-    caches: plan.kvLayers.map((layer) => createKvCache(layer, { dtype: "f32", ...kv })),
+    caches: kvSlots(plan).map((slot) => createKvCache(slot, { dtype: "f32", ...kv })),
   };
 }
 

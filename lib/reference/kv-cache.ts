@@ -1,9 +1,9 @@
-import type { KvLayer } from "../graph/plan.js";
+import type { KvShape } from "../graph/plan.js";
 import type { KvCacheOptions } from "../native.js";
 import { roundToBf16, rowOf, type Matrix } from "./matrix.js";
 
-/** The paged KV cache of one layer; `key` and `value` are `[numBlocks, blockSize, numKvHeads, headDim]`. */
-export interface KvCache extends KvLayer {
+/** The paged KV cache of one slot; `key` and `value` are `[numBlocks, blockSize, numKvHeads, headDim]`. */
+export interface KvCache extends KvShape {
   readonly key: Float32Array;
   readonly value: Float32Array;
   readonly blockSize: number;
@@ -11,11 +11,11 @@ export interface KvCache extends KvLayer {
 }
 
 /** A cache full of NaN, so that whatever reads a slot that was never written shows. */
-export function createKvCache(layer: KvLayer, options: KvCacheOptions): KvCache {
+export function createKvCache(shape: KvShape, options: KvCacheOptions): KvCache {
   const { numBlocks, blockSize, dtype } = options;
-  const length = numBlocks * blockSize * layer.numKvHeads * layer.headDim;
+  const length = numBlocks * blockSize * shape.numKvHeads * shape.headDim;
   const key = new Float32Array(length).fill(NaN);
-  return { ...layer, blockSize, dtype, key, value: key.slice() };
+  return { ...shape, blockSize, dtype, key, value: key.slice() };
 }
 
 /** A view of the vector of one KV head in one slot (= block * blockSize + offset), `[headDim]`. */

@@ -21,7 +21,7 @@ export interface Memory {
   readonly arena: Float32Array;
   /** In the order of {@link Plan.weights}. */
   readonly weights: readonly Float32Array[];
-  /** In the order of {@link Plan.kvLayers}. */
+  /** By the slots of {@link Plan.kvLayers}. */
   readonly caches: readonly KvCache[];
 }
 
@@ -92,16 +92,34 @@ class StepArguments {
     return Object.fromEntries(values) as Record<Names[number], number>;
   }
 
-  get cache(): KvCache {
-    const cache = this.#memory.caches[this.attributes("layer").layer];
-    assert(cache !== undefined, `${this.#step.name} has a KV layer`);
-    return cache;
+  /** Where the step's layer keeps K and V, and its group's part of the block table and of the slot mapping. */
+  get kv(): LayerKv {
+    const { plan, caches } = this.#memory;
+    const layer = plan.kvLayers[this.attributes("layer").layer];
+    const cache = caches[layer?.slot ?? -1];
+    assert(layer !== undefined && cache !== undefined, `${this.#step.name} has a KV layer`);
+    const { blockTable, slotMapping } = this.input;
+    return {
+      cache,
+      blockTable: groupPart(blockTable, layer.group, plan.kvGroups.length),
+      slotMapping: groupPart(slotMapping, layer.group, plan.kvGroups.length),
+    };
   }
 
   #operand(operand: Operand | undefined): Matrix {
     assert(operand !== undefined, `${this.#step.name} has all its operands`);
     return operandMatrix(this.#memory.arena, operand, this.input);
   }
+}
+
+interface LayerKv extends Pick<StepInput, "blockTable" | "slotMapping"> {
+  readonly cache: KvCache;
+}
+
+/** The rows of one group in an array [numGroups, ...]. */
+function groupPart(values: Int32Array, group: number, numGroups: number): Int32Array {
+  const length = values.length / numGroups;
+  return values.subarray(group * length, (group + 1) * length);
 }
 
 const runners: Record<Op, (step: StepArguments) => StepOutput | undefined | void> = {
@@ -112,10 +130,14 @@ const runners: Record<Op, (step: StepArguments) => StepOutput | undefined | void
   ropeTable: (s) => ropeTable(s.out, s.input.positions, s.vector(0), s.attributes("scaling")),
   rope: (s) =>
     rope(s.out, s.tensor(0), s.tensor(1), s.attributes("headDim", "rotaryDim", "interleaved")),
-  cacheWrite: (s) => cacheWrite(s.cache, s.tensor(0), s.tensor(1), s.input.slotMapping),
+  cacheWrite: (s) => {
+    const { cache, slotMapping } = s.kv;
+    cacheWrite(cache, s.tensor(0), s.tensor(1), slotMapping);
+  },
   attention: (s) => {
     const attributes = s.attributes("numHeads", "scale", "slidingWindow", "softcap");
-    attention(s.out, s.tensor(0), s.cache, s.input, attributes);
+    const { cache, blockTable } = s.kv;
+    attention(s.out, s.tensor(0), cache, { ...s.input, blockTable }, attributes);
   },
   gatedActivation: (s) =>
     gatedActivation(s.out, s.tensor(0), s.tensor(1), s.attributes("activation")),

@@ -1,4 +1,4 @@
-import type { BlockManager } from "../cache/block-manager.js";
+import type { BlockManager, BlockTable } from "../cache/block-manager.js";
 import type { SamplingInput, StepInput } from "../engine/step.js";
 import { packOptional } from "../sampling/pack-controls.js";
 import type { ScheduledStep } from "./scheduler.js";
@@ -6,12 +6,15 @@ import type { Sequence } from "./sequence.js";
 
 /**
  * Packs steps into flat arrays, which grow and are reused: a packed step is valid until the next one is packed.
- * Takes O(T + R * maxBlocks) time and allocates nothing once the arrays are large enough, views aside.
+ * Takes O(G * (T + R * maxBlocks)) time for G KV groups and allocates nothing once the arrays are large enough, views aside.
  */
 export class Batch {
   readonly #blocks: BlockManager;
   #tokens: TokenArrays = tokenArrays(0);
   #requests: RequestArrays = requestArrays(0);
+  /** [G, T] */
+  #slotMapping: Int32Array = new Int32Array(0);
+  /** [G, R, maxBlocks] */
   #blockTable: Int32Array = new Int32Array(0);
 
   constructor(blocks: BlockManager) {
@@ -26,22 +29,24 @@ export class Batch {
     let output = 0;
     for (const [request, { sequence, numTokens: count, isSampled }] of sequences.entries()) {
       this.#packTokens(sequence, start, count);
+      this.#packBlocks(sequence.blockTable, request, step, maxBlocks);
+      this.#packSlots(sequence, start, count, numTokens);
       start += count;
       this.#requests.queryStartLoc[request + 1] = start;
       this.#requests.seqLens[request] = sequence.numComputedTokens + count;
-      this.#packBlocks(sequence, request * maxBlocks, maxBlocks);
       if (isSampled) this.#packOutput(sequence, output++, start - 1);
     }
-    const { tokenIds, positions, slotMapping } = this.#tokens;
+    const numGroups = this.#blocks.kvGroups.length;
+    const { tokenIds, positions } = this.#tokens;
     const { queryStartLoc, seqLens, outputRows } = this.#requests;
     return {
       tokenIds: tokenIds.subarray(0, numTokens),
       positions: positions.subarray(0, numTokens),
       queryStartLoc: queryStartLoc.subarray(0, sequences.length + 1),
       seqLens: seqLens.subarray(0, sequences.length),
-      blockTable: this.#blockTable.subarray(0, sequences.length * maxBlocks),
+      blockTable: this.#blockTable.subarray(0, numGroups * sequences.length * maxBlocks),
       maxBlocks,
-      slotMapping: slotMapping.subarray(0, numTokens),
+      slotMapping: this.#slotMapping.subarray(0, numGroups * numTokens),
       blockCopies: step.blockCopies,
       outputRows: outputRows.subarray(0, numOutputs),
       sampling: this.#samplingViews(step),
@@ -58,28 +63,48 @@ export class Batch {
     if (this.#requests.seqLens.length < sequences.length) {
       this.#requests = requestArrays(2 * sequences.length);
     }
-    const size = sequences.length * maxBlocks;
+    const numGroups = this.#blocks.kvGroups.length;
+    const size = numGroups * sequences.length * maxBlocks;
     if (this.#blockTable.length < size) this.#blockTable = new Int32Array(2 * size);
+    const numSlots = numGroups * numTokens;
+    if (this.#slotMapping.length < numSlots) this.#slotMapping = new Int32Array(2 * numSlots);
     return maxBlocks;
   }
 
   #packTokens(sequence: Sequence, start: number, count: number): void {
-    const { tokenIds, positions, slotMapping } = this.#tokens;
+    const { tokenIds, positions } = this.#tokens;
     const first = sequence.numComputedTokens;
     tokenIds.set(sequence.tokenIds.subarray(first, first + count), start);
-    for (let i = 0; i < count; i++) {
-      positions[start + i] = first + i;
-      slotMapping[start + i] = this.#blocks.slot(sequence.blockTable, first + i);
+    for (let i = 0; i < count; i++) positions[start + i] = first + i;
+  }
+
+  /** In every group, the slots of `count` tokens, from token `start` of the step's `numTokens` on. */
+  #packSlots(sequence: Sequence, start: number, count: number, numTokens: number): void {
+    const { numComputedTokens: first, blockTable } = sequence;
+    const { blockSize } = this.#blocks;
+    let at = start;
+    for (const { blocks } of blockTable.groups) {
+      for (let i = 0; i < count; i++) {
+        const block = blocks[Math.floor((first + i) / blockSize)]!;
+        this.#slotMapping[at + i] = block * blockSize + ((first + i) % blockSize);
+      }
+      at += numTokens;
     }
   }
 
+  /** The row of a request in the block table of every group. */
   #packBlocks(
-    { blockTable: { blocks, numBlocks } }: Sequence,
-    at: number,
+    { groups, numBlocks }: BlockTable,
+    request: number,
+    { sequences }: ScheduledStep,
     maxBlocks: number,
   ): void {
-    this.#blockTable.set(blocks.subarray(0, numBlocks), at);
-    this.#blockTable.fill(0, at + numBlocks, at + maxBlocks);
+    let at = request * maxBlocks;
+    for (const { blocks } of groups) {
+      this.#blockTable.set(blocks.subarray(0, numBlocks), at);
+      this.#blockTable.fill(0, at + numBlocks, at + maxBlocks);
+      at += sequences.length * maxBlocks;
+    }
   }
 
   #packOutput({ sampling, numTokens }: Sequence, output: number, row: number): void {
@@ -112,14 +137,12 @@ export class Batch {
 interface TokenArrays {
   readonly tokenIds: Int32Array;
   readonly positions: Int32Array;
-  readonly slotMapping: Int32Array;
 }
 
 function tokenArrays(capacity: number): TokenArrays {
   return {
     tokenIds: new Int32Array(capacity),
     positions: new Int32Array(capacity),
-    slotMapping: new Int32Array(capacity),
   };
 }
 

@@ -1,3 +1,4 @@
+import { assert } from "../errors.js";
 import type { Sequence } from "./sequence.js";
 
 /** Puts a sequence at its place in a list that is in order of service. */
@@ -15,4 +16,11 @@ export function insertByRank(list: Sequence[], sequence: Sequence): void {
 /** Whether `one` is served before `other`. */
 export function isBefore(one: Sequence, other: Sequence): boolean {
   return one.rank < other.rank || (one.rank === other.rank && one.id < other.id);
+}
+
+/** Takes a sequence out of a list that it is in. */
+export function remove(list: Sequence[], sequence: Sequence): void {
+  const index = list.indexOf(sequence);
+  assert(index >= 0, `sequence ${sequence.id} is in the list of its status`);
+  list.splice(index, 1);
 }

@@ -5,7 +5,15 @@ import { argumentError, assert, PagodaError } from "../errors.js";
 import { checkStop } from "../sampling/stop.js";
 import { fcfs, type Policy } from "./policy.js";
 import type { ForkOptions, Sequence } from "./sequence.js";
-import { insertByRank } from "./rank.js";
+import { insertByRank, remove } from "./rank.js";
+import {
+  scheduledSequence,
+  type DrawnToken,
+  type ScheduledSequence,
+  type ScheduledStep,
+} from "./scheduled-step.js";
+
+export type { DrawnToken, ScheduledSequence, ScheduledStep } from "./scheduled-step.js";
 
 export interface SchedulerOptions {
   /** Tokens in one step at most: the token budget. */
@@ -16,34 +24,6 @@ export interface SchedulerOptions {
   readonly maxChunkTokens?: number;
   /** In which order sequences are served. @default {@link fcfs} */
   readonly policy?: Policy;
-}
-
-/** The next tokens of one sequence: from `numComputedTokens` on. */
-export interface ScheduledSequence {
-  readonly sequence: Sequence;
-  readonly numTokens: number;
-  /** Whether they reach the sequence's end, so that a token is drawn. */
-  readonly isSampled: boolean;
-}
-
-/** What one step runs. */
-export interface ScheduledStep {
-  /** At least one; those that ran before come first, each group in the order of service. */
-  readonly sequences: readonly ScheduledSequence[];
-  /** T, their tokens together. */
-  readonly numTokens: number;
-  /** S, how many of them are sampled. */
-  readonly numOutputs: number;
-  /** int32 [C, 2], (from, to) blocks copied before anything else (copy-on-write). */
-  readonly blockCopies: Int32Array;
-}
-
-/** A token that a step drew for a sequence, and appended unless the sequence is branching. */
-export interface DrawnToken {
-  readonly sequence: Sequence;
-  readonly token: number;
-  /** Set where it is the last one; `error`: the logits were not finite, and the token does not count. */
-  readonly finishReason?: "stop" | "length" | "error";
 }
 
 /** A sequence that goes on, or begins, as a copy of another one. */
@@ -94,7 +74,8 @@ export class Scheduler {
     this.#policy = options.policy ?? fcfs;
     this.#maxBatchTokens = checkInteger("maxBatchTokens", maxBatchTokens, positive);
     this.#maxSequences = checkInteger("maxSequences", maxSequences, positive);
-    this.#maxChunkTokens = checkInteger("maxChunkTokens", maxChunkTokens, positive);
+    const maxChunk = checkInteger("maxChunkTokens", maxChunkTokens, positive);
+    this.#maxChunkTokens = Math.min(maxChunk, this.#maxBatchTokens);
   }
 
   get numWaiting(): number {
@@ -249,7 +230,7 @@ export class Scheduler {
     if (sequence.status !== "new") {
       throw argumentError("sequence", "a sequence that was never added", sequence);
     }
-    const needed = this.#blocks.blocksFor(sequence.maxNumTokens);
+    const needed = this.#blocks.peakBlocks(sequence.maxNumTokens, this.#maxChunkTokens);
     if (needed > this.#blocks.numUsableBlocks) throw tooLong(sequence, needed, this.#blocks);
   }
 
@@ -287,7 +268,7 @@ export class Scheduler {
       if (sequence === undefined) break;
       const prefix = this.#blocks.findPrefix(sequence, sequence.blockTable.cacheSalt);
       // All of it must fit, not only the first chunk: two half-computed prompts could else block each other.
-      unclaimed -= this.#blocksToAdmit(sequence, prefix);
+      unclaimed -= this.#blocks.blocksToAdmit(sequence.numTokens, this.#maxChunkTokens, prefix);
       if (unclaimed < 0) {
         if (!this.#blocks.unpinOldest()) break;
         unclaimed = this.#unclaimedBlocks();
@@ -302,11 +283,6 @@ export class Scheduler {
       spent += numTokens;
     }
     return spent;
-  }
-
-  /** Free blocks that a sequence takes, for what is not cached and for what is cached in blocks that are free. */
-  #blocksToAdmit({ numTokens }: Sequence, { blocks, numFreeBlocks }: CachedPrefix): number {
-    return this.#blocks.blocksFor(numTokens) - blocks.length + numFreeBlocks;
   }
 
   /** A sequence begins behind what the cache holds of it. */
@@ -336,7 +312,7 @@ export class Scheduler {
   #unclaimedBlocks(): number {
     let unclaimed = this.#blocks.numFreeBlocks;
     for (const { blockTable, numTokens } of this.#running) {
-      unclaimed -= this.#blocks.blocksNeeded(blockTable, numTokens - blockTable.numTokens);
+      unclaimed -= this.#blocks.blocksToReach(blockTable, numTokens, this.#maxChunkTokens);
     }
     return unclaimed;
   }
@@ -382,27 +358,16 @@ export class Scheduler {
   }
 }
 
-function scheduledSequence(sequence: Sequence, numTokens: number): ScheduledSequence {
-  const isSampled = sequence.numComputedTokens + numTokens === sequence.numTokens;
-  return { sequence, numTokens, isSampled };
-}
-
 /** A fork of a branching sequence may compute its last token again, so the blocks that this one sees are kept. */
 function numSettledTokens({ isBranching, numComputedTokens }: Sequence): number {
   return isBranching ? numComputedTokens - 1 : numComputedTokens;
-}
-
-function remove(list: Sequence[], sequence: Sequence): void {
-  const index = list.indexOf(sequence);
-  assert(index >= 0, `sequence ${sequence.id} is in the list of its status`);
-  list.splice(index, 1);
 }
 
 function tooLong(sequence: Sequence, needed: number, blocks: BlockManager): PagodaError {
   const { numUsableBlocks, blockSize } = blocks;
   return new PagodaError(
     "ERR_CONTEXT_LENGTH",
-    `${sequence.maxNumTokens} tokens need ${needed} blocks of ${blockSize} tokens, but the KV cache has ${numUsableBlocks}`,
+    `${sequence.maxNumTokens} tokens need ${needed} blocks of ${blockSize} tokens at once, but the KV cache has ${numUsableBlocks}`,
     { details: { tokens: sequence.maxNumTokens, blocks: needed, available: numUsableBlocks } },
   );
 }

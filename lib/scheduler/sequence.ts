@@ -1,5 +1,6 @@
 import { checkInteger } from "../arguments.js";
 import { BlockTable } from "../cache/block-table.js";
+import type { PrefixNode } from "../cache/prefix-cache.js";
 import { argumentError, assert } from "../errors.js";
 import { greedySampling, type SamplingParams } from "../sampling/sampling-params.js";
 import type { StopConditions } from "../sampling/stop.js";
@@ -56,6 +57,8 @@ export class Sequence {
   /** Leading tokens whose K and V are in the cache. */
   numComputedTokens = 0;
   numPreemptions = 0;
+  /** Kept by the block manager: a sequence that waits is looked up in every step. */
+  readonly prefixNodes: PrefixNode[] = [];
   /** Tokens that were found in the prefix cache when it ran for the first time. */
   numCachedTokens = 0;
   #numTokens: number;

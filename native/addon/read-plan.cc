@@ -73,8 +73,11 @@ WeightSpec readWeight(const Napi::Value& value) {
 
 KvLayer readKvLayer(const Napi::Value& value) {
   const Napi::Object object = readObject(value, "kvLayer");
-  return {readInt32(object, "numKvHeads"), readInt32(object, "headDim")};
+  return {readInt32(object, "numKvHeads"), readInt32(object, "headDim"), readInt32(object, "group"),
+          readInt32(object, "slot")};
 }
+
+KvGroup readKvGroup(const Napi::Value& value) { return {readInt32(readObject(value, "kvGroup"), "slidingWindow")}; }
 
 WeightPart readPart(const Napi::Value& value) {
   const Napi::Object object = readObject(value, "part");
@@ -99,6 +102,7 @@ PlanSpec readPlan(const Napi::Value& value) {
   plan.steps = readList(object, "steps", readStep);
   plan.weights = readList(object, "weights", readWeight);
   plan.kvLayers = readList(object, "kvLayers", readKvLayer);
+  plan.kvGroups = readList(object, "kvGroups", readKvGroup);
   plan.arenaBytes = readBytes(object, "arenaBytes");
   plan.maxTokens = readInt32(object, "maxTokens");
   plan.maxOutputs = readInt32(object, "maxOutputs");

@@ -18,7 +18,8 @@ constexpr uint64_t kBlock = kFirstLayer + kSecondLayer;
 /// A plan without steps: it has a KV cache, and logits that nothing writes.
 PlanSpec cachePlan() {
   PlanSpec plan;
-  plan.kvLayers = {{2, 8}, {1, 4}};
+  plan.kvLayers = {{2, 8, 0, 0}, {1, 4, 0, 1}};
+  plan.kvGroups = {{0}};
   plan.arenaBytes = 64;
   plan.maxTokens = plan.maxOutputs = 1;
   plan.vocabSize = 4;

@@ -28,6 +28,7 @@ PlanSpec smallPlan() {
   plan.maxOutputs = kOutputs;
   plan.vocabSize = kVocab;
   plan.logits = logits;
+  plan.kvGroups = {{0}};
   plan.weights = {{"embed_tokens", PAGODA_MATRIX, kVocab, kHidden, PAGODA_F32},
                   {"norm", PAGODA_VECTOR, 1, kHidden, PAGODA_F32}};
   plan.steps = {
@@ -114,10 +115,10 @@ void testCorruptPlans() {
       [](PlanSpec& p) { p.weights[1].dtype = PAGODA_BF16; },
       [](PlanSpec& p) { p.weights[1].kind = PAGODA_MATRIX; },
       [](PlanSpec& p) {
-        p.kvLayers.push_back({0, 64});
+        p.kvLayers.push_back({0, 64, 0, 0});
       },
       [](PlanSpec& p) {
-        p.kvLayers.push_back({1, 4096});
+        p.kvLayers.push_back({1, 4096, 0, 0});
       },
       [](PlanSpec& p) { p.steps[0].weights[0] = 2; },
       [](PlanSpec& p) { p.steps[0].weights[0] = -1; },
@@ -205,6 +206,107 @@ void testControlledRun() {
   SamplingInput many;
   many.temperature.resize(kOutputs + 1);
   CHECK(refused([&] { runner.sampleRows(std::vector<float>((kOutputs + 1) * kVocab), many); }), "too many rows");
+}
+
+// Two attention layers behind the embedding: one sees all, one has a window of 2 tokens. Both use slot 0.
+PlanSpec hybridPlan() {
+  PlanSpec plan = smallPlan();
+  plan.kvGroups = {{0}, {2}};
+  plan.kvLayers = {{1, kHidden, 0, 0}, {1, kHidden, 1, 0}};
+  const Operand a = plan.steps[0].output, b = plan.steps[1].output;
+  const std::vector<PlanStep> layers = {
+      {Op::cacheWrite, "0.write", {a, a}, {}, {}, {0}},
+      {Op::attention, "0.attention", {a}, b, {}, {0, 1, 1, 0, 0}},
+      {Op::cacheWrite, "1.write", {b, b}, {}, {}, {1}},
+      {Op::attention, "1.attention", {b}, a, {}, {1, 1, 1, 2, 0}},
+  };
+  plan.steps.insert(plan.steps.begin() + 1, layers.begin(), layers.end());
+  return plan;
+}
+
+constexpr KvOptions kHybridKv{5, 4, PAGODA_F32};
+
+// 3 tokens of one request and 1 of another: blocks 1 and 2 in the first group, 3 and 4 in the second.
+StepInput hybridStep() {
+  StepInput step = smallStep();
+  step.maxBlocks = 1;
+  step.positions = {0, 1, 2, 0};
+  step.seqLens = {3, 1};
+  step.blockTable = {1, 2, 3, 4};
+  step.slotMapping = {4, 5, 6, 8, 12, 13, 14, 16};
+  return step;
+}
+
+std::vector<float> runPoisoned(const PlanSpec& plan, const StepInput& step) {
+  Device device = openCpu();
+  Runner runner(device, plan, kHybridKv, 4);
+  setWeight(runner, 0, testWeight(kVocab * kHidden));
+  setWeight(runner, 1, std::vector<float>(kHidden, 1.0f));
+  runner.poison();
+  return runner.runLogits(step);
+}
+
+void testGroups() {
+  section("groups that share a slot compute what layers with a slot each do");
+  const std::vector<float> shared = runPoisoned(hybridPlan(), hybridStep());
+  PlanSpec apart = hybridPlan();
+  apart.kvGroups = {{0}};
+  apart.kvLayers = {{1, kHidden, 0, 0}, {1, kHidden, 0, 1}};
+  StepInput step = hybridStep();
+  step.blockTable.resize(2);
+  step.slotMapping.resize(4);
+  const std::vector<float> expected = runPoisoned(apart, step);
+  CHECK(shared.size() == 2 * kVocab && shared == expected);
+  for (float value : shared) CHECK(std::isfinite(value));
+  Device device = openCpu();
+  CHECK(2 * measure(device, hybridPlan(), kHybridKv).kvBlock == measure(device, apart, kHybridKv).kvBlock,
+        "a block has memory in each slot once");
+}
+
+void testCorruptGroups() {
+  section("corrupt KV groups and slots");
+  const std::vector<std::function<void(PlanSpec&)>> corruptPlans = {
+      [](PlanSpec& p) { p.kvGroups.clear(); },
+      [](PlanSpec& p) { p.kvGroups.resize(1); },
+      [](PlanSpec& p) { p.kvGroups.resize(1 << 20); },
+      [](PlanSpec& p) { p.kvGroups[1].slidingWindow = -1; },
+      [](PlanSpec& p) { p.kvGroups[1].slidingWindow = 1; },  // its layer sees 2 tokens
+      [](PlanSpec& p) { p.steps[4].attributes[3] = 3; },     // its group keeps 2 tokens
+      [](PlanSpec& p) { p.steps[4].attributes[3] = 0; },     // its group does not keep all
+      [](PlanSpec& p) { p.kvLayers[0].group = 1; },          // two layers in one place
+      [](PlanSpec& p) { p.kvLayers[1].group = 0; },
+      [](PlanSpec& p) { p.kvLayers[1].group = -1; },
+      [](PlanSpec& p) { p.kvLayers[1].group = 2; },
+      [](PlanSpec& p) { p.kvLayers[1].group = INT32_MAX; },
+      [](PlanSpec& p) { p.kvLayers[1].slot = -1; },
+      [](PlanSpec& p) { p.kvLayers[1].slot = 2; },
+      [](PlanSpec& p) { p.kvLayers[1].slot = INT32_MAX; },
+      [](PlanSpec& p) { p.kvLayers[0].slot = p.kvLayers[1].slot = 1; },  // nothing in slot 0
+      [](PlanSpec& p) {
+        p.kvLayers[1] = {2, kHidden / 2, 1, 0};
+      },  // as wide, but another shape
+      [](PlanSpec& p) { p.steps[3].attributes[0] = 2; },
+  };
+  CHECK(!refused([] { checkPlan(hybridPlan()); }), "the plan itself is accepted");
+  for (size_t i = 0; i < corruptPlans.size(); ++i) {
+    PlanSpec plan = hybridPlan();
+    corruptPlans[i](plan);
+    CHECK(refused([&] { checkPlan(plan); }), "plan %zu", i);
+  }
+  const std::vector<std::function<void(StepInput&)>> corruptSteps = {
+      [](StepInput& s) { s.blockTable.resize(2); },  // of the first group alone
+      [](StepInput& s) { s.blockTable.resize(6); },   [](StepInput& s) { s.slotMapping.resize(4); },
+      [](StepInput& s) { s.slotMapping.resize(12); }, [](StepInput& s) { s.blockTable[3] = 5; },
+      [](StepInput& s) { s.blockTable[2] = -1; },     [](StepInput& s) { s.slotMapping[7] = 20; },
+      [](StepInput& s) { s.slotMapping[4] = -2; },    [](StepInput& s) { s.seqLens[0] = 5; },
+  };
+  const PlanSpec plan = hybridPlan();
+  CHECK(!refused([&] { checkStep(hybridStep(), plan, kHybridKv, 4); }), "the step itself is accepted");
+  for (size_t i = 0; i < corruptSteps.size(); ++i) {
+    StepInput step = hybridStep();
+    corruptSteps[i](step);
+    CHECK(refused([&] { checkStep(step, plan, kHybridKv, 4); }), "step %zu", i);
+  }
 }
 
 void testCorruptControls() {
@@ -378,6 +480,8 @@ int main() {
   pagoda::test::testRun();
   pagoda::test::testCorruptPlans();
   pagoda::test::testCorruptSteps();
+  pagoda::test::testGroups();
+  pagoda::test::testCorruptGroups();
   pagoda::test::testControlledRun();
   pagoda::test::testCorruptControls();
   pagoda::test::testLoader();

@@ -2,6 +2,9 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { BlockManager, BlockTable } from "../../lib/cache/block-manager.js";
 
+/** Of the first KV group. */
+const blocksOf = (table: BlockTable): Int32Array => table.groups[0]!.blocks;
+
 describe("BlockManager", () => {
   it("allocates a block when the previous one is full", () => {
     const blocks = new BlockManager({ numBlocks: 4, blockSize: 4 });
@@ -31,7 +34,7 @@ describe("BlockManager", () => {
     const blocks = new BlockManager({ numBlocks: 4, blockSize: 4 });
     const table = new BlockTable();
     blocks.allocate(table, 6);
-    const [first, second] = table.blocks;
+    const [first, second] = blocksOf(table);
     expect([0, 3, 4, 5].map((position) => blocks.slot(table, position))).toEqual([
       first! * 4,
       first! * 4 + 3,
@@ -44,18 +47,19 @@ describe("BlockManager", () => {
     const blocks = new BlockManager({ numBlocks: 8, blockSize: 2 });
     const table = new BlockTable();
     blocks.allocate(table, 9);
-    const before = table.blocks.slice();
+    const before = blocksOf(table).slice();
     blocks.free(table);
     blocks.free(table);
     expect(blocks.numFreeBlocks).toBe(7);
     blocks.check([table]);
     blocks.allocate(table, 9);
-    expect(table.blocks).toEqual(before);
+    expect(blocksOf(table)).toEqual(before);
   });
 
-  it.each([0, 1.5, NaN, "16"])("refuses a window of %s tokens", (slidingWindow) => {
-    const options = { numBlocks: 4, blockSize: 4, slidingWindow: slidingWindow as number };
-    expect(() => new BlockManager(options)).toThrow("`slidingWindow`");
+  it.each([-1, 1.5, NaN, "16"])("refuses a window of %s tokens", (slidingWindow) => {
+    const kvGroups = [{ slidingWindow: 0 }, { slidingWindow: slidingWindow as number }];
+    const options = { numBlocks: 4, blockSize: 4, kvGroups };
+    expect(() => new BlockManager(options)).toThrow("`kvGroups[1].slidingWindow`");
   });
 
   it.each([0, 257, 1.5, NaN, "16"])("refuses blocks of %s tokens", (blockSize) => {
@@ -86,7 +90,7 @@ describe("fork and copy-on-write", () => {
 
   it("shares everything, the partial last block included", () => {
     const { blocks, parent, child, tables } = forked(6);
-    expect(child.blocks).toEqual(parent.blocks);
+    expect(blocksOf(child)).toEqual(blocksOf(parent));
     expect(blocks.numFreeBlocks).toBe(6);
     expect(blocks.usage(child)).toEqual({ blocks: 2, sharedBlocks: 2, cachedTokens: 0 });
     blocks.check(tables);
@@ -94,13 +98,13 @@ describe("fork and copy-on-write", () => {
 
   it("copies a partial block for the first who writes; the last owner writes in place", () => {
     const { blocks, parent, child, tables } = forked(6);
-    const last = parent.blocks[1]!;
+    const last = blocksOf(parent)[1]!;
     expect(blocks.blocksNeeded(child, 1)).toBe(1);
     blocks.allocate(child, 1);
-    expect([...blocks.takeCopies()]).toEqual([last, child.blocks[1]]);
+    expect([...blocks.takeCopies()]).toEqual([last, blocksOf(child)[1]]);
     expect(blocks.blocksNeeded(parent, 1)).toBe(0);
     blocks.allocate(parent, 1);
-    expect(parent.blocks[1]).toBe(last);
+    expect(blocksOf(parent)[1]).toBe(last);
     blocks.check(tables);
     blocks.finishStep();
     expect([...blocks.takeCopies()]).toEqual([]);
@@ -113,7 +117,7 @@ describe("fork and copy-on-write", () => {
     blocks.allocate(child, 1);
     blocks.allocate(parent, 1);
     expect([...blocks.takeCopies()]).toEqual([]);
-    expect(parent.blocks[2]).not.toBe(child.blocks[2]);
+    expect(blocksOf(parent)[2]).not.toBe(blocksOf(child)[2]);
     blocks.check(tables);
   });
 
@@ -126,7 +130,7 @@ describe("fork and copy-on-write", () => {
     expect(blocks.numFreeBlocks).toBe(5); // 8 less 2 of the child and 1 that is read
     const other = new BlockTable();
     blocks.allocate(other, 20);
-    expect([...other.blocks.subarray(0, 5)]).not.toContain(from);
+    expect([...blocksOf(other).subarray(0, 5)]).not.toContain(from);
     blocks.finishStep();
     expect(blocks.numFreeBlocks).toBe(1);
     blocks.check([child, other]);
@@ -181,7 +185,7 @@ describe("fork and copy-on-write", () => {
 
 describe("a sliding window", () => {
   const run = (numTokens: number, slidingWindow: number) => {
-    const blocks = new BlockManager({ numBlocks: 20, blockSize: 4, slidingWindow });
+    const blocks = new BlockManager({ numBlocks: 20, blockSize: 4, kvGroups: [{ slidingWindow }] });
     const table = new BlockTable();
     const tokens = { tokenIds: new Int32Array(numTokens) };
     blocks.allocate(table, numTokens);
@@ -198,15 +202,19 @@ describe("a sliding window", () => {
     [3, 1, 0],
   ])("of %i tokens and window %i gives back %i blocks", (numTokens, window, released) => {
     const { blocks, table } = run(numTokens, window);
-    expect(table.numReleasedBlocks).toBe(released);
-    expect([...table.blocks.subarray(0, released)]).toEqual(Array(released).fill(0));
+    expect(table.groups[0]!.numReleased).toBe(released);
+    expect([...blocksOf(table).subarray(0, released)]).toEqual(Array(released).fill(0));
     expect(blocks.numFreeBlocks).toBe(19 - Math.ceil(numTokens / 4) + released);
     blocks.free(table);
     expect(blocks.numFreeBlocks).toBe(19);
   });
 
   it("holds a bounded number of blocks, however long the sequence is", () => {
-    const blocks = new BlockManager({ numBlocks: 5, blockSize: 4, slidingWindow: 8 });
+    const blocks = new BlockManager({
+      numBlocks: 5,
+      blockSize: 4,
+      kvGroups: [{ slidingWindow: 8 }],
+    });
     const table = new BlockTable();
     const tokens = { tokenIds: new Int32Array(1000) };
     for (let i = 1; i <= 1000; i++) {
@@ -262,7 +270,7 @@ function runOperations(
   const blocks = new BlockManager(options);
   const tables = Array.from({ length: 6 }, () => new BlockTable());
   const tokens = tables.map(() => 0);
-  const blocksOf = (count: number) => Math.ceil(count / options.blockSize);
+  const blocksFor = (count: number) => Math.ceil(count / options.blockSize);
   for (const operation of operations) {
     const table = tables[operation.table]!;
     if (operation.kind === "free") {
@@ -270,7 +278,7 @@ function runOperations(
       tokens[operation.table] = 0;
     } else {
       const wanted = tokens.map((count, i) =>
-        blocksOf(i === operation.table ? count + operation.count : count),
+        blocksFor(i === operation.table ? count + operation.count : count),
       );
       const fits = sum(wanted) <= options.numBlocks - 1;
       if (blocks.allocate(table, operation.count) !== fits)
@@ -278,7 +286,7 @@ function runOperations(
       if (fits) tokens[operation.table]! += operation.count;
     }
     blocks.check(tables);
-    const used = sum(tokens.map(blocksOf));
+    const used = sum(tokens.map(blocksFor));
     if (blocks.numFreeBlocks !== options.numBlocks - 1 - used)
       throw new Error("counts free blocks");
   }

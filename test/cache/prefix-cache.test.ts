@@ -89,7 +89,7 @@ describe("the prefix cache", () => {
     blocks.free(tables[0]!);
     const hit = blocks.findPrefix(tokens, undefined);
     expect(hit).toMatchObject({ numTokens: 8, numFreeBlocks: 0 });
-    expect(hit.blocks).toEqual([...tables[1]!.blocks.subarray(0, 2)]);
+    expect(hit.blocks).toEqual([tables[1]!.groups[0]!.blocks.slice(0, 2)]);
   });
 
   it("is off where it is not wanted", () => {
@@ -123,12 +123,12 @@ describe("the prefix cache", () => {
     for (let i = 0; i < 2000; i++) {
       const prompt = count(1 + random.integer(12)).map(() => random.integer(3));
       const { blocks: hit } = blocks.findPrefix({ tokenIds: Int32Array.from(prompt) }, undefined);
-      for (const [j, block] of hit.entries()) {
+      for (const [j, block] of hit[0]!.entries()) {
         expect(contents.get(block)).toBe(prompt.slice(0, 2 * j + 2).join());
       }
       const table = compute(blocks, prompt);
       for (let j = 0; 2 * j + 2 <= prompt.length; j++) {
-        contents.set(table.blocks[j]!, prompt.slice(0, 2 * j + 2).join());
+        contents.set(table.groups[0]!.blocks[j]!, prompt.slice(0, 2 * j + 2).join());
       }
       blocks.free(table);
       blocks.check([]);
@@ -155,7 +155,9 @@ describe("events", () => {
     expect(second).toMatchObject({ tokenIds: Int32Array.of(4, 5, 6, 7) });
     const table = new BlockTable();
     blocks.allocate(table, 8);
-    expect(events.slice(2)).toEqual([{ type: "removed", hash: (second as { hash: number }).hash }]);
+    expect(events.slice(2)).toEqual([
+      { type: "removed", hash: (second as { hash: number }).hash, group: 0 },
+    ]);
     blocks.resetPrefixCache();
     expect(events.at(-1)).toEqual({ type: "cleared" });
   });

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, it } from "vitest";
 import type { BlockManagerOptions } from "../../lib/cache/block-manager.js";
+import type { KvGroup } from "../../lib/graph/plan.js";
 import { BlockMachine, type Choose } from "../support/block-machine.js";
 
 /** Sequences of operations that are tried. */
@@ -11,7 +12,7 @@ describe("any operations on a block manager", () => {
     for (let seed = 0; seed < numRuns; seed++) {
       const choose = chooser(seed);
       try {
-        run(choose, 4 + choose(14));
+        run(choose, choose(32) === 0 ? 150 : 4 + choose(14));
       } catch (cause) {
         throw new Error(`the operations of seed ${seed} break the block manager`, { cause });
       }
@@ -39,12 +40,19 @@ function run(choose: Choose, numOperations: number): void {
   machine.finish();
 }
 
-/** Small pools and blocks; often a hash that collides all the time, sometimes a sliding window. */
+/** Small pools and blocks; often a hash that collides all the time, and KV groups with and without windows. */
 function shape(choose: Choose): BlockManagerOptions {
-  const options = { numBlocks: 2 + choose(14), blockSize: 1 + choose(5) };
+  const options = { numBlocks: 2 + choose(30), blockSize: 1 + choose(5) };
   const hash = choose(2) === 0 ? {} : { hash: colliding };
-  const window = choose(4) === 0 ? { slidingWindow: 1 + choose(9) } : {};
-  return { ...options, ...hash, ...window, prefixSharing: choose(10) > 0 };
+  return { ...options, ...hash, kvGroups: groups(choose), prefixSharing: choose(10) > 0 };
+}
+
+/** One without a window, one with, or several of both. */
+function groups(choose: Choose): readonly KvGroup[] {
+  const full = { slidingWindow: 0 };
+  const windowed = (): KvGroup => ({ slidingWindow: 1 + choose(9) });
+  const kinds = [[full], [windowed()], [full, windowed()], [windowed(), windowed()]];
+  return [...kinds, [full, windowed(), full, windowed()]][choose(5)]!;
 }
 
 /** Two bits of the tokens, and nothing of the parent. */

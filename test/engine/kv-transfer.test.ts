@@ -18,7 +18,8 @@ async function withExecutors<T>(
   { plan, weights }: Golden,
   use: (first: Executor, second: Executor) => Promise<T>,
 ): Promise<T> {
-  const create = () => kind.create({ plan, weights, kv: { numBlocks, blockSize }, maxRequests: 2 });
+  const kv = { numBlocks: 1 + plan.kvGroups.length * (numBlocks - 1), blockSize };
+  const create = () => kind.create({ plan, weights, kv, maxRequests: 2 });
   const executors = await Promise.all([create(), create()]);
   try {
     return await use(...(executors as [Executor, Executor]));
@@ -27,13 +28,12 @@ async function withExecutors<T>(
   }
 }
 
-/** All blocks but the null block. */
-const allBlocks = Int32Array.from({ length: numBlocks - 1 }, (_, i) => i + 1);
 const range = (first: number, count: number) => Array.from({ length: count }, (_, i) => first + i);
 
 async function fillWithNaN(executor: Executor): Promise<void> {
-  const bytes = new Uint8Array(allBlocks.length * executor.kvBlockBytes).fill(0xff);
-  await executor.writeBlocks(allBlocks, bytes);
+  const all = Int32Array.from(range(1, executor.limits.numBlocks - 1)); // but the null block
+  const bytes = new Uint8Array(all.length * executor.kvBlockBytes).fill(0xff);
+  await executor.writeBlocks(all, bytes);
 }
 
 describe.each(["hf-tiny/qwen3", "hf-tiny/gemma3", "hf-tiny/llama"])("%s", (name) => {
@@ -41,6 +41,10 @@ describe.each(["hf-tiny/qwen3", "hf-tiny/gemma3", "hf-tiny/llama"])("%s", (name)
 
   it.each(kinds)("goes on from blocks of another executor, bit for bit, on $name", async (kind) => {
     const model = await golden;
+    const numGroups = model.plan.kvGroups.length;
+    /** As makeStep chooses them. */
+    const inAllGroups = (blocks: number[]) =>
+      Int32Array.from(blocks.flatMap((b) => range((b - 1) * numGroups + 1, numGroups)));
     const ids = model.cases[0]?.greedy.slice(0, 61) ?? [];
     const numPromptTokens = 50; // the last block is partial
     const blocks = range(1, 16);
@@ -48,15 +52,17 @@ describe.each(["hf-tiny/qwen3", "hf-tiny/gemma3", "hf-tiny/llama"])("%s", (name)
     const prompt = ids.slice(0, numPromptTokens);
     const rest = { tokenIds: ids.slice(numPromptTokens), numComputedTokens: numPromptTokens };
     await withExecutors(kind, model, async (first, second) => {
-      await first.execute(makeStep([{ tokenIds: prompt, blocks, outputs: [] }], blockSize));
+      const begin = { tokenIds: prompt, blocks, outputs: [] };
+      await first.execute(makeStep([begin], blockSize, numGroups));
       const used = Math.ceil(numPromptTokens / blockSize);
-      const bytes = await first.readBlocks(Int32Array.from(blocks.slice(0, used)));
-      expect(bytes.length).toBe(used * first.kvBlockBytes);
-      const expected = await first.logits(makeStep([{ ...rest, blocks }], blockSize));
+      const bytes = await first.readBlocks(inAllGroups(blocks.slice(0, used)));
+      expect(bytes.length).toBe(used * numGroups * first.kvBlockBytes);
+      const expected = await first.logits(makeStep([{ ...rest, blocks }], blockSize, numGroups));
       for (const executor of [second, first]) {
         await fillWithNaN(executor);
-        await executor.writeBlocks(Int32Array.from(moved.slice(0, used)), bytes);
-        const actual = await executor.logits(makeStep([{ ...rest, blocks: moved }], blockSize));
+        await executor.writeBlocks(inAllGroups(moved.slice(0, used)), bytes);
+        const goOn = makeStep([{ ...rest, blocks: moved }], blockSize, numGroups);
+        const actual = await executor.logits(goOn);
         expect(Buffer.compare(bytesOf(actual), bytesOf(expected))).toBe(0);
       }
     });
@@ -207,7 +213,7 @@ describe("kvLayout", () => {
     const kv = { blockSize: 16, dtype: "bf16" } as const;
     const layout = kvLayout({ ...input, kv });
     expect(layout).toMatch(
-      /^v1 cpu\/avx2, weights bf16\+f32, kv bf16, blocks of 16, layers \d+\*\(\d+x\d+\)$/,
+      /^v1 cpu\/avx2, weights bf16\+f32, kv bf16, blocks of 16, layers 6\*\(1x16\), groups 5\*\(window 16\)\+1\*\(window 0\)$/,
     );
     const others = [
       { ...input, kv, backend: "cuda" },
@@ -216,6 +222,8 @@ describe("kvLayout", () => {
       { ...input, kv: { ...kv, dtype: "f32" } as const },
       { ...input, kv, plan: (await loadGolden("hf-tiny/gemma3")).plan },
       { ...input, kv, plan: { ...plan, kvLayers: plan.kvLayers.slice(1) } },
+      { ...input, kv, plan: { ...plan, kvGroups: plan.kvGroups.slice(1) } },
+      { ...input, kv, plan: { ...plan, kvGroups: [{ slidingWindow: 0 }] } },
       { ...input, kv, plan: { ...plan, kvLayers: [...plan.kvLayers, plan.kvLayers[0]!] } },
     ];
     expect(new Set([layout, ...others.map(kvLayout)]).size).toBe(1 + others.length);

@@ -1,40 +1,49 @@
 import { afterAll, describe, expect, it } from "vitest";
+import { peakBlocks } from "../../lib/cache/kv-window.js";
 import type { Executor } from "../../lib/engine/executor.js";
 import type { GenerateRequest } from "../../lib/engine/types.js";
 import { checkEnginesAfterEach, testEngine, type TestEngineOptions } from "../support/engines.js";
 import { executorKinds } from "../support/executors.js";
-import { loadGolden } from "../support/golden.js";
+import { goldenMaxTokens, loadGolden } from "../support/golden.js";
 
 checkEnginesAfterEach();
 
-const golden = await loadGolden("hf-tiny/llama");
-const { plan, weights, cases } = golden;
+const goldens = ["hf-tiny/llama", "hf-tiny/mistral-swa", "hf-tiny/gemma3"].map((name) =>
+  loadGolden(name),
+);
 const kinds = await executorKinds();
+const models = (await Promise.all(goldens)).flatMap((golden) =>
+  kinds.map((kind) => ({ model: golden.name, name: kind.name, golden, kind })),
+);
 const executors: Executor[] = [];
 afterAll(() => Promise.all(executors.map((executor) => executor.close())));
 
 /** The same sequences on small machines: few blocks, small blocks, small chunks, few at a time. */
 const machines = [
-  { numBlocks: 257, blockSize: 16, scheduler: {} },
-  { numBlocks: 41, blockSize: 3, scheduler: { maxChunkTokens: 5 } },
-  { numBlocks: 14, blockSize: 8, scheduler: { maxBatchTokens: 7 } },
-  { numBlocks: 257, blockSize: 1, scheduler: { maxSequences: 2 } },
+  { contexts: 40, blockSize: 16, scheduler: {} },
+  { contexts: 1.2, blockSize: 3, scheduler: { maxChunkTokens: 5 } },
+  { contexts: 1, blockSize: 8, scheduler: { maxBatchTokens: 7 } },
+  { contexts: 2.5, blockSize: 1, scheduler: { maxSequences: 2, maxChunkTokens: 40 } },
 ];
+const maxModelLen = 100;
 
-const requests: GenerateRequest[] = Array.from({ length: 16 }, (_, i) => ({
-  prompt: cases[i % cases.length]!.ids.slice(0, 1 + ((7 * i) % 24)),
-  maxTokens: 4 + (i % 12),
-  ignoreEos: true,
-  ...(i % 3 === 0 ? { temperature: 0 } : { temperature: 0.9, topP: 0.95, topK: 40, seed: i }),
-}));
+describe.each(models)("$model on $name", ({ golden, kind }) => {
+  const { plan, weights, cases, checkpoint } = golden;
+  const requests: GenerateRequest[] = Array.from({ length: 16 }, (_, i) => ({
+    prompt: cases[i % cases.length]!.ids.slice(0, 1 + ((7 * i) % 24)),
+    maxTokens: 4 + (i % 12),
+    ignoreEos: true,
+    ...(i % 3 === 0 ? { temperature: 0 } : { temperature: 0.9, topP: 0.95, topK: 40, seed: i }),
+  }));
 
-describe.each(kinds)("a model on $name", (kind) => {
-  const engineOn = async ({ numBlocks, blockSize, scheduler }: (typeof machines)[number]) => {
-    const kv = { numBlocks, blockSize };
-    const { checkpoint } = golden;
+  const engineOn = async ({ contexts, blockSize, scheduler }: (typeof machines)[number]) => {
+    const { maxChunkTokens = goldenMaxTokens, maxBatchTokens = goldenMaxTokens } = scheduler;
+    const maxChunk = Math.min(maxChunkTokens, maxBatchTokens);
+    const context = peakBlocks(plan.kvGroups, blockSize, maxModelLen, maxChunk);
+    const kv = { numBlocks: 1 + Math.floor(contexts * context), blockSize };
     const executor = await kind.create({ plan, weights, kv, maxRequests: 16, checkpoint });
     executors.push(executor);
-    const options: TestEngineOptions = { maxModelLen: 100, eosTokenIds: [], scheduler };
+    const options: TestEngineOptions = { maxModelLen, eosTokenIds: [], scheduler };
     return testEngine(executor, options);
   };
 

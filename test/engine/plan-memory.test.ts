@@ -50,6 +50,34 @@ describe("planMemory", () => {
     expect(one).toMatchObject({ maxModelLen: 32, kvCache: { tokens: 32, fullContexts: 1 } });
   });
 
+  it("counts what layers with a window need at once, and no more", async () => {
+    // 6 KV groups of one layer with one head of 16 floats; all but the last one have a window of 16 tokens
+    const model = goldenDirectory("hf-tiny/gemma3");
+    const kvCache = { numBlocks: 101, blockSize: 4 };
+    const scheduler = { maxBatchTokens: 9 };
+    const plan = await planMemory({ model, kvCache, scheduler });
+    const layer = 2 * 16 * 4;
+    expect(plan.kvCache).toMatchObject({ memory: 101 * 4 * layer, bytesPerToken: 6 * layer });
+    expect(plan.kvCache.tokens).toBe(16 * 4);
+    // At most 24 tokens behind a window, from 7 blocks; 65 blocks are left for the other layer.
+    expect(plan).toMatchObject({ maxModelLen: 256, kvCache: { fullContexts: 1 } });
+    const smaller = { ...kvCache, numBlocks: 1 + 5 * 7 + 40 };
+    const shorter = await planMemory({ model, kvCache: smaller, scheduler });
+    expect(shorter).toMatchObject({ maxModelLen: 160, kvCache: { fullContexts: 1 } });
+    const all = { model, scheduler: { ...scheduler, maxSequences: 3 }, kvCache: { blockSize: 4 } };
+    expect((await planMemory(all)).kvCache).toMatchObject({ numBlocks: 1 + 3 * (64 + 5 * 7) });
+    await using engine = await createEngine({ model, kvCache: smaller, scheduler });
+    expect(engine.info.model.maxModelLen).toBe(160);
+    const prompt = Array.from({ length: 100 }, (_, i) => i);
+    const { usage } = await engine.generate({ prompt, maxTokens: 60, ignoreEos: true });
+    expect(usage.outputTokens).toBe(60);
+    expect(engine.stats()).toMatchObject({ preemptions: 0, freeBlocks: 75 });
+    const logits = await engine.logits(prompt);
+    expect(logits.length).toBe(100 * engine.info.model.vocabSize);
+    const tooFew = planMemory({ model, kvCache: { numBlocks: 6 } });
+    await expect(tooFew).rejects.toThrow("needs at least 7 blocks of 2048 bytes, but 6 were given");
+  });
+
   it("agrees with `pagoda inspect`", async () => {
     for (const dtype of ["f32", "bf16"] as const) {
       const plan = await planMemory({ model: demoModel, dtype });

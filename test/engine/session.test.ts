@@ -342,11 +342,16 @@ describe("a saved session", () => {
   });
 });
 
-describe.each(kinds)("a session of a model on $name", (kind) => {
+const models = ["hf-tiny/qwen3", "hf-tiny/mistral-swa", "hf-tiny/gemma3"];
+const modelKinds = models.flatMap((model) =>
+  kinds.map((kind) => ({ model, name: kind.name, kind })),
+);
+
+describe.each(modelKinds)("a session of $model on $name", ({ model, kind }) => {
   it("is bit by bit the same after fork, truncate, save and restore", async () => {
-    const { plan, weights, checkpoint, cases } = await loadGolden("hf-tiny/qwen3");
-    const engineOf = async (numBlocks: number) => {
-      const kv = { numBlocks, blockSize: 4 };
+    const { plan, weights, checkpoint, cases } = await loadGolden(model);
+    const engineOf = async (blocksPerGroup: number) => {
+      const kv = { numBlocks: 1 + plan.kvGroups.length * blocksPerGroup, blockSize: 4 };
       const executor = await kind.create({ plan, weights, kv, maxRequests: 8, checkpoint });
       executors.push(executor);
       return testEngine(executor, { maxModelLen: 120, eosTokenIds: [] });

@@ -15,6 +15,7 @@ const limits: ExecutorLimits = {
   maxRequests: 2,
   maxOutputs: 3,
   numBlocks: 6,
+  kvGroups: [{ slidingWindow: 0 }],
   blockSize: 4,
   vocabSize: 100,
 };

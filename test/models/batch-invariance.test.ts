@@ -22,7 +22,8 @@ describe.each([
     const [a, b] = model.cases.map(({ ids }) => ids);
     const ids = a as readonly number[];
     const expected = await withExecutor(kind, model, 16, (executor) => {
-      return executor.logits(makeStep([{ tokenIds: ids, blocks: [1, 2, 3, 4] }], 16));
+      const request = { tokenIds: ids, blocks: [1, 2, 3, 4] };
+      return executor.logits(makeStep([request], 16, executor.limits.kvGroups.length));
     });
     for (const [chunk, blockSize] of [
       [1, 4],
@@ -66,7 +67,7 @@ async function withExecutor<T>(
   blockSize: number,
   use: (executor: Executor) => Promise<T>,
 ): Promise<T> {
-  const kv = { numBlocks: 120, blockSize };
+  const kv = { numBlocks: 120 * plan.kvGroups.length, blockSize };
   const executor = await kind.create({ plan, weights, kv, maxRequests: 4 });
   try {
     return await use(executor);
@@ -82,7 +83,7 @@ async function inCompany(
   others: readonly number[],
   chunk: number,
 ) {
-  const { vocabSize, blockSize } = executor.limits;
+  const { vocabSize, blockSize, kvGroups } = executor.limits;
   const blocksFrom = (first: number): number[] =>
     Array.from({ length: Math.ceil(64 / blockSize) }, (_, i) => first + 3 * i);
   const companion = (step: number, first: number): RequestStep => {
@@ -99,7 +100,7 @@ async function inCompany(
     const tokenIds = ids.slice(start, start + chunk);
     const request = { tokenIds, numComputedTokens: start, blocks: blocksFrom(2) };
     const all = await executor.logits(
-      makeStep([companion(step, 1), request, companion(step, 3)], blockSize),
+      makeStep([companion(step, 1), request, companion(step, 3)], blockSize, kvGroups.length),
     );
     logits.set(all.subarray(vocabSize, (1 + tokenIds.length) * vocabSize), start * vocabSize);
   }

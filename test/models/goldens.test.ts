@@ -10,7 +10,9 @@ const logitsTolerance = 1e-4;
 /** Where the two best logits are closer than this, either token is right. */
 const marginTolerance = 1e-4;
 
-const kv = { numBlocks: 40, blockSize: 4 };
+const blockSize = 4;
+/** Blocks that each KV group can have. */
+const usableBlocks = 39;
 
 const kinds = await executorKinds();
 const report: string[] = [];
@@ -69,6 +71,7 @@ async function withExecutor(
   use: (executor: Executor) => Promise<void>,
 ) {
   const { plan, weights, checkpoint } = model;
+  const kv = { numBlocks: 1 + plan.kvGroups.length * usableBlocks, blockSize };
   const executor = await kind.create({ plan, weights, checkpoint, kv, maxRequests: 4 });
   try {
     await use(executor);
@@ -84,7 +87,7 @@ async function maxDifference(kind: ExecutorKind, model: Golden, chunk: number): 
     for (const { ids, logits } of model.cases) {
       for (let start = 0; start < ids.length; start += chunk) {
         const part = ids.slice(start, start + chunk);
-        const actual = await executor.logits(step(part, start));
+        const actual = await executor.logits(step(executor, part, start));
         const from = start * executor.limits.vocabSize;
         const expected = logits.subarray(from, from + actual.length);
         expect(actual.length).toBe(part.length * executor.limits.vocabSize);
@@ -107,7 +110,7 @@ async function expectGreedy(executor: Executor, golden: GoldenCase): Promise<voi
   let ids = [...golden.ids];
   let computed = 0;
   for (const expected of golden.greedy.slice(golden.ids.length)) {
-    const input = step(ids, computed, [ids.length - 1]);
+    const input = step(executor, ids, computed, [ids.length - 1]);
     const { tokens, finite } = await executor.execute(input);
     expect([...finite]).toEqual([1]);
     if (tokens[0] !== expected) {
@@ -127,9 +130,16 @@ function margin(logits: Float32Array, a = -1, b = -1): number {
 }
 
 /** `ids` after `numComputedTokens` others, in blocks that are neither neighbours nor in order. */
-function step(ids: readonly number[], numComputedTokens: number, outputs?: readonly number[]) {
-  const count = Math.ceil((numComputedTokens + ids.length) / kv.blockSize);
-  const blocks = Array.from({ length: count }, (_, i) => 1 + ((i * 7 + 3) % (kv.numBlocks - 1)));
+function step(
+  { limits }: Executor,
+  ids: readonly number[],
+  numComputedTokens: number,
+  outputs?: readonly number[],
+) {
+  const numGroups = limits.kvGroups.length;
+  const count = Math.ceil((numComputedTokens + ids.length) / blockSize);
+  const blocks = Array.from({ length: count }, (_, i) => 1 + ((i * 7 + 3) % usableBlocks));
   const request = { tokenIds: ids, numComputedTokens, blocks };
-  return makeStep([outputs === undefined ? request : { ...request, outputs }], kv.blockSize);
+  const requests = [outputs === undefined ? request : { ...request, outputs }];
+  return makeStep(requests, blockSize, numGroups);
 }

@@ -1,7 +1,7 @@
 import type { StepInput } from "../../lib/engine/step.js";
 import type { FileDtype, WeightDtype } from "../../lib/graph/dtypes.js";
 import type { Op } from "../../lib/graph/ops.js";
-import type { KvLayer, Operand, Plan, PlanStep, Rows, WeightKind } from "../../lib/graph/plan.js";
+import type { KvShape, Operand, Plan, PlanStep, Rows, WeightKind } from "../../lib/graph/plan.js";
 import type { KvCacheOptions } from "../../lib/native.js";
 
 /** A tensor of the arena, by name. */
@@ -43,7 +43,7 @@ export interface OpCase {
   readonly tensors: Readonly<Record<string, CaseTensor>>;
   readonly weights?: Readonly<Record<string, CaseWeight>>;
   readonly ops: readonly CaseOp[];
-  readonly kv?: { readonly layer: KvLayer } & KvCacheOptions;
+  readonly kv?: { readonly layer: KvShape } & KvCacheOptions;
   readonly vocabSize?: number;
   readonly runs: readonly CaseRun[];
   /** Inputs of linears are of eight bits already, so that products with quantised weights do not round them. */
@@ -89,7 +89,8 @@ export function planCase(opCase: OpCase, dtype: WeightDtype, layout: Layout): Ca
       const source = { data };
       return { name, kind, rows, cols, dtype: kind === "vector" ? "f32" : inMemory, source };
     }),
-    kvLayers: opCase.kv === undefined ? [] : [opCase.kv.layer],
+    kvLayers: opCase.kv === undefined ? [] : [{ ...opCase.kv.layer, group: 0, slot: 0 }],
+    kvGroups: [{ slidingWindow: 0 }],
     arenaBytes: place.bytes(),
     maxTokens,
     maxOutputs,

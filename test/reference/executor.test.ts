@@ -16,8 +16,9 @@ const step = makeStep([{ tokenIds: [3, 4, 5], blocks: [1] }], 4);
 
 describe("createReferenceExecutor", () => {
   it("reports its limits", () => {
-    const { maxTokens, maxOutputs, vocabSize } = model.plan;
-    expect(create().limits).toEqual({ maxTokens, maxRequests: 2, maxOutputs, vocabSize, ...kv });
+    const { maxTokens, maxOutputs, vocabSize, kvGroups } = model.plan;
+    const plan = { maxTokens, maxOutputs, vocabSize, kvGroups };
+    expect(create().limits).toEqual({ ...plan, maxRequests: 2, ...kv });
   });
 
   it.each([

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { peakBlocks } from "../../lib/cache/kv-window.js";
 import type { Sequence } from "../../lib/scheduler/sequence.js";
 import { promptOf, Simulation } from "../support/simulate.js";
 
@@ -65,7 +66,12 @@ function expected(
 }
 
 const machine = fc.record({
-  numBlocks: fc.integer({ min: 9, max: 40 }),
+  /** Blocks beyond those that one sequence needs. */
+  spareBlocks: fc.integer({ min: 0, max: 32 }),
+  kvGroups: fc.array(fc.record({ slidingWindow: fc.integer({ min: 0, max: 12 }) }), {
+    minLength: 1,
+    maxLength: 3,
+  }),
   blockSize: fc.integer({ min: 4, max: 8 }),
   maxBatchTokens: fc.integer({ min: 1, max: 20 }),
   maxSequences: fc.integer({ min: 1, max: 8 }),
@@ -79,11 +85,16 @@ const group = fc.record({
   abortAt: fc.option(fc.integer({ min: 0, max: 12 }), { freq: 4 }),
 });
 
+/** Tokens of a sequence: prompt, rounds and the last draw. */
+const longest = 20 + 10 + 1;
+
 describe("groups of branching sequences", () => {
   it("end with the tokens that each has alone, on any machine, beside ordinary sequences", () => {
     fc.assert(
       fc.property(machine, fc.array(group, { minLength: 1, maxLength: 4 }), (limits, groups) => {
-        const { maxBatchTokens, maxSequences, prefixSharing, ...pool } = limits;
+        const { maxBatchTokens, maxSequences, prefixSharing, kvGroups, blockSize } = limits;
+        const peak = peakBlocks(kvGroups, blockSize, longest, maxBatchTokens);
+        const pool = { numBlocks: 1 + peak + limits.spareBlocks, blockSize, kvGroups };
         const most = { maxTokens: maxBatchTokens, maxRequests: maxSequences };
         const simulation = new Simulation({
           ...pool,
@@ -114,6 +125,25 @@ describe("groups of branching sequences", () => {
       }),
       { numRuns: 500 },
     );
+  });
+
+  it("run in a pool of their peak behind a window, although their last token stays in it", () => {
+    for (let slidingWindow = 1; slidingWindow <= 9; slidingWindow++) {
+      const kvGroups = [{ slidingWindow }];
+      const simulation = new Simulation({
+        numBlocks: 1 + peakBlocks(kvGroups, 4, longest, 1),
+        blockSize: 4,
+        kvGroups,
+        maxTokens: 1,
+      });
+      const group = new Group(simulation, promptOf(20), 1, 10);
+      while (simulation.step()) {
+        group.advance();
+        if (simulation.steps > 31) throw new Error("it was preempted");
+      }
+      const contexts = group.members.map(({ tokenIds }) => Array.from(tokenIds));
+      expect(contexts).toEqual(expected(simulation, promptOf(20), 1, 10));
+    }
   });
 
   it("share the blocks of what they have in common, and copy the last one only", () => {

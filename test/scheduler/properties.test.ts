@@ -35,6 +35,10 @@ const machine = fc.record({
   maxBatchTokens: fc.integer({ min: 1, max: 40 }),
   maxSequences: fc.integer({ min: 1, max: 8 }),
   maxChunkTokens: fc.integer({ min: 1, max: 40 }),
+  kvGroups: fc.array(fc.record({ slidingWindow: fc.integer({ min: 0, max: 12 }) }), {
+    minLength: 1,
+    maxLength: 3,
+  }),
 });
 
 type Machine = typeof machine extends fc.Arbitrary<infer T> ? T : never;
@@ -54,7 +58,7 @@ describe("any load on any machine", () => {
     );
     fc.assert(
       fc.property(machine, machine, load, (one, other, load) => {
-        const enough = { numBlocks: 60, blockSize: 4 };
+        const enough = { numBlocks: 180, blockSize: 4, kvGroups: one.kvGroups };
         const outputs = [
           { ...one, ...enough },
           { ...other, ...enough },
@@ -73,16 +77,19 @@ describe("any load on any machine", () => {
   });
 });
 
-function simulate({ numBlocks, blockSize, ...scheduler }: Machine): Simulation {
+function simulate({ numBlocks, blockSize, kvGroups, ...scheduler }: Machine): Simulation {
   const { maxBatchTokens: maxTokens, maxSequences: maxRequests } = scheduler;
   const limits = { maxTokens, maxRequests, maxOutputs: maxRequests };
-  return new Simulation({ numBlocks, blockSize, ...limits, scheduler });
+  return new Simulation({ numBlocks, blockSize, kvGroups, ...limits, scheduler });
 }
 
 /** The simulation checks budget, order, fairness and cache after each step. */
 function runLoad(machine: Machine, events: readonly Event[]): void {
   const simulation = simulate(machine);
-  const capacity = (machine.numBlocks - 1) * machine.blockSize;
+  const { blocks } = simulation;
+  const maxChunk = Math.min(machine.maxChunkTokens, machine.maxBatchTokens);
+  const fits = (numTokens: number) =>
+    blocks.peakBlocks(numTokens, maxChunk) <= blocks.numUsableBlocks;
   const aborted = new Set<Sequence>();
   const abort = (index: number) => {
     const sequence = simulation.sequences[index];
@@ -91,7 +98,7 @@ function runLoad(machine: Machine, events: readonly Event[]): void {
     aborted.add(sequence);
   };
   for (const event of events) {
-    if (event.kind === "add" && event.prompt + event.output <= capacity) {
+    if (event.kind === "add" && fits(event.prompt + event.output)) {
       simulation.add(promptOf(event.prompt, simulation.sequences.length), event.output);
     } else if (event.kind === "step") {
       simulation.step();

@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { byPriority } from "../../lib/scheduler/policy.js";
 import { greedySampling as greedy } from "../../lib/sampling/sampling-params.js";
 import type { Sequence } from "../../lib/scheduler/sequence.js";
+import type { KvGroup } from "../../lib/graph/plan.js";
 import { createRandom, type Random } from "../support/random.js";
 import { Simulation } from "../support/simulate.js";
 
@@ -10,7 +11,7 @@ const numSchedules = Number(process.env["PAGODA_SCHEDULES"] ?? 500);
 
 /**
  * Arrivals, forks, aborts between and during steps, tiny pools, chunks of 1 to 512 tokens, blocks of 1 to 64, shared
- * beginnings, salts, priorities, pins: whatever the schedule, each token is the one that its own sequence has alone. The
+ * beginnings, salts, priorities, pins, KV groups: whatever the schedule, each token is the one that its own sequence has alone. The
  * fake executor reads each context back through the block table.
  */
 describe("random schedules", () => {
@@ -33,28 +34,39 @@ describe("random schedules", () => {
   });
 });
 
+/** Mostly one without a window; else windows of 1 to 40 tokens with or without a group that sees all. */
+function groupsOf(random: Random): readonly KvGroup[] {
+  const windowed = (): KvGroup => ({ slidingWindow: 1 + random.integer(40) });
+  const full = { slidingWindow: 0 };
+  const kinds = [[full], [full], [windowed()], [full, windowed()], [windowed(), full, windowed()]];
+  return kinds[random.integer(kinds.length)]!;
+}
+
 class Load {
   readonly simulation: Simulation;
   numForks = 0;
   readonly #random: Random;
-  readonly #capacity: number;
+  readonly #maxChunk: number;
 
   constructor(random: Random) {
     this.#random = random;
     const blockSize = 1 + random.integer(2 ** (1 + random.integer(6)));
-    const numBlocks = Math.max(3, Math.ceil((20 + random.integer(200)) / blockSize));
+    const kvGroups = groupsOf(random);
+    const numBlocks = 1 + kvGroups.length * Math.ceil((15 + random.integer(120)) / blockSize);
     const maxRequests = 1 + random.integer(8);
     const maxTokens = 1 + random.integer(2 ** (1 + random.integer(9)));
-    this.#capacity = (numBlocks - 1) * blockSize;
+    const maxChunkTokens = 1 + random.integer(2 ** (1 + random.integer(9)));
+    this.#maxChunk = Math.min(maxChunkTokens, maxTokens);
     this.simulation = new Simulation({
       numBlocks,
       blockSize,
+      kvGroups,
       maxTokens,
       maxRequests,
       maxOutputs: maxRequests,
       cache: { prefixSharing: random.integer(5) > 0 },
       scheduler: {
-        maxChunkTokens: 1 + random.integer(2 ** (1 + random.integer(9))),
+        maxChunkTokens,
         ...(random.integer(2) === 0 && { policy: byPriority }),
       },
     });
@@ -84,7 +96,7 @@ class Load {
     const prompt = Array.from({ length: 1 + random.integer(60) }, (_, i) => i % 7);
     if (random.integer(2) === 0) prompt[random.integer(prompt.length)] = 100 + random.integer(3);
     const maxTokens = 1 + random.integer(20);
-    if (prompt.length + maxTokens > this.#capacity) return;
+    if (!this.#fits(prompt.length + maxTokens)) return;
     this.simulation.add(prompt, maxTokens, [], {
       priority: random.integer(3) - 1,
       sampling: this.#sampling(),
@@ -101,7 +113,7 @@ class Load {
     const tokenIds = random.integer(3) === 0 ? [300 + random.integer(3)] : [];
     const numOutput = numTokens + tokenIds.length - parent.promptLength;
     const maxTokens = numOutput + 1 + random.integer(10);
-    if (parent.promptLength + maxTokens > this.#capacity) return;
+    if (!this.#fits(parent.promptLength + maxTokens)) return;
     const child = this.simulation.fork(parent, maxTokens, {
       numTokens,
       tokenIds,
@@ -109,6 +121,11 @@ class Load {
     });
     this.#given.set(child, child.numTokens);
     this.numForks++;
+  }
+
+  #fits(numTokens: number): boolean {
+    const { blocks } = this.simulation;
+    return blocks.peakBlocks(numTokens, this.#maxChunk) <= blocks.numUsableBlocks;
   }
 
   #abort(): void {

@@ -28,12 +28,13 @@ const defaults: ExecutorLimits = {
   numBlocks: 65,
   blockSize: 4,
   vocabSize: 300,
+  kvGroups: [{ slidingWindow: 0 }],
 };
 
 /**
- * A fake: "computes" a token from the whole context, which it reads back through the block table. Its KV cache holds the
- * token and position that were last written to each slot, so a block that is reused too early, a wrong slot or a wrong
- * position shows as an error, and a wrong context as a wrong token.
+ * A fake: "computes" a token from all of the context that some KV group sees, which it reads back through the block tables
+ * of all groups. Its KV cache holds the token, position and group that were last written to each slot, so a block that is
+ * reused too early, a wrong slot or a wrong position shows as an error, and a wrong context as a wrong token.
  */
 export class FakeExecutor implements Executor {
   readonly limits: ExecutorLimits;
@@ -51,6 +52,9 @@ export class FakeExecutor implements Executor {
   readonly #options: FakeExecutorOptions;
   readonly #tokens: Int32Array;
   readonly #positions: Int32Array;
+  readonly #groups: Int32Array;
+  /** Last tokens of a context that the largest window sees. */
+  readonly #maxVisible: number;
   #isRunning = false;
   /** Settles with the step under way, whatever becomes of it. */
   #step: Promise<unknown> = Promise.resolve();
@@ -59,11 +63,13 @@ export class FakeExecutor implements Executor {
     const { onCall: _, nextToken: __, isFinite: ___, ...limits } = options;
     this.#options = options;
     this.limits = { ...defaults, ...limits };
-    this.kvBlockBytes = 8 * this.limits.blockSize;
+    this.kvBlockBytes = 12 * this.limits.blockSize;
     this.kvLayout = `fake, blocks of ${this.limits.blockSize}`;
     const slots = this.limits.numBlocks * this.limits.blockSize;
     this.#tokens = new Int32Array(slots).fill(-1);
     this.#positions = new Int32Array(slots).fill(-1);
+    this.#groups = new Int32Array(slots).fill(-1);
+    this.#maxVisible = Math.max(...this.#windows);
   }
 
   async execute(input: StepInput): Promise<StepOutput> {
@@ -134,7 +140,7 @@ export class FakeExecutor implements Executor {
       const position = input.positions[row]!;
       const context = this.#readContext(input, request, position + 1);
       const sampling = samplingOf(input, output);
-      if (sampling.position !== context.length) throw new Error("wrong sampling position");
+      if (sampling.position !== position + 1) throw new Error("wrong sampling position");
       tokens[output] = this.nextToken(context, sampling);
       finite[output] = this.#options.isFinite?.(context) === false ? 0 : 1;
     }
@@ -144,7 +150,13 @@ export class FakeExecutor implements Executor {
   /** The token that this fake draws after a context. */
   nextToken(context: readonly number[], sampling: FakeSampling = fakeGreedy): number {
     const next = this.#options.nextToken ?? ((all, how) => hash(all, how) % this.limits.vocabSize);
-    return next(context, sampling);
+    const hidden = context.length - this.#maxVisible;
+    return next(hidden > 0 ? context.slice(hidden) : context, sampling);
+  }
+
+  /** Tokens that each KV group sees. */
+  get #windows(): number[] {
+    return this.limits.kvGroups.map(({ slidingWindow }) => slidingWindow || Infinity);
   }
 
   /** What it draws for a prompt alone, greedily. */
@@ -176,8 +188,8 @@ export class FakeExecutor implements Executor {
 
   /** Views of the bytes of a block. */
   #blockParts(block: number): Uint8Array[] {
-    const length = this.kvBlockBytes / 2;
-    return [this.#tokens, this.#positions].map(
+    const length = this.kvBlockBytes / 3;
+    return [this.#tokens, this.#positions, this.#groups].map(
       ({ buffer }) => new Uint8Array(buffer, block * length, length),
     );
   }
@@ -189,7 +201,7 @@ export class FakeExecutor implements Executor {
     for (let i = 0; i < blockCopies.length; i += 2) {
       const [from, to] = [blockCopies[i]!, blockCopies[i + 1]!];
       if (sources.has(to) || to === 0) throw new Error("a copy overwrites what it must not");
-      for (const cache of [this.#tokens, this.#positions]) {
+      for (const cache of [this.#tokens, this.#positions, this.#groups]) {
         cache.copyWithin(to * blockSize, from * blockSize, (from + 1) * blockSize);
       }
     }
@@ -199,20 +211,42 @@ export class FakeExecutor implements Executor {
     const { blockSize } = this.limits;
     if (new Set(slotMapping).size !== slotMapping.length)
       throw new Error("a slot is written twice");
-    for (const [t, slot] of slotMapping.entries()) {
+    for (const [i, slot] of slotMapping.entries()) {
       if (slot < blockSize) throw new Error("the null block is written");
+      const t = i % tokenIds.length;
       this.#tokens[slot] = tokenIds[t]!;
       this.#positions[slot] = positions[t]!;
+      this.#groups[slot] = Math.floor(i / tokenIds.length);
     }
   }
 
+  /** What the group with the largest window sees; the others must see the end of the same. */
   #readContext(input: StepInput, request: number, length: number): number[] {
+    const contexts = this.#windows.map((window, group) => {
+      return this.#readGroup(input, { request, group }, Math.max(0, length - window), length);
+    });
+    const longest = contexts.reduce((a, b) => (b.length > a.length ? b : a));
+    for (const context of contexts) {
+      const end = longest.slice(longest.length - context.length);
+      if (end.join() !== context.join()) throw new Error("groups hold different tokens");
+    }
+    return longest;
+  }
+
+  #readGroup(
+    { blockTable, maxBlocks, seqLens }: StepInput,
+    { request, group }: { request: number; group: number },
+    start: number,
+    end: number,
+  ): number[] {
     const { blockSize } = this.limits;
-    return Array.from({ length }, (_, position) => {
-      const logical = Math.floor(position / blockSize);
-      const block = input.blockTable[request * input.maxBlocks + logical]!;
+    return Array.from({ length: end - start }, (_, i) => {
+      const position = start + i;
+      const row = (group * seqLens.length + request) * maxBlocks;
+      const block = blockTable[row + Math.floor(position / blockSize)]!;
       const slot = block * blockSize + (position % blockSize);
       if (this.#positions[slot] !== position) throw new Error(`slot ${slot} was overwritten`);
+      if (this.#groups[slot] !== group) throw new Error(`slot ${slot} is of another group`);
       return this.#tokens[slot]!;
     });
   }

@@ -5,14 +5,30 @@ export interface RequestStep {
   readonly tokenIds: readonly number[];
   /** Tokens in the cache before this step. @default 0 */
   readonly numComputedTokens?: number;
-  /** Physical block of each logical block. */
+  /** Physical block of each logical block; block b in group g of G is physical block (b - 1) * G + g + 1. */
   readonly blocks: readonly number[];
   /** Which of the new tokens need logits. @default all */
   readonly outputs?: readonly number[];
 }
 
-/** The step that runs all `requests` at once, greedily. */
-export function makeStep(requests: readonly RequestStep[], blockSize: number): StepInput {
+/** The step that runs all `requests` at once, greedily, in all of `numGroups` KV groups. */
+export function makeStep(
+  requests: readonly RequestStep[],
+  blockSize: number,
+  numGroups = 1,
+): StepInput {
+  const groups = Array.from({ length: numGroups }, (_, g) => {
+    return requests.map((request) => {
+      return { ...request, blocks: request.blocks.map((b) => (b - 1) * numGroups + g + 1) };
+    });
+  });
+  const steps = groups.map((requests) => makeGroupStep(requests, blockSize));
+  const joined = (name: "blockTable" | "slotMapping"): Int32Array =>
+    Int32Array.from(steps.flatMap((step) => [...step[name]]));
+  return { ...steps[0]!, blockTable: joined("blockTable"), slotMapping: joined("slotMapping") };
+}
+
+function makeGroupStep(requests: readonly RequestStep[], blockSize: number): StepInput {
   const maxBlocks = Math.max(...requests.map((request) => request.blocks.length));
   const tokenIds: number[] = [];
   const positions: number[] = [];
