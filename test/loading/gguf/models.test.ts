@@ -54,12 +54,13 @@ async function loadBoth(name: string): Promise<{ directory: Golden; gguf: Golden
 /** Teacher-forced, all tokens in one step. */
 async function logitsOf(kind: ExecutorKind, model: Golden, index: number): Promise<Float32Array> {
   const { plan, weights, checkpoint, cases } = model;
-  const kv = { numBlocks: 40, blockSize: 4 };
+  const kv = { numBlocks: 1 + 40 * plan.kvGroups.length, blockSize: 4 };
   const executor = await kind.create({ plan, weights, checkpoint, kv, maxRequests: 1 });
   try {
     const { ids } = cases[index]!;
     const blocks = Array.from({ length: Math.ceil(ids.length / 4) }, (_, i) => i + 1);
-    return await executor.logits(makeStep([{ tokenIds: ids, numComputedTokens: 0, blocks }], 4));
+    const request = { tokenIds: ids, blocks };
+    return await executor.logits(makeStep([request], 4, executor.limits.kvGroups.length));
   } finally {
     await executor.close();
   }
