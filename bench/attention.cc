@@ -14,7 +14,7 @@
 #include <string>
 
 #include "cpu/backend.h"
-#include "limits.h"
+#include "machine-limits.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {

@@ -1,148 +1,121 @@
 // Causal paged attention over a ragged batch, as tiled flash attention.
 //
-// A work item is some query tokens of one request and one KV head; the query heads of its group are rows of the tile
-// beside each other, so K and V are read once for all of them. Keys are taken 64 at a time at absolute positions
-// [64 j, 64 j + 64), gathered through the block table into contiguous scratch. Every 512 keys, again by absolute
-// position, a new FlashState begins, and the states are merged in order. So the bits of a row are decided by its own
-// query, keys and position: not by other rows, chunking, the block size or the number of threads, and a later split of
-// long contexts over workers gives the same.
+// A query tile is some query tokens of one request and one KV head; the query heads of its group are rows of the tile
+// beside each other, so K and V are read once for all of them. Keys are taken 64 at a time at absolute positions, and
+// every kSplitKeys keys, again by absolute position, a new FlashState begins; the states are merged in order. So the
+// bits of a row are decided by its own query, keys and position: not by other rows, chunking, the block size or the
+// number of threads, and splits may be given to several workers (attention-schedule.h).
+//
+// K and V in bf16 are multiplied in bf16 where the processor has instructions for it. Queries and softmax weights are
+// then rounded to bf16, too: the one moves a score by 2^-9 of the sum of |q k| at most, the other an output by 2^-9 of
+// the largest |v|. Otherwise all products are f32.
 //
 // Only cache slots that some row of the tile attends to are read. Block ids are trusted.
+#include "attention-schedule.h"
 #include "flash-state.h"
-#include "kv-layout.h"
-#include "tile.h"
+#include "key-tile.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
 
-constexpr int32_t kKeys = 64;          // of a tile
-constexpr int32_t kKeyTilesSplit = 8;  // tiles of one FlashState
-constexpr int32_t kQueryRows = 128;    // aimed at in a tile: tokens times heads of the group
+constexpr int32_t kKeyTilesSplit = kSplitKeys / kKeys;
+constexpr int32_t kQueryRows = 128;  // aimed at in a tile: tokens times heads of the group
 
-static_assert(kKeys % kLanes == 0);
+static_assert(kSplitKeys % kKeys == 0);
 
 // Widths that follow from the op.
 struct Shape {
   int32_t group;  // query heads of one KV head
   int32_t tokensPerTile;
   int32_t rows;        // largest number of rows of a tile
+  int32_t queryWidth;  // headDim in whole pairs
   int32_t valueWidth;  // headDim in whole vectors
 };
 
 Shape shapeOf(const PagodaAttention& op) {
   const int32_t group = op.numHeads / op.cache.numKvHeads;
   const int32_t tokens = maximum(1, minimum(kQueryRows / group, op.batch.numTokens));
-  return {group, tokens, tokens * group, static_cast<int32_t>(roundUp(op.cache.headDim, kLanes))};
+  return {group, tokens, tokens * group, static_cast<int32_t>(roundUp(op.cache.headDim, 2)),
+          static_cast<int32_t>(roundUp(op.cache.headDim, kLanes))};
+}
+
+// ---- memory ----------------------------------------------------------------------------------------
+
+static_assert(sizeof(FlashState) <= 4 * sizeof(float));
+
+// Floats of the states of `rows` rows.
+int64_t stateFloats(const Shape& shape, int64_t rows) { return roundUp(rows * (shape.valueWidth + 4), 16); }
+
+// States at `memory`: their heads, then their sums one behind the other.
+FlashState* statesAt(const Shape& shape, float* memory, int32_t rows) {
+  FlashState* states = reinterpret_cast<FlashState*>(memory);
+  for (int64_t r = 0; r < rows; ++r) states[r].o = memory + 4 * rows + r * shape.valueWidth;
+  return states;
 }
 
 // One worker's memory.
+template <class Products>
 struct Scratch {
-  float* query;       // [rows, headDim]
-  float* keys;        // [headDim, kKeys]
-  float* values;      // [kKeys, valueWidth]
+  using A = typename Products::Tile::A;
+
+  A* query;           // [rows, queryWidth]
+  A* weights;         // [kTileRows, kKeys], the left operand that follows from scores
   float* scores;      // [kTileRows, kKeys]
   FlashState* split;  // [rows], over the keys since the last split boundary
   FlashState* total;  // [rows]
+  KeyTile<Products> tile;
 };
 
-int64_t scratchFloats(const PagodaAttention& op, const Shape& shape) {
-  const int64_t headDim = op.cache.headDim;
-  const int64_t states = 2 * static_cast<int64_t>(shape.rows) * (shape.valueWidth + 4);
-  return roundUp(shape.rows * headDim + (headDim + shape.valueWidth + kTileRows) * kKeys + states, 16);
+// As many as any kind of products needs.
+int64_t scratchFloats(const Shape& shape) {
+  const int64_t rows = static_cast<int64_t>(shape.rows) * shape.queryWidth + 2 * kTileRows * kKeys;
+  const int64_t tile = static_cast<int64_t>(shape.queryWidth + shape.valueWidth) * kKeys;
+  return roundUp(rows + tile, 16) + 2 * stateFloats(shape, shape.rows);
 }
 
-Scratch scratchOf(const PagodaAttention& op, const Shape& shape, float* memory) {
+template <class Products>
+Scratch<Products> scratchOf(const Shape& shape, float* memory) {
   auto take = [&](int64_t floats) {
     float* start = memory;
     memory += floats;
     return start;
   };
-  Scratch scratch;
-  scratch.split = reinterpret_cast<FlashState*>(take(4 * static_cast<int64_t>(shape.rows)));
-  scratch.total = reinterpret_cast<FlashState*>(take(4 * static_cast<int64_t>(shape.rows)));
-  scratch.keys = take(static_cast<int64_t>(op.cache.headDim) * kKeys);
-  scratch.values = take(static_cast<int64_t>(kKeys) * shape.valueWidth);
+  using A = typename Products::Tile::A;
+  using B = typename Products::Tile::B;
+  Scratch<Products> scratch;
+  scratch.split = statesAt(shape, take(stateFloats(shape, shape.rows)), shape.rows);
+  scratch.total = statesAt(shape, take(stateFloats(shape, shape.rows)), shape.rows);
+  scratch.tile.keys = reinterpret_cast<B*>(take(static_cast<int64_t>(shape.queryWidth) * kKeys));
+  scratch.tile.values = reinterpret_cast<B*>(take(static_cast<int64_t>(shape.valueWidth) * kKeys));
+  scratch.tile.valueWidth = shape.valueWidth;
   scratch.scores = take(kTileRows * kKeys);
-  scratch.query = take(static_cast<int64_t>(shape.rows) * op.cache.headDim);
-  for (int32_t r = 0; r < shape.rows; ++r) {
-    scratch.split[r].o = take(shape.valueWidth);
-  }
-  for (int32_t r = 0; r < shape.rows; ++r) {
-    scratch.total[r].o = take(shape.valueWidth);
-  }
+  scratch.weights = reinterpret_cast<A*>(take(kTileRows * kKeys));
+  scratch.query = reinterpret_cast<A*>(take(static_cast<int64_t>(shape.rows) * shape.queryWidth));
   return scratch;
 }
 
-static_assert(sizeof(FlashState) <= 4 * sizeof(float));
+// ---- one tile of keys ------------------------------------------------------------------------------
 
-// A work item: `tokens` query tokens of one request for one KV head.
-struct QueryTile {
-  int32_t head;  // KV head
-  int32_t row;   // of the first token in query and out
-  int32_t tokens;
-  int32_t position;       // of the first token
-  const int32_t* blocks;  // block table of the request
+// A part for one KV head.
+template <class Products, class Source>
+struct Work {
+  const PagodaAttention& op;
+  const Shape& shape;
+  const AttentionPart& part;
+  HeadCache<Source> cache;
+  const Scratch<Products>& scratch;
 };
 
-// Positions [begin, end) of a key tile that a query row attends to, relative to the tile's first.
-struct Range {
-  int32_t begin;
-  int32_t end;
-};
-
+// Keys of a tile that a query token at `position` attends to.
 Range visible(const PagodaAttention& op, int32_t position, int32_t tileStart) {
   const int32_t first = op.slidingWindow > 0 ? maximum(0, position - op.slidingWindow + 1) : 0;
-  return {maximum(0, first - tileStart), minimum(kKeys, position + 1 - tileStart)};
+  return {minimum(kKeys, maximum(0, first - tileStart)), maximum(0, minimum(kKeys, position + 1 - tileStart))};
 }
 
-// ---- gather ----------------------------------------------------------------------------------------
-
-// Copies rows of n elements, as f32: one vector of columns after the other.
-template <class Element>
-void copyRows(const Element* from, int64_t fromStride, int32_t rows, int32_t n, float* to, int64_t toStride) {
-  int32_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t r = 0; r < rows; ++r) store(to + r * toStride + i, loadSome(from + r * fromStride + i, kLanes));
-  }
-  if (i == n) return;
-  for (int64_t r = 0; r < rows; ++r) {
-    storePartial(to + r * toStride + i, loadSome(from + r * fromStride + i, n - i), n - i);
-  }
+// Those that tokens [first, last] of the part attend to, together.
+Range visible(const PagodaAttention& op, const AttentionPart& part, int32_t first, int32_t last, int32_t tileStart) {
+  return {visible(op, part.position + first, tileStart).begin, visible(op, part.position + last, tileStart).end};
 }
-
-// Keys and values of positions [begin, end) of the tile that starts at tileStart.
-template <class Element>
-void gather(const PagodaAttention& op, const Shape& shape, const QueryTile& tile, int32_t tileStart, Range range,
-            const Scratch& scratch) {
-  const PagodaKvCache& cache = op.cache;
-  const Element* elements = static_cast<const Element*>(cache.data);
-  for (int32_t i = range.begin; i < range.end;) {
-    const int32_t position = tileStart + i;
-    const int32_t block = tile.blocks[position / cache.blockSize];
-    const int32_t offset = position % cache.blockSize;
-    const int32_t n = minimum(cache.blockSize - offset, range.end - i);
-    const Element* keys = elements + keyOffset(cache, block, tile.head) + offset;
-    copyRows(keys, cache.blockSize, cache.headDim, n, scratch.keys + i, kKeys);
-    const Element* values =
-        elements + valueOffset(cache, block, tile.head) + static_cast<int64_t>(offset) * cache.headDim;
-    copyRows(values, cache.headDim, n, cache.headDim, scratch.values + static_cast<int64_t>(i) * shape.valueWidth,
-             shape.valueWidth);
-    i += n;
-  }
-}
-
-// Whether all values of the range are finite: then a weight of zero leaves a sum as it is.
-bool allFinite(const Scratch& scratch, const Shape& shape, int32_t headDim, Range range) {
-  f32v zeros = zero();
-  for (int64_t i = range.begin; i < range.end; ++i) {
-    forVectors(headDim, [&](int32_t d, int n) {
-      zeros = fma(loadSome(scratch.values + i * shape.valueWidth + d, n), zero(), zeros);
-    });
-  }
-  return sum(zeros) == 0.0f;
-}
-
-// ---- one tile of keys ------------------------------------------------------------------------------
 
 // Turns a row of scores into weights exp(score - m), zero outside the range, and brings the state to the new m and l.
 void softmaxRow(const PagodaAttention& op, float* scores, int32_t columns, Range range, FlashState& state,
@@ -170,148 +143,185 @@ void softmaxRow(const PagodaAttention& op, float* scores, int32_t columns, Range
 }
 
 // Scores, softmax and weighted values of rows [first, first + rows) against the gathered keys.
-void attendRows(const PagodaAttention& op, const Shape& shape, const QueryTile& tile, int32_t tileStart, int32_t first,
-                int32_t rows, const Scratch& scratch) {
-  const int32_t headDim = op.cache.headDim;
+template <class Products, class Source>
+void attendRows(const Work<Products, Source>& work, int32_t tileStart, int32_t first, int32_t rows) {
+  using Tile = typename Products::Tile;
+  constexpr int32_t kStep = Tile::kDepthPerStep;
+  const auto& [op, shape, part, cache, scratch] = work;
   Range ranges[kTileRows];
   Range all = {kKeys, 0};
   for (int32_t r = 0; r < rows; ++r) {
-    ranges[r] = visible(op, tile.position + (first + r) / shape.group, tileStart);
+    ranges[r] = visible(op, part.position + (first + r) / shape.group, tileStart);
     if (ranges[r].begin >= ranges[r].end) continue;
     all = {minimum(all.begin, ranges[r].begin), maximum(all.end, ranges[r].end)};
   }
   if (all.begin >= all.end) return;
   const int32_t vectors = static_cast<int32_t>(ceilDiv(all.end, kLanes));
-  multiply<FloatTile>(rows, vectors, headDim, scratch.query + static_cast<int64_t>(first) * headDim, headDim,
-                      scratch.keys, kKeys, scratch.scores, kKeys, false);
+  multiply<Tile>(rows, vectors, op.cache.headDim, scratch.query + static_cast<int64_t>(first) * shape.queryWidth,
+                 shape.queryWidth, scratch.tile.keys, kKeys * kStep, scratch.scores, kKeys, false);
   for (int32_t r = 0; r < rows; ++r) {
-    softmaxRow(op, scratch.scores + r * kKeys, vectors * kLanes, ranges[r], scratch.split[first + r], shape.valueWidth);
+    float* scores = scratch.scores + r * kKeys;
+    softmaxRow(op, scores, vectors * kLanes, ranges[r], scratch.split[first + r], shape.valueWidth);
+    Products::storeLeft(scratch.weights + r * kKeys, scores, vectors * kLanes);
   }
-  multiply<FloatTile>(rows, shape.valueWidth / kLanes, all.end - all.begin, scratch.scores + all.begin, kKeys,
-                      scratch.values + static_cast<int64_t>(all.begin) * shape.valueWidth, shape.valueWidth,
-                      scratch.split[first].o, shape.valueWidth, true);
+  const int32_t begin = all.begin - all.begin % kStep;
+  multiply<Tile>(rows, shape.valueWidth / kLanes, all.end - begin, scratch.weights + begin, kKeys,
+                 scratch.tile.values + static_cast<int64_t>(begin) * shape.valueWidth, shape.valueWidth * kStep,
+                 scratch.split[first].o, shape.valueWidth, true);
 }
 
-void attendTile(const PagodaAttention& op, const Shape& shape, const QueryTile& tile, int32_t tileStart,
-                const Scratch& scratch) {
-  const Range first = visible(op, tile.position, tileStart);
-  const Range last = visible(op, tile.position + tile.tokens - 1, tileStart);
-  const Range range = {first.begin, last.end};
-  if (op.cache.dtype == PAGODA_BF16) {
-    gather<uint16_t>(op, shape, tile, tileStart, range, scratch);
-  } else {
-    gather<float>(op, shape, tile, tileStart, range, scratch);
-  }
-  const int32_t rows = tile.tokens * shape.group;
+// Tokens [first, last] of the part against the keys of one tile.
+template <class Products, class Source>
+void attendTokens(const Work<Products, Source>& work, int32_t tileStart, int32_t first, int32_t last) {
+  const Range range = visible(work.op, work.part, first, last, tileStart);
+  gatherKeys(work.cache, tileStart, range, work.scratch.tile);
+  gatherValues(work.cache, tileStart, range, work.scratch.tile);
+  forRowBlocks((last + 1 - first) * work.shape.group,
+               [&](int32_t r, int32_t n) { attendRows(work, tileStart, first * work.shape.group + r, n); });
+}
+
+template <class Products, class Source>
+void attendTile(const Work<Products, Source>& work, int32_t tileStart) {
+  const AttentionPart& part = work.part;
+  const int32_t last = part.tokens - 1;
+  const Range first = visible(work.op, part.position, tileStart);
+  const Range all = visible(work.op, part, 0, last, tileStart);
+  const bool sameRange = first.end == all.end && visible(work.op, part.position + last, tileStart).begin == first.begin;
+  if (sameRange || allFinite(work.cache, tileStart, all)) return attendTokens(work, tileStart, 0, last);
   // A row must not meet an infinity or NaN at a position that it does not attend to, not even with weight zero.
-  const bool sameRange = first.begin == last.begin && first.end == last.end;
-  if (sameRange || allFinite(scratch, shape, op.cache.headDim, range)) {
-    forRowBlocks(rows, [&](int32_t r, int32_t n) { attendRows(op, shape, tile, tileStart, r, n, scratch); });
-  } else {
-    for (int32_t r = 0; r < rows; ++r) attendRows(op, shape, tile, tileStart, r, 1, scratch);
-  }
+  for (int32_t t = 0; t <= last; ++t) attendTokens(work, tileStart, t, t);
 }
 
 // ---- one work item ---------------------------------------------------------------------------------
 
-void loadQueries(const PagodaAttention& op, const Shape& shape, const QueryTile& tile, const Scratch& scratch) {
-  const int64_t width = static_cast<int64_t>(shape.group) * op.cache.headDim;
-  for (int32_t t = 0; t < tile.tokens; ++t) {
-    __builtin_memcpy(scratch.query + t * width, rowOf(op.query, tile.row + t) + tile.head * width,
-                     sizeof(float) * static_cast<size_t>(width));
+template <class Products, class Source>
+void loadQueries(const Work<Products, Source>& work) {
+  const int64_t headDim = work.op.cache.headDim;
+  for (int32_t r = 0; r < work.part.tokens * work.shape.group; ++r) {
+    const int64_t head = static_cast<int64_t>(work.cache.head) * work.shape.group + r % work.shape.group;
+    Products::storeLeft(work.scratch.query + static_cast<int64_t>(r) * work.shape.queryWidth,
+                        rowOf(work.op.query, work.part.row + r / work.shape.group) + head * headDim,
+                        work.op.cache.headDim);
   }
 }
 
-void storeOutputs(const PagodaAttention& op, const Shape& shape, const QueryTile& tile, const Scratch& scratch) {
+void storeOutputs(const PagodaAttention& op, const Shape& shape, const AttentionPart& part, int32_t kvHead,
+                  const FlashState* states) {
   const int64_t headDim = op.cache.headDim;
-  for (int32_t r = 0; r < tile.tokens * shape.group; ++r) {
-    const int64_t head = static_cast<int64_t>(tile.head) * shape.group + r % shape.group;
-    normalize(scratch.total[r], rowOf(op.out, tile.row + r / shape.group) + head * headDim, op.cache.headDim);
+  for (int32_t r = 0; r < part.tokens * shape.group; ++r) {
+    const int64_t head = static_cast<int64_t>(kvHead) * shape.group + r % shape.group;
+    normalize(states[r], rowOf(op.out, part.row + r / shape.group) + head * headDim, op.cache.headDim);
   }
 }
 
-void attend(const PagodaAttention& op, const Shape& shape, const QueryTile& tile, const Scratch& scratch) {
-  const int32_t rows = tile.tokens * shape.group;
-  loadQueries(op, shape, tile, scratch);
+// The keys of one split, into scratch.split.
+template <class Products, class Source>
+void attendSplit(const Work<Products, Source>& work, int32_t split) {
+  const AttentionPart& part = work.part;
+  const int32_t window = work.op.slidingWindow;
+  const int32_t firstKey = window > 0 ? maximum(0, part.position - window + 1) : 0;
+  const int32_t lastTile = (part.position + part.tokens - 1) / kKeys;
+  const int32_t begin = maximum(firstKey / kKeys, split * kKeyTilesSplit);
+  const int32_t end = minimum(lastTile + 1, (split + 1) * kKeyTilesSplit);
+  for (int32_t r = 0; r < part.tokens * work.shape.group; ++r) init(work.scratch.split[r], work.shape.valueWidth);
+  for (int32_t j = begin; j < end; ++j) attendTile(work, j * kKeys);
+}
+
+void mergeRows(const Shape& shape, FlashState* into, const FlashState* from, int32_t rows) {
+  for (int32_t r = 0; r < rows; ++r) merge(into[r], from[r], shape.valueWidth);
+}
+
+// States of cut query tiles in shared memory, [split][KV head][rows].
+class States {
+ public:
+  States(const PagodaAttention& op, const Shape& shape, float* memory) : op_(op), shape_(shape), memory_(memory) {}
+
+  FlashState* of(const AttentionPart& part, int32_t split, int32_t kvHead) const {
+    const int64_t index = part.firstState + static_cast<int64_t>(split - part.firstSplit) * op_.cache.numKvHeads;
+    return statesAt(shape_, memory_ + (index + kvHead) * stateFloats(shape_, shape_.rows), shape_.rows);
+  }
+
+ private:
+  const PagodaAttention& op_;
+  const Shape& shape_;
+  float* memory_;
+};
+
+template <class Products, class Source>
+void attendPart(const PagodaAttention& op, const Shape& shape, const AttentionPart& part, int32_t kvHead,
+                const States& states, Scratch<Products> scratch) {
+  const int32_t rows = part.tokens * shape.group;
+  const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(part.request) * op.batch.maxBlocks;
+  const int32_t end = minimum(part.position + part.tokens, part.endSplit * kSplitKeys);
+  const Work<Products, Source> work = {op, shape, part, {op.cache, blocks, kvHead, end}, scratch};
+  loadQueries(work);
+  const bool isWhole = part.firstState < 0;
   for (int32_t r = 0; r < rows; ++r) init(scratch.total[r], shape.valueWidth);
-  for (int32_t r = 0; r < rows; ++r) init(scratch.split[r], shape.valueWidth);
-  auto closeSplit = [&] {
-    for (int32_t r = 0; r < rows; ++r) merge(scratch.total[r], scratch.split[r], shape.valueWidth);
-    for (int32_t r = 0; r < rows; ++r) init(scratch.split[r], shape.valueWidth);
+  for (int32_t split = part.firstSplit; split < part.endSplit; ++split) {
+    if (!isWhole) scratch.split = states.of(part, split, kvHead);
+    attendSplit(work, split);
+    if (isWhole) mergeRows(shape, scratch.total, scratch.split, rows);
+  }
+  if (isWhole) storeOutputs(op, shape, part, kvHead, scratch.total);
+}
+
+// The result of a query tile that was cut.
+void mergeSplits(const PagodaAttention& op, const Shape& shape, const AttentionPart& tile, int32_t kvHead,
+                 const States& states, FlashState* total) {
+  const int32_t rows = tile.tokens * shape.group;
+  for (int32_t r = 0; r < rows; ++r) init(total[r], shape.valueWidth);
+  for (int32_t split = tile.firstSplit; split < tile.endSplit; ++split) {
+    mergeRows(shape, total, states.of(tile, split, kvHead), rows);
+  }
+  storeOutputs(op, shape, tile, kvHead, total);
+}
+
+// ---- the batch -------------------------------------------------------------------------------------
+
+int64_t partFloats(int64_t parts) { return roundUp(parts * static_cast<int64_t>(sizeof(AttentionPart)) / 4, 16); }
+
+template <class Products, class Source>
+void attend(const KernelContext& context, const PagodaAttention& op) {
+  const Shape shape = shapeOf(op);
+  const int32_t threads = context.pool->threads();
+  float* memory = static_cast<float*>(context.scratch);
+  const int64_t most = mostAttentionParts(op.batch, shape.tokensPerTile, threads);
+  AttentionPart* parts = reinterpret_cast<AttentionPart*>(memory);
+  AttentionPart* cut = reinterpret_cast<AttentionPart*>(memory + partFloats(most));
+  float* workers = memory + 2 * partFloats(most);
+  const States states(op, shape, workers + threads * scratchFloats(shape));
+  const AttentionSchedule schedule = scheduleAttention(op, shape.tokensPerTile, threads, parts, cut);
+  const int32_t kvHeads = op.cache.numKvHeads;
+  auto runParts = [&](int32_t begin, int32_t end, int32_t worker) {
+    const auto scratch = scratchOf<Products>(shape, workers + worker * scratchFloats(shape));
+    for (int32_t i = begin; i < end; ++i) {
+      attendPart<Products, Source>(op, shape, parts[i / kvHeads], i % kvHeads, states, scratch);
+    }
   };
-  const int32_t firstKey = op.slidingWindow > 0 ? maximum(0, tile.position - op.slidingWindow + 1) : 0;
-  const int32_t firstTile = firstKey / kKeys;
-  const int32_t lastTile = (tile.position + tile.tokens - 1) / kKeys;
-  for (int32_t j = firstTile; j <= lastTile; ++j) {
-    if (j > firstTile && j % kKeyTilesSplit == 0) closeSplit();
-    attendTile(op, shape, tile, j * kKeys, scratch);
-  }
-  closeSplit();
-  storeOutputs(op, shape, tile, scratch);
-}
-
-// ---- work items ------------------------------------------------------------------------------------
-
-// firstTile[r]: number of query tiles of the requests before r.
-void countTiles(const PagodaAttention& op, const Shape& shape, int32_t* firstTile) {
-  firstTile[0] = 0;
-  for (int32_t r = 0; r < op.batch.numRequests; ++r) {
-    const int64_t tokens = op.batch.queryStartLoc[r + 1] - op.batch.queryStartLoc[r];
-    firstTile[r + 1] = firstTile[r] + static_cast<int32_t>(ceilDiv(tokens, shape.tokensPerTile));
-  }
-}
-
-// The request that a query tile belongs to: the last one with firstTile <= tile.
-int32_t requestOf(const int32_t* firstTile, int32_t numRequests, int32_t tile) {
-  int32_t low = 0;
-  int32_t high = numRequests;
-  while (high - low > 1) {
-    const int32_t middle = low + (high - low) / 2;
-    (firstTile[middle] <= tile ? low : high) = middle;
-  }
-  return low;
-}
-
-QueryTile queryTile(const PagodaAttention& op, const Shape& shape, const int32_t* firstTile, int32_t index,
-                    int32_t head) {
-  const PagodaBatch& batch = op.batch;
-  const int32_t request = requestOf(firstTile, batch.numRequests, index);
-  const int32_t start = batch.queryStartLoc[request];
-  const int32_t tokens = batch.queryStartLoc[request + 1] - start;
-  const int32_t skipped = (index - firstTile[request]) * shape.tokensPerTile;
-  return {
-      .head = head,
-      .row = start + skipped,
-      .tokens = minimum(shape.tokensPerTile, tokens - skipped),
-      .position = batch.seqLens[request] - tokens + skipped,
-      .blocks = batch.blockTable + static_cast<int64_t>(request) * batch.maxBlocks,
+  auto mergeTiles = [&](int32_t begin, int32_t end, int32_t worker) {
+    const auto scratch = scratchOf<Products>(shape, workers + worker * scratchFloats(shape));
+    for (int32_t i = begin; i < end; ++i) {
+      mergeSplits(op, shape, cut[i / kvHeads], i % kvHeads, states, scratch.total);
+    }
   };
+  parallel(context.pool, schedule.numParts * kvHeads, 1, runParts);
+  parallel(context.pool, schedule.numCut * kvHeads, 1, mergeTiles);
 }
-
-int64_t firstTileFloats(const PagodaAttention& op) { return roundUp(op.batch.numRequests + 1, 16); }
 
 }  // namespace
 
 uint64_t attentionScratch(const PagodaAttention& op, int32_t threads) {
-  return sizeof(float) * (firstTileFloats(op) + threads * scratchFloats(op, shapeOf(op)));
+  const Shape shape = shapeOf(op);
+  const int64_t most = mostAttentionParts(op.batch, shape.tokensPerTile, threads);
+  const AttentionSchedule schedule = scheduleAttention(op, shape.tokensPerTile, threads, nullptr, nullptr);
+  return sizeof(float) *
+         (2 * partFloats(most) + threads * scratchFloats(shape) + schedule.numStates * stateFloats(shape, shape.rows));
 }
 
 void attention(const KernelContext& context, const PagodaAttention& op) {
   if (op.batch.numTokens == 0) return;
-  const Shape shape = shapeOf(op);
-  int32_t* firstTile = static_cast<int32_t*>(context.scratch);
-  float* memory = static_cast<float*>(context.scratch) + firstTileFloats(op);
-  countTiles(op, shape, firstTile);
-  const int32_t tiles = firstTile[op.batch.numRequests];
-  auto items = [&](int32_t begin, int32_t end, int32_t worker) {
-    const Scratch scratch = scratchOf(op, shape, memory + worker * scratchFloats(op, shape));
-    for (int32_t item = begin; item < end; ++item) {
-      // From the back, where a prompt's tiles have the most keys.
-      const int32_t index = tiles - 1 - item / op.cache.numKvHeads;
-      attend(op, shape, queryTile(op, shape, firstTile, index, item % op.cache.numKvHeads), scratch);
-    }
-  };
-  parallel(context.pool, tiles * op.cache.numKvHeads, 1, items);
+  if (op.cache.dtype == PAGODA_BF16) return attend<Bf16Products, uint16_t>(context, op);
+  attend<FloatProducts, float>(context, op);
 }
 
 }  // namespace pagoda::PAGODA_ISA

@@ -90,6 +90,13 @@ PAGODA_INLINE f32v dotBf16(f32v acc, uint32_t pair, f32v b) {
   const __m512i a = _mm512_set1_epi32(static_cast<int>(pair));
   return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
 }
+// n pairs of floats that are bf16 numbers, as such.
+PAGODA_INLINE void storeBf16Pairs(uint16_t* to, f32v even, f32v odd, int n) {
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
+  const __m512i pairs = _mm512_or_si512(low, _mm512_castps_si512(odd));
+  if (n >= kLanes) return _mm512_storeu_si512(to, pairs);
+  _mm512_mask_storeu_epi32(to, firstLanes(n), pairs);
+}
 // Rounds n floats to bf16, nearest even.
 PAGODA_INLINE void roundToBf16(uint16_t* to, const float* from, int n) {
   const __m256bh rounded = _mm512_cvtneps_pbh(loadPartial(from, n));
