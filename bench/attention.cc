@@ -3,7 +3,7 @@
 // bandwidth and the arithmetic peak of the same minute.
 //
 //   cmake -S . -B build/bench -DPAGODA_BUILD_ADDON=OFF -DPAGODA_BUILD_BENCH=ON && cmake --build build/bench -j --target
-//   attention-bench build/bench/attention-bench [threads] [f32|bf16...]
+//   attention-bench build/bench/attention-bench [threads] [f32|bf16|int8...]
 //
 // Bytes are those of K and V, each counted once a request, however often a kernel reads them. Where the contexts of a
 // batch together exceed kPoolBytes, requests share blocks, still much more than the caches hold. Each figure is the
@@ -28,7 +28,7 @@ struct KvType {
   const char* name;
   PagodaDtype dtype;
 };
-constexpr KvType kTypes[] = {{"f32", PAGODA_F32}, {"bf16", PAGODA_BF16}};
+constexpr KvType kTypes[] = {{"f32", PAGODA_F32}, {"bf16", PAGODA_BF16}, {"int8", PAGODA_INT8}};
 
 // `requests` requests of `tokens` tokens each, the last ones of `context`.
 struct Load {

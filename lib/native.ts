@@ -57,7 +57,7 @@ export interface KvCacheOptions {
   readonly numBlocks: number;
   /** Tokens a block, 1 to 256. */
   readonly blockSize: number;
-  readonly dtype: "f32" | "bf16";
+  readonly dtype: "f32" | "bf16" | "int8";
 }
 
 /** A weight, or some of its rows, in a file. */

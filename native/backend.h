@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define PAGODA_ABI_VERSION 3u
+#define PAGODA_ABI_VERSION 4u
 #define PAGODA_ERROR_LENGTH 256
 
 typedef enum PagodaStatus {
@@ -56,7 +56,8 @@ typedef enum PagodaDtype {
   PAGODA_Q5_1 = 7,
   PAGODA_Q4_K = 8,
   PAGODA_Q5_K = 9,
-  PAGODA_Q6_K = 10
+  PAGODA_Q6_K = 10,
+  PAGODA_INT8 = 11 /* of a KV cache only: codes with a scale for each token, KV head and for each of K and V */
 } PagodaDtype;
 
 /* Activations: [rows, width], row r at data + r * rowStride elements. A column range of a tensor is again one. */

@@ -105,6 +105,8 @@ static constexpr BlockFormat blockFormat(PagodaDtype dtype) {
       return {256, sizeof(BlockQ5_K)};
     case PAGODA_Q6_K:
       return {256, sizeof(BlockQ6_K)};
+    case PAGODA_INT8:  // of a KV cache only
+      break;
   }
   return {1, 0};
 }

@@ -275,7 +275,8 @@ void checkPlan(const PlanSpec& plan) {
 void checkKvOptions(const KvOptions& kv) {
   require(kv.blockSize >= 1 && kv.blockSize <= 256, "blockSize must be in [1, 256]");
   require(kv.numBlocks >= 2 && kv.numBlocks <= INT32_MAX / kv.blockSize, "numBlocks is out of range");
-  require(kv.dtype == PAGODA_F32 || kv.dtype == PAGODA_BF16, "the KV cache must be f32 or bf16");
+  const bool isKnown = kv.dtype == PAGODA_F32 || kv.dtype == PAGODA_BF16 || kv.dtype == PAGODA_INT8;
+  require(isKnown, "the KV cache must be f32, bf16 or int8");
 }
 
 }  // namespace pagoda

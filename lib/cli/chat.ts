@@ -23,6 +23,7 @@ export const chat: Command = defineCommand({
     system: text({ value: "TEXT", about: "What the model is told before the conversation" }),
     ...samplingOptions,
     dtype: engineOptions.dtype,
+    kvCacheDtype: engineOptions.kvCacheDtype,
     threads: engineOptions.threads,
   },
   run: async (values, console) => {

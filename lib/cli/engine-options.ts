@@ -20,6 +20,7 @@ export const dtypeOption: Option<"auto" | ModelDtype | undefined> = choice(
 export interface EngineValues {
   readonly model: string;
   readonly dtype: "auto" | ModelDtype | undefined;
+  readonly kvCacheDtype: "auto" | "f32" | "bf16" | "int8" | undefined;
   readonly threads: number | undefined;
 }
 
@@ -27,6 +28,10 @@ export interface EngineValues {
 export const engineOptions: { readonly [K in keyof EngineValues]: Option<EngineValues[K]> } = {
   model: modelOption,
   dtype: dtypeOption,
+  kvCacheDtype: choice(
+    { value: "D", about: "Type of the KV cache: auto, f32, bf16 or int8 (default: auto)" },
+    ["auto", "f32", "bf16", "int8"],
+  ),
   threads: integer(
     { value: "N", about: "CPU workers (default: the number of cores)" },
     { min: 1, max: 1024 },
@@ -127,14 +132,16 @@ export function samplingRequest(values: SamplingValues): SamplingRequest {
 
 /** Loads the model, with a progress bar where there is a terminal. */
 export async function loadEngine(
-  { model, dtype, threads }: EngineValues,
+  { model, dtype, kvCacheDtype, threads }: EngineValues,
   console: Console,
   signal: AbortSignal,
 ): Promise<Engine> {
   const bar = progressBar(console.errorTty);
   const onProgress: EngineOptions["onProgress"] = (progress) => bar.show(progress);
   try {
-    return await createEngine({ model, signal, onProgress, ...defined({ dtype, threads }) });
+    const kvCache = defined({ dtype: kvCacheDtype });
+    const options = { ...defined({ dtype, threads }), kvCache };
+    return await createEngine({ model, signal, onProgress, ...options });
   } finally {
     bar.clear();
   }

@@ -19,6 +19,7 @@ export const generate: Command = defineCommand({
     ...samplingOptions,
     ...outputOptions,
     dtype: engineOptions.dtype,
+    kvCacheDtype: engineOptions.kvCacheDtype,
     threads: engineOptions.threads,
     json: flag("Print one JSON object with text, token ids and usage instead"),
   },

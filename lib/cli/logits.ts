@@ -21,6 +21,7 @@ export const logits: Command = defineCommand({
       text({ value: "FILE", about: "Gets float32 [ids, vocabulary], little-endian, row by row" }),
     ),
     dtype: engineOptions.dtype,
+    kvCacheDtype: engineOptions.kvCacheDtype,
     threads: engineOptions.threads,
   },
   run: (values, console) =>

@@ -10,7 +10,6 @@ import { hasTokenizer } from "../loading/tokenizer.js";
 import { readTemplates, readTokenizer, type TokenizerSource } from "../loading/tokenizer-source.js";
 import { resolveWeight } from "../loading/weights.js";
 import { defineModel } from "../models/registry.js";
-import type { KvCacheOptions } from "../native.js";
 
 /** What `pagoda inspect` tells, as plain data. */
 export interface ModelReport {
@@ -29,7 +28,7 @@ export interface ModelReport {
   /** In memory, before the backend's packing. */
   readonly weights: { readonly dtype: CompiledCheckpoint["dtype"]; readonly bytes: number };
   readonly kvCache: {
-    readonly dtype: KvCacheOptions["dtype"];
+    readonly dtype: CompiledCheckpoint["kvDtype"];
     readonly bytesPerToken: number;
     readonly bytesPer1kTokens: number;
   };
@@ -92,7 +91,7 @@ function weightBytes({ rows, cols, dtype }: PlanWeight): number {
 }
 
 /** K and V in all slots of every KV group. */
-function kvBytesPerToken(plan: Plan, dtype: KvCacheOptions["dtype"]): number {
+function kvBytesPerToken(plan: Plan, dtype: CompiledCheckpoint["kvDtype"]): number {
   const elements = kvSlots(plan).reduce((sum, kv) => sum + 2 * kv.numKvHeads * kv.headDim, 0);
   return plan.kvGroups.length * rowBytes(dtype, elements);
 }

@@ -23,6 +23,7 @@ export const serve: Command = defineCommand({
       8000,
     ),
     dtype: engineOptions.dtype,
+    kvCacheDtype: engineOptions.kvCacheDtype,
     threads: engineOptions.threads,
   },
   run: async (values, console) => {

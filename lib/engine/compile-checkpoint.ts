@@ -4,7 +4,6 @@ import type { Plan } from "../graph/plan.js";
 import type { Checkpoint } from "../loading/safetensors.js";
 import { automaticDtype, automaticKvDtype, quantizedTensors } from "../loading/weights.js";
 import { compileModel, type ModelDefinition } from "../models/model-definition.js";
-import type { KvCacheOptions } from "../native.js";
 
 /** A model compiled for the types of its weights. */
 export interface CompiledCheckpoint {
@@ -12,7 +11,7 @@ export interface CompiledCheckpoint {
   /** What was asked for, or with `auto` the type of most weights. */
   readonly dtype: ModelDtype | QuantizedDtype;
   /** What `kvCache.dtype: "auto"` means. */
-  readonly kvDtype: KvCacheOptions["dtype"];
+  readonly kvDtype: "f32" | "bf16";
 }
 
 /**

@@ -64,7 +64,7 @@ function checkKvCache(
     blockSize: checkInteger("kvCache.blockSize", blockSize, { min: 1, max: 256 }),
     numBlocks: optionalInteger("kvCache.numBlocks", numBlocks, 2, maxInt32),
     memory: optionalInteger("kvCache.memory", memory, 1, Number.MAX_SAFE_INTEGER),
-    dtype: checkDtype("kvCache.dtype", dtype, ["f32", "bf16"]),
+    dtype: checkDtype("kvCache.dtype", dtype, ["f32", "bf16", "int8"]),
     prefixSharing: checkBoolean("kvCache.prefixSharing", prefixSharing),
   };
 }

@@ -18,7 +18,7 @@ export interface MemoryPlan {
     readonly numBlocks: number;
     /** Tokens a block. */
     readonly blockSize: number;
-    readonly dtype: "f32" | "bf16";
+    readonly dtype: "f32" | "bf16" | "int8";
     /** K and V of one token in all layers, while no window has passed it, with unused layer slots of KV groups. */
     readonly bytesPerToken: number;
     /** Tokens that the blocks hold while no window has passed them; the null block holds none. */

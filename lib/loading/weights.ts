@@ -10,7 +10,7 @@ import {
   type QuantizedDtype,
 } from "../graph/dtypes.js";
 import type { PlanWeight, WeightPart } from "../graph/plan.js";
-import type { KvCacheOptions, NativeWeightPart } from "../native.js";
+import type { NativeWeightPart } from "../native.js";
 import { dequantize } from "../reference/dequantize.js";
 import { halfToNumber } from "../reference/half.js";
 import { roundToBf16 } from "../reference/matrix.js";
@@ -21,7 +21,7 @@ import type { Checkpoint, TensorEntry } from "./safetensors.js";
  * The type in memory that `dtype: "auto"` chooses for what is not quantised in its file: f32 where most bytes of the
  * checkpoint are F32 or F16, else bf16.
  */
-export function automaticDtype({ tensors }: Checkpoint): KvCacheOptions["dtype"] {
+export function automaticDtype({ tensors }: Checkpoint): "f32" | "bf16" {
   let balance = 0;
   for (const { dtype, bytes } of tensors.values()) {
     const isNarrow = dtype === "BF16" || (isFileDtype(dtype) && blockFormat(dtype).columns > 1);
@@ -42,7 +42,7 @@ export function quantizedTensors({ tensors }: Checkpoint): ReadonlyMap<string, Q
 }
 
 /** The type of the KV cache that `kvCache.dtype: "auto"` chooses. */
-export function automaticKvDtype(dtype: ModelDtype): KvCacheOptions["dtype"] {
+export function automaticKvDtype(dtype: ModelDtype): "f32" | "bf16" {
   return dtype === "f32" ? "f32" : "bf16";
 }
 

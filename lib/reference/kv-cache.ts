@@ -1,6 +1,6 @@
 import type { KvShape } from "../graph/plan.js";
 import type { KvCacheOptions } from "../native.js";
-import { roundToBf16, rowOf, type Matrix } from "./matrix.js";
+import { at, roundToBf16, rowOf, type Matrix } from "./matrix.js";
 
 /** The paged KV cache of one slot; `key` and `value` are `[numBlocks, blockSize, numKvHeads, headDim]`. */
 export interface KvCache extends KvShape {
@@ -29,21 +29,46 @@ export function cacheRow(
   return cache[of].subarray(start, start + cache.headDim);
 }
 
-/** Writes K and V of each token into its slot, rounded to the cache's dtype. A negative slot is not written. */
+/** Writes K and V of each token into its slot, rounded to the cache's dtype by head. A negative slot is not written. */
 export function cacheWrite(
   cache: KvCache,
   key: Matrix, // [tokens, numKvHeads * headDim]
   value: Matrix, // [tokens, numKvHeads * headDim]
   slotMapping: Int32Array, // [tokens]
 ): void {
-  const stored = (row: Float32Array): Float32Array =>
-    cache.dtype === "bf16" ? roundToBf16(row) : row;
+  const stored = (row: Float32Array): Float32Array => {
+    if (cache.dtype === "int8") return roundToInt8(row, cache.headDim);
+    return cache.dtype === "bf16" ? roundToBf16(row) : row;
+  };
   for (const [token, slot] of slotMapping.entries()) {
     if (slot < 0) continue;
     const start = slot * cache.numKvHeads * cache.headDim;
     cache.key.set(stored(rowOf(key, token)), start);
     cache.value.set(stored(rowOf(value, token)), start);
   }
+}
+
+/**
+ * What an int8 cache gives back: each `width` elements as codes of -127 to 127 times their largest |x| / 127, codes being
+ * rounded to nearest even. A NaN or infinity makes all of them NaN.
+ */
+function roundToInt8(row: Float32Array, width: number): Float32Array {
+  const rounded = new Float32Array(row.length);
+  for (let start = 0; start < row.length; start += width) {
+    const head = row.subarray(start, start + width);
+    const scale = Math.fround(head.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127);
+    for (let i = 0; i < head.length; i++) rounded[start + i] = int8Code(at(head, i), scale) * scale;
+  }
+  return rounded;
+}
+
+/** x / scale, rounded to nearest even; NaN where the scale is not finite. */
+function int8Code(x: number, scale: number): number {
+  if (scale === 0) return 0;
+  if (!Number.isFinite(scale)) return NaN;
+  const magic = 12582912; // 1.5 * 2^23: adding it rounds a float32 to an integer
+  const code = Math.min(127, Math.max(-127, Math.fround(x / scale)));
+  return Math.fround(code + magic) - magic;
 }
 
 /** Copies whole blocks, in order: for each pair (from, to), block `from` to block `to`. */

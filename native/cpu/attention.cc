@@ -7,8 +7,9 @@
 // number of threads, and splits may be given to several workers (attention-schedule.h).
 //
 // K and V in bf16 are multiplied in bf16 where the processor has instructions for it. Queries and softmax weights are
-// then rounded to bf16, too: the one moves a score by 2^-9 of the sum of |q k| at most, the other an output by 2^-9 of
-// the largest |v|. Otherwise all products are f32.
+// then rounded to bf16, too: the one moves a score by 2^-8 of the sum of |q k| at most, the other an output by 2^-8 of
+// the largest |v|. Otherwise all products are f32. Codes of an int8 cache are multiplied like bf16, which they are
+// exactly; scores and weights then take the scales of their keys.
 //
 // Only cache slots that some row of the tile attends to are read. Block ids are trusted.
 #include "attention-schedule.h"
@@ -68,13 +69,13 @@ struct Scratch {
 
 // As many as any kind of products needs.
 int64_t scratchFloats(const Shape& shape) {
-  const int64_t rows = static_cast<int64_t>(shape.rows) * shape.queryWidth + 2 * kTileRows * kKeys;
+  const int64_t rows = static_cast<int64_t>(shape.rows) * shape.queryWidth + (2 * kTileRows + 2) * kKeys;
   const int64_t tile = static_cast<int64_t>(shape.queryWidth + shape.valueWidth) * kKeys;
   return roundUp(rows + tile, 16) + 2 * stateFloats(shape, shape.rows);
 }
 
 template <class Products>
-Scratch<Products> scratchOf(const Shape& shape, float* memory) {
+Scratch<Products> scratchOf(const Shape& shape, bool hasScales, float* memory) {
   auto take = [&](int64_t floats) {
     float* start = memory;
     memory += floats;
@@ -88,6 +89,8 @@ Scratch<Products> scratchOf(const Shape& shape, float* memory) {
   scratch.tile.keys = reinterpret_cast<B*>(take(static_cast<int64_t>(shape.queryWidth) * kKeys));
   scratch.tile.values = reinterpret_cast<B*>(take(static_cast<int64_t>(shape.valueWidth) * kKeys));
   scratch.tile.valueWidth = shape.valueWidth;
+  scratch.tile.keyScales = hasScales ? take(kKeys) : nullptr;
+  scratch.tile.valueScales = hasScales ? take(kKeys) : nullptr;
   scratch.scores = take(kTileRows * kKeys);
   scratch.weights = reinterpret_cast<A*>(take(kTileRows * kKeys));
   scratch.query = reinterpret_cast<A*>(take(static_cast<int64_t>(shape.rows) * shape.queryWidth));
@@ -118,25 +121,27 @@ Range visible(const PagodaAttention& op, const AttentionPart& part, int32_t firs
 }
 
 // Turns a row of scores into weights exp(score - m), zero outside the range, and brings the state to the new m and l.
+template <class Products>
 void softmaxRow(const PagodaAttention& op, float* scores, int32_t columns, Range range, FlashState& state,
-                int32_t valueWidth) {
+                const KeyTile<Products>& tile) {
   if (range.begin >= range.end) return forVectors(columns, [&](int32_t i, int) { store(scores + i, zero()); });
   const f32v masked = broadcast(-__builtin_inff());
   const f32v cap = broadcast(op.softcap);
   f32v largest = masked;
   forVectors(columns, [&](int32_t i, int) {
     f32v v = mul(load(scores + i), broadcast(op.scale));
+    if (tile.keyScales != nullptr) v = mul(v, load(tile.keyScales + i));
     if (op.softcap > 0.0f) v = mul(tanh(div(v, cap)), cap);
     if (range.begin > i || range.end < i + kLanes) v = keepLanes(v, range.begin - i, range.end - i, masked);
     store(scores + i, v);
     largest = max(largest, v);
   });
   const float m = maxOf(largest);
-  rescale(state, state.m > m ? state.m : m, valueWidth);
+  rescale(state, state.m > m ? state.m : m, tile.valueWidth);
   f32v weights = zero();
   forVectors(columns, [&](int32_t i, int) {
     const f32v weight = exp(sub(load(scores + i), broadcast(state.m)));
-    store(scores + i, weight);
+    store(scores + i, tile.valueScales != nullptr ? mul(weight, load(tile.valueScales + i)) : weight);
     weights = add(weights, weight);
   });
   state.l += sum(weights);
@@ -161,7 +166,7 @@ void attendRows(const Work<Products, Source>& work, int32_t tileStart, int32_t f
                  shape.queryWidth, scratch.tile.keys, kKeys * kStep, scratch.scores, kKeys, false);
   for (int32_t r = 0; r < rows; ++r) {
     float* scores = scratch.scores + r * kKeys;
-    softmaxRow(op, scores, vectors * kLanes, ranges[r], scratch.split[first + r], shape.valueWidth);
+    softmaxRow(op, scores, vectors * kLanes, ranges[r], scratch.split[first + r], scratch.tile);
     Products::storeLeft(scratch.weights + r * kKeys, scores, vectors * kLanes);
   }
   const int32_t begin = all.begin - all.begin % kStep;
@@ -176,6 +181,7 @@ void attendTokens(const Work<Products, Source>& work, int32_t tileStart, int32_t
   const Range range = visible(work.op, work.part, first, last, tileStart);
   gatherKeys(work.cache, tileStart, range, work.scratch.tile);
   gatherValues(work.cache, tileStart, range, work.scratch.tile);
+  gatherScales(work.cache, tileStart, range, work.scratch.tile);
   forRowBlocks((last + 1 - first) * work.shape.group,
                [&](int32_t r, int32_t n) { attendRows(work, tileStart, first * work.shape.group + r, n); });
 }
@@ -292,14 +298,15 @@ void attend(const KernelContext& context, const PagodaAttention& op) {
   const States states(op, shape, workers + threads * scratchFloats(shape));
   const AttentionSchedule schedule = scheduleAttention(op, shape.tokensPerTile, threads, parts, cut);
   const int32_t kvHeads = op.cache.numKvHeads;
+  const bool hasScales = op.cache.dtype == PAGODA_INT8;
   auto runParts = [&](int32_t begin, int32_t end, int32_t worker) {
-    const auto scratch = scratchOf<Products>(shape, workers + worker * scratchFloats(shape));
+    const auto scratch = scratchOf<Products>(shape, hasScales, workers + worker * scratchFloats(shape));
     for (int32_t i = begin; i < end; ++i) {
       attendPart<Products, Source>(op, shape, parts[i / kvHeads], i % kvHeads, states, scratch);
     }
   };
   auto mergeTiles = [&](int32_t begin, int32_t end, int32_t worker) {
-    const auto scratch = scratchOf<Products>(shape, workers + worker * scratchFloats(shape));
+    const auto scratch = scratchOf<Products>(shape, hasScales, workers + worker * scratchFloats(shape));
     for (int32_t i = begin; i < end; ++i) {
       mergeSplits(op, shape, cut[i / kvHeads], i % kvHeads, states, scratch.total);
     }
@@ -320,8 +327,14 @@ uint64_t attentionScratch(const PagodaAttention& op, int32_t threads) {
 
 void attention(const KernelContext& context, const PagodaAttention& op) {
   if (op.batch.numTokens == 0) return;
-  if (op.cache.dtype == PAGODA_BF16) return attend<Bf16Products, uint16_t>(context, op);
-  attend<FloatProducts, float>(context, op);
+  switch (op.cache.dtype) {
+    case PAGODA_BF16:
+      return attend<Bf16Products, uint16_t>(context, op);
+    case PAGODA_INT8:
+      return attend<Bf16Products, int8_t>(context, op);
+    default:
+      return attend<FloatProducts, float>(context, op);
+  }
 }
 
 }  // namespace pagoda::PAGODA_ISA

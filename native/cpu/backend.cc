@@ -173,7 +173,7 @@ PagodaStatus prepareWeight(PagodaDevice* device, const PagodaWeight* weight, int
 
 PagodaStatus kvBlockBytes(PagodaDevice*, const PagodaKvCache* cache, uint64_t* bytes, PagodaError* error) {
   const PagodaStatus status = validateCache(*cache, error);
-  if (status == PAGODA_OK) *bytes = static_cast<uint64_t>(kvBlockElements(*cache) * kvElementBytes(*cache));
+  if (status == PAGODA_OK) *bytes = static_cast<uint64_t>(pagoda::kvBlockBytes(*cache));
   return status;
 }
 

@@ -163,6 +163,7 @@ void decodeBlock(PagodaDtype dtype, const void* block, BlockParts& parts) {
     case PAGODA_F32:
     case PAGODA_BF16:
     case PAGODA_F16:
+    case PAGODA_INT8:
       return;
   }
 }

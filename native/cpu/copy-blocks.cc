@@ -5,7 +5,7 @@
 namespace pagoda::PAGODA_ISA {
 
 void copyBlocks(const KernelContext&, const PagodaCopyBlocks& op) {
-  const size_t bytes = static_cast<size_t>(kvBlockElements(op.cache) * kvElementBytes(op.cache));
+  const size_t bytes = static_cast<size_t>(kvBlockBytes(op.cache));
   char* blocks = static_cast<char*>(op.cache.data);
   for (int32_t i = 0; i < op.numPairs; ++i) {
     const size_t from = static_cast<size_t>(op.pairs[2 * i]);

@@ -57,6 +57,9 @@ struct KeyTile {
   Element* keys;       // [steps of headDim][kKeys][kStep]
   Element* values;     // [kKeys / kStep][valueWidth][kStep]
   int32_t valueWidth;  // headDim in whole vectors
+  // Of an int8 cache, [kKeys]: what scores and weights are multiplied with. Else NULL.
+  float* keyScales;
+  float* valueScales;
 };
 
 // Calls body(first, n, block, offset) for each stretch of `range` that lies in one block.
@@ -82,12 +85,11 @@ struct HeadCache {
 
   // [headDim], dimensions blockSize apart; the next offset is the next element.
   const Source* keys(int32_t block, int32_t offset) const {
-    return static_cast<const Source*>(cache.data) + keyOffset(cache, block, head) + offset;
+    return kvElements<Source>(cache, keyPart(cache, block, head)) + offset;
   }
   // [headDim] side by side; the next offset is headDim elements on.
   const Source* values(int32_t block, int32_t offset) const {
-    return static_cast<const Source*>(cache.data) + valueOffset(cache, block, head) +
-           static_cast<int64_t>(offset) * cache.headDim;
+    return kvElements<Source>(cache, valuePart(cache, block, head)) + static_cast<int64_t>(offset) * cache.headDim;
   }
 
   // Those of the position one tile behind `position`, which will be read next; of `position` itself at the end.
@@ -156,6 +158,25 @@ void gatherValues(const HeadCache<Source>& from, int32_t tileStart, Range range,
   }
 }
 
+// Scales of `range`; others are zero.
+template <class Products>
+void gatherScales(const HeadCache<int8_t>& from, int32_t tileStart, Range range, const KeyTile<Products>& to) {
+  forVectors(kKeys, [&](int32_t i, int) {
+    store(to.keyScales + i, zero());
+    store(to.valueScales + i, zero());
+  });
+  forStretches(from.cache, from.blocks, tileStart, range, [&](int32_t first, int32_t n, int32_t block, int32_t offset) {
+    const float* keyScales = kvScales(keyPart(from.cache, block, from.head)) + offset;
+    const float* valueScales = kvScales(valuePart(from.cache, block, from.head)) + offset;
+    forVectors(n, [&](int32_t i, int count) {
+      storeSome(to.keyScales + first + i, loadSome(keyScales + i, count), count);
+      storeSome(to.valueScales + first + i, loadSome(valueScales + i, count), count);
+    });
+  });
+}
+template <class Products, class Source>
+void gatherScales(const HeadCache<Source>&, int32_t, Range, const KeyTile<Products>&) {}
+
 // Whether all values of the range are finite: then a weight of zero leaves a sum as it is.
 template <class Source>
 bool allFinite(const HeadCache<Source>& from, int32_t tileStart, Range range) {
@@ -166,6 +187,14 @@ bool allFinite(const HeadCache<Source>& from, int32_t tileStart, Range range) {
       const Source* row = from.values(block, offset) + i * headDim;
       forVectors(headDim, [&](int32_t d, int count) { zeros = fma(loadSome(row + d, count), zero(), zeros); });
     }
+  });
+  return sum(zeros) == 0.0f;
+}
+inline bool allFinite(const HeadCache<int8_t>& from, int32_t tileStart, Range range) {
+  f32v zeros = zero();
+  forStretches(from.cache, from.blocks, tileStart, range, [&](int32_t, int32_t n, int32_t block, int32_t offset) {
+    const float* scales = kvScales(valuePart(from.cache, block, from.head)) + offset;
+    forVectors(n, [&](int32_t i, int count) { zeros = fma(loadSome(scales + i, count), zero(), zeros); });
   });
   return sum(zeros) == 0.0f;
 }

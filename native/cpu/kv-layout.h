@@ -1,5 +1,9 @@
-// The layout of one block of the KV cache: K as [numKvHeads][headDim][blockSize], so that a tile of keys is the right
-// operand of Q K^T as it stands, then V as [numKvHeads][blockSize][headDim]. Offsets are in elements.
+// The layout of one block of the KV cache: a part for the K of each head, then a part for the V of each head. K is
+// [headDim][blockSize], so that a tile of keys is the right operand of Q K^T as it stands, V is [blockSize][headDim].
+//
+// In int8 a part begins with its scales, f32 [blockSize], one a token: an element is its code, -127 to 127, times the
+// scale of its token. The scale is the largest |x| / 127, a code x / scale rounded to nearest even. A NaN or infinity
+// among the elements of a token makes the scale NaN, and so all of them.
 #ifndef PAGODA_CPU_KV_LAYOUT_H
 #define PAGODA_CPU_KV_LAYOUT_H
 
@@ -9,25 +13,38 @@
 
 namespace pagoda {
 
-static inline int64_t kvElementBytes(const PagodaKvCache& cache) { return cache.dtype == PAGODA_BF16 ? 2 : 4; }
-
-// Elements of K, or of V, of one head in one block.
-static inline int64_t kvHeadElements(const PagodaKvCache& cache) {
-  return static_cast<int64_t>(cache.headDim) * cache.blockSize;
+static inline int64_t kvElementBytes(const PagodaKvCache& cache) {
+  if (cache.dtype == PAGODA_INT8) return 1;
+  return cache.dtype == PAGODA_BF16 ? 2 : 4;
 }
 
-static inline int64_t kvBlockElements(const PagodaKvCache& cache) {
-  return 2 * cache.numKvHeads * kvHeadElements(cache);
+// Of the scales before the elements of a part.
+static inline int64_t kvScaleBytes(const PagodaKvCache& cache) {
+  return cache.dtype == PAGODA_INT8 ? static_cast<int64_t>(sizeof(float)) * cache.blockSize : 0;
 }
 
-// K of (head, offset 0, dimension 0); dimensions are blockSize apart.
-static inline int64_t keyOffset(const PagodaKvCache& cache, int64_t block, int64_t head) {
-  return block * kvBlockElements(cache) + head * kvHeadElements(cache);
+static inline int64_t kvPartBytes(const PagodaKvCache& cache) {
+  const int64_t elements = static_cast<int64_t>(cache.headDim) * cache.blockSize * kvElementBytes(cache);
+  const int64_t align = cache.dtype == PAGODA_INT8 ? sizeof(float) : 1;
+  return (kvScaleBytes(cache) + elements + align - 1) / align * align;
 }
 
-// V of (head, offset 0, dimension 0); offsets are headDim apart.
-static inline int64_t valueOffset(const PagodaKvCache& cache, int64_t block, int64_t head) {
-  return keyOffset(cache, block, cache.numKvHeads + head);
+static inline int64_t kvBlockBytes(const PagodaKvCache& cache) { return 2 * cache.numKvHeads * kvPartBytes(cache); }
+
+static inline char* keyPart(const PagodaKvCache& cache, int64_t block, int64_t head) {
+  return static_cast<char*>(cache.data) + block * kvBlockBytes(cache) + head * kvPartBytes(cache);
+}
+
+static inline char* valuePart(const PagodaKvCache& cache, int64_t block, int64_t head) {
+  return keyPart(cache, block, cache.numKvHeads + head);
+}
+
+// [blockSize], in int8 only.
+static inline float* kvScales(char* part) { return reinterpret_cast<float*>(part); }
+
+template <class Element>
+static inline Element* kvElements(const PagodaKvCache& cache, char* part) {
+  return reinterpret_cast<Element*>(part + kvScaleBytes(cache));
 }
 
 }  // namespace pagoda

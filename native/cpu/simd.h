@@ -437,6 +437,12 @@ PAGODA_INLINE f32v zero() { return broadcast(0.0f); }
 // First n <= kLanes elements.
 PAGODA_INLINE f32v loadSome(const float* p, int n) { return n >= kLanes ? load(p) : loadPartial(p, n); }
 PAGODA_INLINE f32v loadSome(const uint16_t* p, int n) { return n >= kLanes ? loadBf16(p) : loadBf16Partial(p, n); }
+PAGODA_INLINE f32v loadSome(const int8_t* p, int n) {
+  uint8_t lanes[kLanes] = {};
+  if (n >= kLanes) return loadSigned(reinterpret_cast<const uint8_t*>(p));
+  for (int i = 0; i < n; ++i) lanes[i] = static_cast<uint8_t>(p[i]);
+  return loadSigned(lanes);
+}
 PAGODA_INLINE void storeSome(float* p, f32v v, int n) {
   if (n >= kLanes) return store(p, v);
   storePartial(p, v, n);

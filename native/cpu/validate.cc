@@ -168,8 +168,8 @@ PagodaStatus validateCache(const PagodaKvCache& cache, PagodaError* error) {
   check.between("cache.numKvHeads", cache.numKvHeads, 1, 1 << 16);
   check.between("cache.headDim", cache.headDim, 1, INT32_MAX);
   check.supported(cache.headDim <= kMaxHeadDim, "The CPU backend supports a headDim of at most 512");
-  check.supported(cache.dtype == PAGODA_F32 || cache.dtype == PAGODA_BF16,
-                  "The CPU backend keeps the KV cache as f32 or bf16");
+  check.supported(cache.dtype == PAGODA_F32 || cache.dtype == PAGODA_BF16 || cache.dtype == PAGODA_INT8,
+                  "The CPU backend keeps the KV cache as f32, bf16 or int8");
   return check.status();
 }
 

@@ -130,7 +130,9 @@ PagodaStatus prepareWeight(PagodaDevice* device, const PagodaWeight* weight, int
   return copyToDevice(device, weight->data, source, static_cast<uint64_t>(weight->cols) * sizeof(float), error);
 }
 
-PagodaStatus kvBlockBytes(PagodaDevice*, const PagodaKvCache* cache, uint64_t* bytes, PagodaError*) {
+PagodaStatus kvBlockBytes(PagodaDevice*, const PagodaKvCache* cache, uint64_t* bytes, PagodaError* error) {
+  if (cache->dtype != PAGODA_F32 && cache->dtype != PAGODA_BF16)
+    return fail(PAGODA_UNSUPPORTED, "The CUDA backend keeps the KV cache as f32 or bf16", error);
   const uint64_t elementBytes = cache->dtype == PAGODA_F32 ? 4 : 2;
   *bytes = 2 * elementBytes * cache->blockSize * cache->numKvHeads * cache->headDim;
   return PAGODA_OK;

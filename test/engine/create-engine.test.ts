@@ -151,7 +151,7 @@ describe("createEngine refuses", () => {
     ["kvCache.numBlocks", { kvCache: { numBlocks: 2 ** 31 } }],
     ["kvCache.memory", { kvCache: { memory: -1 } }],
     ["kvCache.memory", { kvCache: { memory: "1GB" } }],
-    ["kvCache.dtype", { kvCache: { dtype: "int8" } }],
+    ["kvCache.dtype", { kvCache: { dtype: "int4" } }],
     ["scheduler", { scheduler: [] }],
     ["scheduler.maxBatchTokens", { scheduler: { maxBatchTokens: 0 } }],
     ["scheduler.maxBatchTokens", { scheduler: { maxBatchTokens: 2 ** 20 + 1 } }],

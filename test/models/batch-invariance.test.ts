@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Executor } from "../../lib/engine/executor.js";
+import type { KvCacheOptions } from "../../lib/native.js";
 import { executorKinds, type ExecutorKind } from "../support/executors.js";
 import { loadGolden, type Golden } from "../support/golden.js";
 import { makeStep, type RequestStep } from "../support/step.js";
@@ -9,29 +10,37 @@ const kinds = (await executorKinds()).filter((kind) => !kind.mayLackOps);
 
 /** A row's bits depend on its own sequence alone: not on chunks, company, block size, block ids or rows that are asked for. */
 describe.each([
-  ["hf-tiny/qwen3", "f32"],
-  ["hf-tiny/gemma3", "f32"],
-  ["hf-extra/llama-odd", "f32"],
-  ["hf-tiny/qwen3", "q8"],
-  ["hf-tiny/llama", "q4"],
-] as const)("%s in %s", (name, dtype) => {
+  ["hf-tiny/qwen3", "f32", "f32"],
+  ["hf-tiny/gemma3", "f32", "f32"],
+  ["hf-extra/llama-odd", "f32", "f32"],
+  ["hf-tiny/qwen3", "q8", "f32"],
+  ["hf-tiny/llama", "q4", "f32"],
+  ["hf-tiny/gemma3", "f32", "bf16"],
+  ["hf-tiny/gemma3", "f32", "int8"],
+  ["hf-extra/llama-odd", "f32", "int8"],
+] as const)("%s in %s, KV cache in %s", (name, dtype, kvDtype) => {
   const golden = loadGolden(name, dtype);
 
   it.each(kinds)("on $name", async (kind) => {
     const model = await golden;
     const [a, b] = model.cases.map(({ ids }) => ids);
     const ids = a as readonly number[];
-    const expected = await withExecutor(kind, model, 16, (executor) => {
-      const request = { tokenIds: ids, blocks: [1, 2, 3, 4] };
-      return executor.logits(makeStep([request], 16, executor.limits.kvGroups.length));
-    });
+    const expected = await withExecutor(
+      kind,
+      model,
+      { blockSize: 16, dtype: kvDtype },
+      (executor) => {
+        const request = { tokenIds: ids, blocks: [1, 2, 3, 4] };
+        return executor.logits(makeStep([request], 16, executor.limits.kvGroups.length));
+      },
+    );
     for (const [chunk, blockSize] of [
       [1, 4],
       [7, 5],
       [16, 16],
       [23, 3],
     ] as const) {
-      const actual = await withExecutor(kind, model, blockSize, (executor) => {
+      const actual = await withExecutor(kind, model, { blockSize, dtype: kvDtype }, (executor) => {
         return inCompany(executor, ids, b as readonly number[], chunk);
       });
       const differing = actual.findIndex((value, i) => !Object.is(value, expected[i]));
@@ -45,7 +54,7 @@ describe("a step without outputs", () => {
     const model = await loadGolden("hf-tiny/llama");
     const ids = model.cases[0]?.ids ?? [];
     const blocks = [5, 4, 3, 2];
-    await withExecutor(kind, model, 16, async (executor) => {
+    await withExecutor(kind, model, { blockSize: 16, dtype: "f32" }, async (executor) => {
       const expected = await executor.logits(
         makeStep([{ tokenIds: ids, blocks, outputs: [63] }], 16),
       );
@@ -64,10 +73,10 @@ describe("a step without outputs", () => {
 async function withExecutor<T>(
   kind: ExecutorKind,
   { plan, weights }: Golden,
-  blockSize: number,
+  cache: Pick<KvCacheOptions, "blockSize" | "dtype">,
   use: (executor: Executor) => Promise<T>,
 ): Promise<T> {
-  const kv = { numBlocks: 120 * plan.kvGroups.length, blockSize };
+  const kv = { numBlocks: 120 * plan.kvGroups.length, ...cache };
   const executor = await kind.create({ plan, weights, kv, maxRequests: 4 });
   try {
     return await use(executor);

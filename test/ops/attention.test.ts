@@ -20,7 +20,7 @@ interface Options {
   scale?: number;
   slidingWindow?: number;
   softcap?: number;
-  dtype?: "f32" | "bf16";
+  dtype?: "f32" | "bf16" | "int8";
 }
 
 function attentionCase(options: Options): OpCase {
@@ -84,4 +84,8 @@ conformance("attention", [
   attentionCase({ batch: "mixed", dtype: "bf16" }),
   attentionCase({ batch: "long context", dtype: "bf16", headDim: 65 }),
   attentionCase({ batch: "mixed", dtype: "bf16", slidingWindow: 7, blockSize: 3, headDim: 17 }),
+  attentionCase({ batch: "mixed", dtype: "int8" }),
+  attentionCase({ batch: "mixed", dtype: "int8", headDim: 64, softcap: 2 }),
+  attentionCase({ batch: "long context", dtype: "int8", headDim: 65 }),
+  attentionCase({ batch: "mixed", dtype: "int8", slidingWindow: 7, blockSize: 3, headDim: 17 }),
 ]);

@@ -8,7 +8,7 @@ interface Shape {
   numKvHeads: number;
   headDim: number;
   blockSize: number;
-  dtype?: "f32" | "bf16";
+  dtype?: "f32" | "bf16" | "int8";
 }
 
 /**
@@ -55,4 +55,6 @@ conformance("cacheWrite", [
   cacheWriteCase({ tokens: 40, numKvHeads: 1, headDim: 65, blockSize: 16 }),
   cacheWriteCase({ tokens: 40, numKvHeads: 4, headDim: 64, blockSize: 5, dtype: "bf16" }),
   cacheWriteCase({ tokens: 9, numKvHeads: 2, headDim: 17, blockSize: 256, dtype: "bf16" }),
+  cacheWriteCase({ tokens: 40, numKvHeads: 4, headDim: 64, blockSize: 5, dtype: "int8" }),
+  cacheWriteCase({ tokens: 9, numKvHeads: 3, headDim: 17, blockSize: 1, dtype: "int8" }),
 ]);

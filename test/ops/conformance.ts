@@ -45,10 +45,19 @@ const tolerances: Readonly<Record<Subject, Tolerance>> = {
   gatedActivation: { absolute: 1e-6, relative: 2e-6, cosine: 1e-10 },
 };
 
-/** AVX-512 rounds activations (linear), queries and probabilities (attention) to bf16 where the other operand is bf16. */
+/**
+ * AVX-512 rounds activations (linear), queries and probabilities (attention) to bf16 where the other operand is bf16 or, in an
+ * int8 cache, a code: so a value that is read back by attention has an error of up to 2^-8 of it.
+ */
 const bf16Tolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
   linear: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
   attention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
+};
+
+const int8CacheTolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
+  attention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
+  cacheWrite: { absolute: 1e-6, relative: 2 ** -8, cosine: 1e-4 },
+  copyBlocks: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
 };
 
 /**
@@ -95,6 +104,7 @@ export function conformance(
 
 function toleranceOf(subject: Subject, opCase: OpCase, dtype: WeightDtype): Tolerance {
   const isBf16 = dtype === "bf16" || opCase.kv?.dtype === "bf16";
+  if (opCase.kv?.dtype === "int8") return int8CacheTolerances[subject] ?? tolerances[subject];
   const fromFile = Object.values(opCase.weights ?? {}).some(({ file }) => file !== undefined);
   const rounds = (fromFile || isQuantized(dtype)) && opCase.hasCodesAsInputs !== true;
   const special = isBf16 ? bf16Tolerances : rounds ? quantizedTolerances : {};

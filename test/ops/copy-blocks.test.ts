@@ -7,7 +7,7 @@ interface Shape {
   numKvHeads: number;
   headDim: number;
   blockSize: number;
-  dtype?: "f32" | "bf16";
+  dtype?: "f32" | "bf16" | "int8";
 }
 
 /** Blocks 1 and 2 are written; 1 is copied to 3, 3 on to 4, and 2 to 1; then a token attends to blocks 4, 1 and its own 5. */
@@ -50,4 +50,5 @@ conformance("copyBlocks", [
   copyBlocksCase({ numKvHeads: 2, headDim: 3, blockSize: 3 }),
   copyBlocksCase({ numKvHeads: 2, headDim: 17, blockSize: 16 }),
   copyBlocksCase({ numKvHeads: 1, headDim: 64, blockSize: 16, dtype: "bf16" }),
+  copyBlocksCase({ numKvHeads: 3, headDim: 17, blockSize: 3, dtype: "int8" }),
 ]);

@@ -11,7 +11,8 @@ export interface TestExecutorOptions {
   readonly plan: Plan;
   /** Float32 [rows, cols] of each weight of the plan. */
   readonly weights: readonly Float32Array[];
-  readonly kv: Omit<KvCacheOptions, "dtype">;
+  /** `dtype`: f32 unless it is said. */
+  readonly kv: Omit<KvCacheOptions, "dtype"> & Partial<Pick<KvCacheOptions, "dtype">>;
   readonly maxRequests: number;
   /** Where native executors read the weights themselves. @default they are given `weights` */
   readonly checkpoint?: Checkpoint;
@@ -47,7 +48,7 @@ export async function executorKinds(): Promise<ExecutorKind[]> {
           ...selection,
           plan: options.plan,
           maxRequests: options.maxRequests,
-          kv: { ...options.kv, dtype: "f32" },
+          kv: { dtype: "f32", ...options.kv },
           loadWeights: (sink) => loadWeights(sink, options),
         }),
     });
