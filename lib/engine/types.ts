@@ -42,8 +42,8 @@ export interface EngineOptions {
     /** Bytes for the cache; unused when `numBlocks` is set. @default enough for `maxSequences` full contexts, but at most a quarter of the available memory */
     readonly memory?: number;
     /**
-     * Type of K and V. `int8` keeps codes of 8 bits with a scale for each token and head: of heads with 64 dimensions half
-     * of what bf16 takes and 6 % more, with an error of at most 1/254 of the largest element of a head.
+     * Type of K and V. `int8`, on the CPU, keeps 8-bit codes with a scale for each token and head: 53 % of the memory of bf16
+     * for heads of 64 dimensions, with an error of at most 1/254 of the largest element of a head.
      * @default as the weights, bf16 where they are quantised
      */
     readonly dtype?: "auto" | "f32" | "bf16" | "int8";
