@@ -25,7 +25,7 @@ PAGODA_INLINE Group loadGroup(const float* values) {
   return group;
 }
 
-// combine(a, b) of the second half and the first, until one vector is left.
+// combine(first half, second half), until one vector is left.
 template <class Combine>
 PAGODA_INLINE f32v fold(Group group, Combine combine) {
   for (int width = kVectors / 2; width > 0; width /= 2) {
