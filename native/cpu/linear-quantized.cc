@@ -187,12 +187,14 @@ void multiplyRowBlock(const QuantizedRows& x, int32_t row, int32_t count, const 
 }
 
 // sums[rows, kPanelWidth] = rows from `first` on times the panel. The first row blocks of a slice fetch the next slice,
-// an equal share each; a single row streams through the panel as it is.
+// an equal share each. A single row streams through the panel as it is, but for K types, whose lines it does not read
+// in order.
 template <PackedFormat kFormat>
 void multiplyPanel(const QuantizedRows& x, int32_t first, int32_t rows, const uint8_t* panel, float* sums) {
   constexpr int64_t kSliceBytes =
       static_cast<int64_t>(kSliceColumns / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
-  const int32_t shares = rows == 1 ? 0 : minimum(static_cast<int32_t>(ceilDiv(rows, kDotRows)), kMaxShares);
+  const int32_t shares =
+      rows == 1 && !kFormat.header ? 0 : minimum(static_cast<int32_t>(ceilDiv(rows, kDotRows)), kMaxShares);
   const int64_t shareBytes = shares == 0 ? 0 : ceilDiv(kSliceBytes, shares);
   for (int32_t begin = 0; begin < x.groups; begin += kSliceGroups, panel += kSliceBytes) {
     const Slice slice = {begin, minimum(begin + kSliceGroups, x.groups), panel};
