@@ -6,7 +6,7 @@
 //   --peer      a directory in which `npm install node-llama-cpp` was run; without it, only our figures are printed
 //   --threads   of both sides; all cores unless set
 //   --rounds    3 unless set; printed are medians
-//   --measures  of: prefill, 1, 4, 8, 16, 32 (streams that decode), 4k, 16k (prompt tokens), first; all unless set
+//   --measures  of: prefill, decode1, decode4, decode8, decode16, decode32, 4k, 16k (prompt tokens), first; all unless set
 //   --settings  of the peer: default, tuned, tuned-no-flash (see bench/cpu/node-llama-cpp.mjs); all unless set
 //   --html      writes the tables and bars to a page
 //

@@ -22,7 +22,9 @@ export const loadRows = {
  */
 export const measures = {
   prefill: measure(1, 512, 1, { prefill: prefillRow("prefill 512", "compute") }),
-  ...Object.fromEntries([1, 4, 8, 16, 32].map((streams) => [`${streams}`, decodeOf(streams)])),
+  ...Object.fromEntries(
+    [1, 4, 8, 16, 32].map((streams) => [`decode${streams}`, decodeOf(streams)]),
+  ),
   "4k": longContext("4k", 4096),
   "16k": longContext("16k", 16_384),
   first: measure(8, 128, 1, {
