@@ -2,10 +2,10 @@
 //
 //   cmake -S . -B build/bench -DPAGODA_BUILD_ADDON=OFF -DPAGODA_BUILD_BENCH=ON
 //   cmake --build build/bench --target machine-limits && build/bench/machine-limits [threads]
-#include "limits.h"
-
 #include <cstdio>
 #include <cstdlib>
+
+#include "machine-limits.h"
 
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::max(1, std::atoi(argv[1])) : 2;

@@ -17,7 +17,7 @@
 #include "cpu/backend.h"
 #include "cpu/half.h"
 #include "cpu/simd.h"
-#include "limits.h"
+#include "machine-limits.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
