@@ -1,4 +1,4 @@
-// Reads weights from files into device memory, a bounded chunk of rows at a time.
+// Reads weights from files into device memory: one thread reads bounded chunks of rows ahead while the device packs.
 #pragma once
 
 #include <atomic>
