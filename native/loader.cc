@@ -32,7 +32,7 @@ std::vector<char> gatherVector(const PagodaWeight& weight, const std::vector<Wei
   uint64_t filled = 0;
   for (const WeightPart& part : parts) {
     const uint64_t bytes = static_cast<uint64_t>(part.rows) * elementBytes;
-    require(part.dtype == dtype && part.rows >= 1 && bytes <= data.size() - filled,
+    require(part.dtype == dtype && !part.quantized && part.rows >= 1 && bytes <= data.size() - filled,
             "The parts of a vector do not fit it");
     File(part.file).read(part.offset, data.data() + filled, bytes);
     filled += bytes;
@@ -41,10 +41,36 @@ std::vector<char> gatherVector(const PagodaWeight& weight, const std::vector<Wei
   return data;
 }
 
+/// The rows of one part as they are packed.
+class RowSource {
+ public:
+  RowSource(const PagodaWeight& weight, const WeightPart& part)
+      : offset_(part.offset), rowBytes_(static_cast<uint64_t>(rowBytes(part.dtype, weight.cols))) {
+    if (part.quantized) {
+      blocks_.emplace(*part.quantized, part.file, part.offset, part.dtype, weight.cols);
+    } else {
+      file_.emplace(part.file);
+    }
+  }
+
+  uint64_t rowLength() const { return rowBytes_; }
+
+  void read(int32_t row, int32_t rows, char* into) {
+    if (blocks_) return blocks_->read(row, rows, into);
+    file_->read(offset_ + row * rowBytes_, into, rows * rowBytes_);
+  }
+
+ private:
+  uint64_t offset_;
+  uint64_t rowBytes_;
+  std::optional<File> file_;
+  std::optional<GroupQuantizedRows> blocks_;
+};
+
 /// Rows of one part that are read and packed together.
 struct Chunk {
   const WeightPart* part;
-  const File* file;
+  RowSource* source;
   int32_t row;  // first, within the part
   int32_t rows;
 };
@@ -54,38 +80,29 @@ int32_t chunkRows(const WeightPart& part, uint64_t rowBytes) {
   return std::min(part.rows, rows >= kChunkRows ? rows / kChunkRows * kChunkRows : rows);
 }
 
-/// What is read of a weight, in order, and the files.
+/// What is read of a weight, in order.
 class Chunks {
  public:
-  Chunks(const PagodaWeight& weight, const std::vector<WeightPart>& parts) : cols_(weight.cols) {
+  Chunks(const PagodaWeight& weight, const std::vector<WeightPart>& parts) {
     for (const WeightPart& part : parts) {
       checkPart(weight, part);
-      files_.emplace_back(part.file);
-      const int32_t step = chunkRows(part, rowBytesOf(part));
+      RowSource& source = sources_.emplace_back(weight, part);
+      const int32_t step = chunkRows(part, source.rowLength());
       for (int32_t row = 0; row < part.rows; row += std::min(step, part.rows - row))
-        add({&part, &files_.back(), row, std::min(step, part.rows - row)});
+        add({&part, &source, row, std::min(step, part.rows - row)});
     }
   }
 
   const std::vector<Chunk>& all() const { return chunks_; }
   uint64_t largest() const { return largest_; }  // bytes
 
-  void read(size_t index, char* into) const {
-    const Chunk& chunk = chunks_[index];
-    const uint64_t bytes = rowBytesOf(*chunk.part);
-    chunk.file->read(chunk.part->offset + chunk.row * bytes, into, chunk.rows * bytes);
-  }
-
  private:
-  uint64_t rowBytesOf(const WeightPart& part) const { return static_cast<uint64_t>(rowBytes(part.dtype, cols_)); }
-
   void add(const Chunk& chunk) {
     chunks_.push_back(chunk);
-    largest_ = std::max(largest_, chunk.rows * rowBytesOf(*chunk.part));
+    largest_ = std::max(largest_, chunk.rows * chunk.source->rowLength());
   }
 
-  int32_t cols_;
-  std::deque<File> files_;
+  std::deque<RowSource> sources_;
   std::vector<Chunk> chunks_;
   uint64_t largest_ = 0;
 };
@@ -93,7 +110,10 @@ class Chunks {
 /// One thread reads ahead while the device packs.
 void loadRows(Runner& runner, const std::string& name, const PagodaWeight& weight, const Chunks& chunks,
               const std::atomic<bool>& cancelled) {
-  ReadAhead ahead(chunks.all().size(), chunks.largest(), [&](size_t item, char* into) { chunks.read(item, into); });
+  ReadAhead ahead(chunks.all().size(), chunks.largest(), [&](size_t item, char* into) {
+    const Chunk& chunk = chunks.all()[item];
+    chunk.source->read(chunk.row, chunk.rows, into);
+  });
   for (const Chunk& chunk : chunks.all()) {
     if (cancelled.load(std::memory_order_relaxed)) throw Failure(PAGODA_IO, "Loading was cancelled");
     const char* rows = ahead.next();

@@ -3,9 +3,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "group-quantized.h"
 #include "runner.h"
 
 namespace pagoda {
@@ -17,6 +19,8 @@ struct WeightPart {
   PagodaDtype dtype;
   int32_t rowStart;
   int32_t rows;
+  /// Where the file holds codes, which become blocks of `dtype`.
+  std::optional<GroupQuantized> quantized = {};
 };
 
 /// Reads and packs the parts. Plain reads, no mapping: a file that shrinks meanwhile gives PAGODA_IO, not a SIGBUS.
