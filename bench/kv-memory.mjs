@@ -85,7 +85,7 @@ const usedBlocks = (blocks) => blocks.numUsableBlocks - blocks.numFreeBlocks;
 
 /** Share of reserved slots that hold tokens, over all steps of all requests. */
 function utilisation(lengths) {
-  const sums = { tokens: 0, max: 0, pow2: 0, oracle: 0, paged: 0 };
+  const sums = { tokens: 0, max: 0, pow2: 0, oracle: 0, paged: 0, paged8: 0, paged4: 0 };
   for (const { prompt, output } of lengths) {
     const { blocks, tables } = begin(prompt, 1);
     for (let t = 0; t <= output; t++) {
@@ -95,10 +95,11 @@ function utilisation(lengths) {
       sums.pow2 += prompt + 2 ** Math.ceil(Math.log2(output));
       sums.oracle += prompt + output;
       sums.paged += usedBlocks(blocks) * blockSize;
+      for (const size of [8, 4]) sums[`paged${size}`] += Math.ceil((prompt + t) / size) * size;
     }
   }
   const share = (kind) => (100 * sums.tokens) / sums[kind];
-  return Object.fromEntries(["max", "pow2", "oracle", "paged"].map((kind) => [kind, share(kind)]));
+  return Object.fromEntries(Object.keys(sums).map((kind) => [kind, share(kind)]));
 }
 
 /** Blocks saved by sharing in percent of the blocks without, over all steps of all requests. */
@@ -144,7 +145,10 @@ for (const [name, load] of Object.entries(loads)) {
   console.log(`\n${name}-like, ${numRequests} requests, blocks of ${blockSize} tokens`);
   console.log("share of KV memory that holds tokens, %");
   row("  reservation", ["max", "pow2", "oracle", "paged"]);
-  row("  here", Object.values(utilisation(lengths)));
+  const { max, pow2, oracle, paged, paged8, paged4 } = utilisation(lengths);
+  row("  here", [max, pow2, oracle, paged]);
+  row("    blocks of 8", ["", "", "", paged8]);
+  row("    blocks of 4", ["", "", "", paged4]);
   if (name === "ShareGPT") row("  paper, figure 2", Object.values(paper.used));
   console.log("blocks saved by sharing, %");
   row("  samples or beams", widths.map(String));

@@ -7,18 +7,17 @@
 // Weights are larger than the caches together and read in turn. Each figure is the best of several short runs, and the
 // limits are measured again before each shape, since other loads of a machine come and go.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "block-formats.h"
 #include "cpu/backend.h"
 #include "cpu/half.h"
 #include "cpu/simd.h"
+#include "machine-limits.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
@@ -31,70 +30,6 @@ struct Shape {
 };
 constexpr Shape kShapes[] = {{2048, 2048}, {8192, 2048}, {2048, 8192}, {128256, 2048}};
 constexpr int32_t kRows[] = {1, 8, 32, 512};
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// The shortest of `runs` runs of work(worker) on all threads.
-template <class Work>
-double bestTime(int threads, int runs, Work work) {
-  double best = 1e9;
-  for (int run = 0; run < runs; ++run) {
-    const double start = seconds();
-    std::vector<std::thread> workers;
-    for (int worker = 1; worker < threads; ++worker) workers.emplace_back(work, worker);
-    work(0);
-    for (std::thread& worker : workers) worker.join();
-    best = std::min(best, seconds() - start);
-  }
-  return best;
-}
-
-// Bytes a second, of an array larger than the caches.
-double readBandwidth(int threads) {
-  static const std::vector<uint32_t> words(64u << 20, 1);
-  const size_t share = words.size() / threads / (8 * kLanes) * (8 * kLanes);
-  const double time = bestTime(threads, 4, [&](int worker) {
-    u32v sums[8] = {};
-    const uint32_t* from = words.data() + worker * share;
-    for (size_t i = 0; i < share; i += 8 * kLanes) {
-      for (int v = 0; v < 8; ++v) sums[v] += loadWords(from + i + v * kLanes);
-    }
-    volatile uint32_t sink = (sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7])[0];
-    (void)sink;
-  });
-  return static_cast<double>(share) * threads * sizeof(uint32_t) / time;
-}
-
-// Operations a second of step(sum, a, b), which has `operations` of them.
-template <class Sum, class Operand, class Step>
-double peak(int threads, int operations, Step step) {
-  constexpr int kRepeats = 200'000, kSums = 12;
-  const double time = bestTime(threads, 8, [&](int worker) {
-    Sum sums[kSums] = {};
-    Operand a = {}, b = {};
-    a[0] = b[0] = static_cast<decltype(+a[0])>(worker);
-    for (int i = 0; i < kRepeats; ++i) {
-#pragma GCC unroll 12
-      for (int s = 0; s < kSums; ++s) sums[s] = step(sums[s], a, b);
-    }
-    Sum total = {};
-    for (const Sum& sum : sums) total += sum;
-    volatile auto sink = total[0];
-    (void)sink;
-  });
-  return static_cast<double>(threads) * kRepeats * kSums * operations / time;
-}
-
-struct Limits {
-  explicit Limits(int threads) : bandwidth(readBandwidth(threads)) {
-    integers = peak<i32v, u32v>(threads, 8 * kLanes, [](i32v c, u32v a, u32v b) { return dot<8>(c, a, b); });
-    floats = peak<f32v, f32v>(threads, 2 * kLanes, [](f32v c, f32v a, f32v b) { return fma(a, b, c); });
-    if (kBf16Dot) floats *= 2;  // a dot instruction of pairs at the same rate
-  }
-  double bandwidth;
-  double integers;
-  double floats;  // of bf16 where there is an instruction for it
-};
 
 class Bench {
  public:
@@ -118,7 +53,7 @@ class Bench {
     for (const int32_t rows : kRows) {
       const double time = timeOf(weight, copies, rows);
       const double operations = 2.0 * rows * shape.outputs * shape.inputs / time;
-      const double most = isQuantized(dtype) ? limits.integers : limits.floats;
+      const double most = isQuantized(dtype) ? limits.integers : limits.bf16;
       std::printf("| %s | %d x %d | %d | %.3f | %.0f | %.0f %% | %.1f | %.0f %% |\n", kNames[dtype], shape.outputs,
                   shape.inputs, rows, time * 1e3, operations / 1e9, 100 * operations / most, bytes / time / 1e9,
                   100 * bytes / time / limits.bandwidth);

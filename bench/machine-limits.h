@@ -1,10 +1,11 @@
-// What this machine can do at this minute: read bandwidth and arithmetic peaks of some threads. Included by benchmarks,
-// which are compiled for the processor that they run on.
+// What this machine can do at most, measured in well under a second: the read bandwidth of an array that is larger than
+// the caches, and the rates of float and int8 multiply-adds on registers.
 #ifndef PAGODA_BENCH_LIMITS_H
 #define PAGODA_BENCH_LIMITS_H
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <thread>
 #include <vector>
@@ -34,36 +35,34 @@ double bestTime(int threads, int runs, Work work) {
 // Bytes a second, of an array larger than the caches.
 double readBandwidth(int threads) {
   static const std::vector<uint32_t> words(64u << 20, 1);
-  constexpr int kSums = 8;
-  const size_t share = words.size() / threads / (kSums * kLanes) * (kSums * kLanes);
+  const size_t share = words.size() / threads / (8 * kLanes) * (8 * kLanes);
   const double time = bestTime(threads, 4, [&](int worker) {
-    u32v sums[kSums] = {};
+    u32v sums[8] = {};
     const uint32_t* from = words.data() + worker * share;
-    for (size_t i = 0; i < share; i += kSums * kLanes) {
-      for (int v = 0; v < kSums; ++v) sums[v] += loadWords(from + i + v * kLanes);
+    for (size_t i = 0; i < share; i += 8 * kLanes) {
+      for (int v = 0; v < 8; ++v) sums[v] += loadWords(from + i + v * kLanes);
     }
-    u32v total = {};
-    for (const u32v& sum : sums) total += sum;
-    volatile uint32_t sink = total[0];
+    volatile uint32_t sink = (sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7])[0];
     (void)sink;
   });
   return static_cast<double>(share) * threads * sizeof(uint32_t) / time;
 }
 
 // Operations a second of step(sum, a, b), which has `operations` of them.
-template <class Step>
-double floatPeak(int threads, int operations, Step step) {
+template <class Sum, class Operand, class Step>
+double peak(int threads, int operations, Step step) {
   constexpr int kRepeats = 200'000, kSums = 12;
   const double time = bestTime(threads, 8, [&](int worker) {
-    f32v sums[kSums] = {};
-    const f32v a = broadcast(static_cast<float>(worker));
+    Sum sums[kSums] = {};
+    Operand a = {}, b = {};
+    a[0] = b[0] = static_cast<decltype(+a[0])>(worker);
     for (int i = 0; i < kRepeats; ++i) {
 #pragma GCC unroll 12
-      for (int s = 0; s < kSums; ++s) sums[s] = step(sums[s], a);
+      for (int s = 0; s < kSums; ++s) sums[s] = step(sums[s], a, b);
     }
-    f32v total = {};
-    for (const f32v& sum : sums) total = add(total, sum);
-    volatile float sink = total[0];
+    Sum total = {};
+    for (const Sum& sum : sums) total += sum;
+    volatile auto sink = total[0];
     (void)sink;
   });
   return static_cast<double>(threads) * kRepeats * kSums * operations / time;
@@ -71,15 +70,14 @@ double floatPeak(int threads, int operations, Step step) {
 
 struct Limits {
   explicit Limits(int threads) : bandwidth(readBandwidth(threads)) {
-    f32 = floatPeak(threads, 2 * kLanes, [](f32v sum, f32v a) { return fma(a, a, sum); });
-    bf16 = f32;
-#if defined(__AVX512BF16__)
-    bf16 = floatPeak(threads, 4 * kLanes, [](f32v sum, f32v a) { return dotBf16(sum, 0x3f803f80u, a); });
-#endif
+    integers = peak<i32v, u32v>(threads, 8 * kLanes, [](i32v c, u32v a, u32v b) { return dot<8>(c, a, b); });
+    f32 = peak<f32v, f32v>(threads, 2 * kLanes, [](f32v c, f32v a, f32v b) { return fma(a, b, c); });
+    bf16 = kBf16Dot ? 2 * f32 : f32;  // a dot instruction of pairs at the same rate, where there is one
   }
   double bandwidth;  // bytes a second
-  double f32;        // operations a second; a multiply-add is two
-  double bf16;       // of dot instructions where there are any, else f32
+  double integers;   // int8 operations a second; a multiply-add is two
+  double f32;        // operations a second
+  double bf16;
 };
 
 }  // namespace

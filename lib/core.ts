@@ -17,7 +17,7 @@ export {
 export type { KvGroup } from "./graph/plan.js";
 export { BlockPool, nullBlock } from "./cache/block-pool.js";
 export { hashTokens, type BlockHash } from "./cache/block-hash.js";
-export type { CacheEvent, PrefixCacheOptions } from "./cache/prefix-cache.js";
+export type { CacheEvent, PrefixCacheOptions, PrefixNode } from "./cache/prefix-cache.js";
 
 /** Continuous batching: what each step runs. */
 export {
@@ -25,6 +25,7 @@ export {
   type DrawnToken,
   type ScheduledSequence,
   type ScheduledStep,
+  type Fork,
   type SchedulerOptions,
 } from "./scheduler/scheduler.js";
 export { byPriority, fcfs, type Policy } from "./scheduler/policy.js";

@@ -71,6 +71,34 @@ export interface NativeWeightPart {
   readonly rowStart: number;
   /** Rows of `cols` elements each; elements where the weight is a vector. */
   readonly rows: number;
+  /** Where the file holds codes, which become blocks of `dtype` as they are read. */
+  readonly quantized?: GroupQuantized & {
+    /** Row of the tensor that is the part's first. */
+    readonly firstRow: number;
+  };
+}
+
+/** How the codes of a matrix lie in files, and what turns them into numbers; native/group-quantized.h has the layouts. */
+export interface GroupQuantized {
+  readonly storage: "gptq" | "awq" | "packed" | "bytes";
+  readonly bits: number;
+  /** Columns, a multiple of 32. */
+  readonly groupSize: number;
+  readonly tensorRows: number;
+  /** 1: one for the whole tensor. */
+  readonly scaleCount: number;
+  readonly scales: QuantizedPlace;
+  /** @default all zero points are 2^(bits - 1) */
+  readonly zeros?: QuantizedPlace;
+  /** Added to stored zero points. */
+  readonly zeroShift: number;
+}
+
+/** A tensor in a file. */
+export interface QuantizedPlace {
+  readonly file: string;
+  readonly offset: number;
+  readonly dtype: string;
 }
 
 /**

@@ -1,36 +1,20 @@
 #include "loader.h"
 
 #include <algorithm>
-#include <fstream>
-#include <memory>
+#include <deque>
 
 #include "block-formats.h"
 #include "failure.h"
+#include "file.h"
+#include "read-ahead.h"
 
 namespace pagoda {
 
 namespace {
 
-constexpr uint64_t kChunkBytes = 8u << 20;  // staging memory while loading
-
-class File {
- public:
-  explicit File(const std::string& path) : path_(path) {
-    stream_.rdbuf()->pubsetbuf(nullptr, 0);
-    stream_.open(path, std::ios::binary);
-    if (!stream_) throw Failure(PAGODA_IO, "Cannot open " + path);
-  }
-  void seek(uint64_t offset) { stream_.seekg(static_cast<std::streamoff>(offset)); }
-  void read(char* into, uint64_t bytes) {
-    stream_.read(into, static_cast<std::streamsize>(bytes));
-    if (static_cast<uint64_t>(stream_.gcount()) != bytes)
-      throw Failure(PAGODA_IO, "Unexpected end of " + path_ + ": it has changed or cannot be read");
-  }
-
- private:
-  std::string path_;
-  std::ifstream stream_;
-};
+constexpr uint64_t kChunkBytes = 2u << 20;
+// Whole panels of all instruction sets, so that none is packed in two goes.
+constexpr int32_t kChunkRows = 64;
 
 void checkPart(const PagodaWeight& weight, const WeightPart& part) {
   require(part.rowStart >= 0 && part.rows >= 1 && part.rowStart <= weight.rows - part.rows,
@@ -48,30 +32,93 @@ std::vector<char> gatherVector(const PagodaWeight& weight, const std::vector<Wei
   uint64_t filled = 0;
   for (const WeightPart& part : parts) {
     const uint64_t bytes = static_cast<uint64_t>(part.rows) * elementBytes;
-    require(part.dtype == dtype && part.rows >= 1 && bytes <= data.size() - filled,
+    require(part.dtype == dtype && !part.quantized && part.rows >= 1 && bytes <= data.size() - filled,
             "The parts of a vector do not fit it");
-    File file(part.file);
-    file.seek(part.offset);
-    file.read(data.data() + filled, bytes);
+    File(part.file).read(part.offset, data.data() + filled, bytes);
     filled += bytes;
   }
   require(filled == data.size(), "The parts do not fill the vector");
   return data;
 }
 
-void loadRows(Runner& runner, const std::string& name, const PagodaWeight& weight, const WeightPart& part,
+/// The rows of one part as they are packed.
+class RowSource {
+ public:
+  RowSource(const PagodaWeight& weight, const WeightPart& part)
+      : offset_(part.offset), rowBytes_(static_cast<uint64_t>(rowBytes(part.dtype, weight.cols))) {
+    if (part.quantized) {
+      blocks_.emplace(*part.quantized, part.file, part.offset, part.dtype, weight.cols);
+    } else {
+      file_.emplace(part.file);
+    }
+  }
+
+  uint64_t rowLength() const { return rowBytes_; }
+
+  void read(int32_t row, int32_t rows, char* into) {
+    if (blocks_) return blocks_->read(row, rows, into);
+    file_->read(offset_ + row * rowBytes_, into, rows * rowBytes_);
+  }
+
+ private:
+  uint64_t offset_;
+  uint64_t rowBytes_;
+  std::optional<File> file_;
+  std::optional<GroupQuantizedRows> blocks_;
+};
+
+/// Rows of one part that are read and packed together.
+struct Chunk {
+  const WeightPart* part;
+  RowSource* source;
+  int32_t row;  // first, within the part
+  int32_t rows;
+};
+
+int32_t chunkRows(const WeightPart& part, uint64_t rowBytes) {
+  const auto rows = static_cast<int32_t>(std::clamp<uint64_t>(kChunkBytes / rowBytes, 1, INT32_MAX));
+  return std::min(part.rows, rows >= kChunkRows ? rows / kChunkRows * kChunkRows : rows);
+}
+
+/// What is read of a weight, in order.
+class Chunks {
+ public:
+  Chunks(const PagodaWeight& weight, const std::vector<WeightPart>& parts) {
+    for (const WeightPart& part : parts) {
+      checkPart(weight, part);
+      RowSource& source = sources_.emplace_back(weight, part);
+      const int32_t step = chunkRows(part, source.rowLength());
+      for (int32_t row = 0; row < part.rows; row += std::min(step, part.rows - row))
+        add({&part, &source, row, std::min(step, part.rows - row)});
+    }
+  }
+
+  const std::vector<Chunk>& all() const { return chunks_; }
+  uint64_t largest() const { return largest_; }  // bytes
+
+ private:
+  void add(const Chunk& chunk) {
+    chunks_.push_back(chunk);
+    largest_ = std::max(largest_, chunk.rows * chunk.source->rowLength());
+  }
+
+  std::deque<RowSource> sources_;
+  std::vector<Chunk> chunks_;
+  uint64_t largest_ = 0;
+};
+
+/// One thread reads ahead while the device packs.
+void loadRows(Runner& runner, const std::string& name, const PagodaWeight& weight, const Chunks& chunks,
               const std::atomic<bool>& cancelled) {
-  checkPart(weight, part);
-  const auto bytes = static_cast<uint64_t>(rowBytes(part.dtype, weight.cols));  // of a row
-  const auto chunkRows = static_cast<int32_t>(std::clamp<uint64_t>(kChunkBytes / bytes, 1, part.rows));
-  const std::unique_ptr<char[]> staging(new char[bytes * chunkRows]);
-  File file(part.file);
-  file.seek(part.offset);
-  for (int32_t done = 0; done < part.rows; done += chunkRows) {
+  ReadAhead ahead(chunks.all().size(), chunks.largest(), [&](size_t item, char* into) {
+    const Chunk& chunk = chunks.all()[item];
+    chunk.source->read(chunk.row, chunk.rows, into);
+  });
+  for (const Chunk& chunk : chunks.all()) {
     if (cancelled.load(std::memory_order_relaxed)) throw Failure(PAGODA_IO, "Loading was cancelled");
-    const int32_t rows = std::min(chunkRows, part.rows - done);
-    file.read(staging.get(), bytes * rows);
-    runner.device().prepareWeight(name, weight, part.rowStart + done, rows, staging.get(), part.dtype);
+    const char* rows = ahead.next();
+    const WeightPart& part = *chunk.part;
+    runner.device().prepareWeight(name, weight, part.rowStart + chunk.row, chunk.rows, rows, part.dtype);
     runner.device().synchronize();
   }
 }
@@ -92,7 +139,7 @@ void loadWeight(Runner& runner, int32_t index, const std::vector<WeightPart>& pa
   int64_t rows = 0;
   for (const WeightPart& part : parts) rows += part.rows;
   require(rows == weight.rows, "The parts do not fill the weight");
-  for (const WeightPart& part : parts) loadRows(runner, name, weight, part, cancelled);
+  loadRows(runner, name, weight, Chunks(weight, parts), cancelled);
 }
 
 void setWeight(Runner& runner, int32_t index, const std::vector<float>& data) {

@@ -1,11 +1,13 @@
-// Reads weights from files into device memory, a bounded chunk of rows at a time.
+// Reads weights from files into device memory: one thread reads bounded chunks of rows ahead while the device packs.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "group-quantized.h"
 #include "runner.h"
 
 namespace pagoda {
@@ -17,6 +19,8 @@ struct WeightPart {
   PagodaDtype dtype;
   int32_t rowStart;
   int32_t rows;
+  /// Where the file holds codes, which become blocks of `dtype`.
+  std::optional<GroupQuantized> quantized = {};
 };
 
 /// Reads and packs the parts. Plain reads, no mapping: a file that shrinks meanwhile gives PAGODA_IO, not a SIGBUS.

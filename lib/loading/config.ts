@@ -25,7 +25,6 @@ export class ConfigReader {
   /** The file that errors name. */
   readonly file: string;
   readonly #fields: Readonly<Record<string, unknown>>;
-  /** Dotted path of this object inside the file, with a dot at its end; empty at the root. */
   readonly #prefix: string;
 
   constructor(raw: unknown, file: string, prefix = "") {
@@ -33,6 +32,11 @@ export class ConfigReader {
     this.#prefix = prefix;
     if (!isObject(raw)) throw this.error(undefined, "a JSON object", raw);
     this.#fields = raw;
+  }
+
+  /** Dotted path of this object inside the file, with a dot at its end; empty at the root. */
+  get path(): string {
+    return this.#prefix;
   }
 
   /** Whether the field is there, even if null. */

@@ -5,6 +5,8 @@ import { readConfig, type ConfigReader } from "./config.js";
 import { openGguf } from "./gguf/open-gguf.js";
 import { readGenerationConfig, type GenerationDefaults } from "./generation-config.js";
 import { notFound, readCheckpoint, throwIfAborted, type Checkpoint } from "./safetensors.js";
+import { readQuantization } from "./quantization-config.js";
+import { blocksOfCodes } from "./quantized-directory.js";
 import type { TokenizerSource } from "./tokenizer-source.js";
 
 /** What is read of a model before its weights. The tokenizer loads beside them. */
@@ -36,7 +38,9 @@ export async function openModelDirectory(
   if (!(await isDirectory(root))) throw notFound(root, "is not a directory");
   const config = await readConfig(root);
   const generation = await readGenerationConfig(root, config);
-  const checkpoint = await readCheckpoint(root, options);
+  const scheme = readQuantization(config);
+  const stored = await readCheckpoint(root, options);
+  const checkpoint = scheme === undefined ? stored : blocksOfCodes(stored, scheme);
   return { path: root, name: basename(root), config, checkpoint, generation, tokenizer: root };
 }
 

@@ -1,4 +1,5 @@
 import { PagodaError } from "../errors.js";
+import type { GroupQuantized } from "../native.js";
 import { JsonScanner, JsonSyntaxError } from "./json-scanner.js";
 
 /** One tensor of a checkpoint, where its bytes lie. */
@@ -12,6 +13,8 @@ export interface TensorEntry {
   /** Bytes from the start of the file. */
   readonly offset: number;
   readonly bytes: number;
+  /** Where the file holds codes, and `dtype` and `shape` are those of the matrix that becomes of them. */
+  readonly quantized?: GroupQuantized;
 }
 
 /** A checkpoint file. */

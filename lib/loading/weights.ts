@@ -60,11 +60,23 @@ export function resolveWeight(checkpoint: Checkpoint, weight: PlanWeight): Nativ
     const isVector = weight.kind === "vector";
     const dtype = fileDtype(entry, isVector ? 1 : weight.cols);
     const rows = isVector ? (part.shape[0] ?? 0) : part.rows;
-    const offset = entry.offset + (isVector ? 0 : part.rowStart * rowBytes(dtype, weight.cols));
-    const resolved = { file: entry.file, offset, dtype, rowStart, rows };
+    const place = isVector
+      ? { offset: entry.offset }
+      : placeOfRows(entry, part.rowStart, rowBytes(dtype, weight.cols));
+    const resolved = { file: entry.file, ...place, dtype, rowStart, rows };
     rowStart += rows;
     return resolved;
   });
+}
+
+/** Codes are found by the number of the row. */
+function placeOfRows(
+  { offset, quantized }: TensorEntry,
+  rowStart: number,
+  rowLength: number,
+): Pick<NativeWeightPart, "offset" | "quantized"> {
+  if (quantized !== undefined) return { offset, quantized: { ...quantized, firstRow: rowStart } };
+  return { offset: offset + rowStart * rowLength };
 }
 
 function findTensor(checkpoint: Checkpoint, part: WeightPart): TensorEntry {
@@ -101,7 +113,8 @@ function mismatch(tensor: string, expected: string, received: string): PagodaErr
 /**
  * Reads a weight of a plan as float32 `[rows, cols]`, rounded to the plan's dtype. For the reference backend; native ones
  * read the files themselves.
- * @throws PagodaError ERR_TENSOR_MISMATCH as {@link resolveWeight}, ERR_MODEL_CORRUPT when a file became shorter
+ * @throws PagodaError ERR_TENSOR_MISMATCH as {@link resolveWeight}, ERR_MODEL_CORRUPT when a file became shorter,
+ *   ERR_BACKEND_UNSUPPORTED for codes of GPTQ, AWQ and compressed-tensors
  */
 export async function readWeight(
   checkpoint: Checkpoint,
@@ -111,6 +124,10 @@ export async function readWeight(
   const values = new Float32Array(weight.rows * weight.cols);
   const rowLength = weight.kind === "vector" ? 1 : weight.cols;
   for (const part of resolveWeight(checkpoint, weight)) {
+    if (part.quantized !== undefined) {
+      const message = "The reference backend does not read GPTQ, AWQ or compressed-tensors weights";
+      throw new PagodaError("ERR_BACKEND_UNSUPPORTED", message);
+    }
     const length = part.rows * rowBytes(part.dtype, rowLength);
     const read = decode(await readBytes(part.file, part.offset, length), part.dtype);
     const isExact = part.dtype === weight.dtype.toUpperCase();

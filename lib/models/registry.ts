@@ -55,7 +55,6 @@ function unknownArchitecture(config: ConfigReader, architecture: string): Pagoda
 
 /** Fields that change what a model computes, and that no family here has. */
 const unsupportedFields: Readonly<Record<string, string>> = {
-  quantization_config: "quantized weights",
   num_experts: "a mixture of experts",
   num_local_experts: "a mixture of experts",
   n_routed_experts: "a mixture of experts",

@@ -89,14 +89,13 @@ function assign(
   return { codes, values, error };
 }
 
-/** In eight lanes, then in pairs. */
+/** Adds the second half to the first, then the halves of that, and so on. */
 function sum(values: Float32Array): number {
-  const lanes = new Float32Array(8);
-  for (const [i, value] of values.entries()) lanes[i % 8] = at(lanes, i % 8) + value;
-  for (const width of [4, 2, 1]) {
-    for (let i = 0; i < width; i++) lanes[i] = at(lanes, i) + at(lanes, i + width);
+  const sums = values.slice();
+  for (let width = sums.length / 2; width >= 1; width /= 2) {
+    for (let i = 0; i < width; i++) sums[i] = at(sums, i) + at(sums, i + width);
   }
-  return at(lanes, 0);
+  return at(sums, 0);
 }
 
 /** The line of least squared error for these codes; with `atMostZero`, of those whose min is not positive. */

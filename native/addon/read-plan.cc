@@ -79,10 +79,43 @@ KvLayer readKvLayer(const Napi::Value& value) {
 
 KvGroup readKvGroup(const Napi::Value& value) { return {readInt32(readObject(value, "kvGroup"), "slidingWindow")}; }
 
+CodeStorage readStorage(const Napi::Value& value) {
+  const std::string name = readString(value, "storage");
+  if (name == "gptq") return CodeStorage::gptq;
+  if (name == "awq") return CodeStorage::awq;
+  if (name == "packed") return CodeStorage::packed;
+  require(name == "bytes", "Unknown storage " + name);
+  return CodeStorage::bytes;
+}
+
+GroupQuantized readQuantized(const Napi::Value& value) {
+  const Napi::Object object = readObject(value, "quantized");
+  GroupQuantized source = {};
+  source.storage = readStorage(property(object, "storage"));
+  source.bits = readInt32(object, "bits");
+  source.groupSize = readInt32(object, "groupSize");
+  source.tensorRows = readInt32(object, "tensorRows");
+  source.firstRow = readInt32(object, "firstRow");
+  const Napi::Object scales = readObject(property(object, "scales"), "scales");
+  source.scaleFile = readString(property(scales, "file"), "file");
+  source.scaleOffset = readBytes(scales, "offset");
+  source.scaleDtype = readDtype(property(scales, "dtype"));
+  source.isSingleScale = readInt32(object, "scaleCount") == 1;
+  const Napi::Value zeros = object.Get("zeros");
+  if (zeros.IsUndefined()) return source;
+  source.zeroFile = readString(property(readObject(zeros, "zeros"), "file"), "file");
+  source.zeroOffset = readBytes(zeros.As<Napi::Object>(), "offset");
+  source.zeroShift = readInt32(object, "zeroShift");
+  return source;
+}
+
 WeightPart readPart(const Napi::Value& value) {
   const Napi::Object object = readObject(value, "part");
-  return {readString(property(object, "file"), "file"), readBytes(object, "offset"),
-          readDtype(property(object, "dtype")), readInt32(object, "rowStart"), readInt32(object, "rows")};
+  WeightPart part = {readString(property(object, "file"), "file"), readBytes(object, "offset"),
+                     readDtype(property(object, "dtype")), readInt32(object, "rowStart"), readInt32(object, "rows")};
+  const Napi::Value quantized = object.Get("quantized");
+  if (!quantized.IsUndefined()) part.quantized = readQuantized(quantized);
+  return part;
 }
 
 template <typename T>

@@ -18,7 +18,7 @@ namespace {
 constexpr int kDotVectors = 2;
 constexpr int kDotRows = kAccumulators / (2 * kDotVectors) < 6 ? kAccumulators / (2 * kDotVectors) : 6;
 constexpr int32_t kSliceColumns = 256;  // of a panel in the cache while the rows stream
-constexpr int32_t kMaxShares = 4;
+constexpr int32_t kMaxShares = 4;       // row blocks that fetch the next slice
 constexpr int32_t kSliceGroups = kSliceColumns / kGroupColumns;
 
 // Bits kFrom and up of each byte, as bits 4 and up, those of kMask.
@@ -164,31 +164,37 @@ void multiplyRows(const QuantizedRows& x, int32_t row, const Slice& slice, float
   }
 }
 
+// Row counts that no register block has are never asked for.
+template <int kCount>
+constexpr int kRowsOf = kCount <= kDotRows ? kCount : 1;
+
 template <PackedFormat kFormat>
 void multiplyRowBlock(const QuantizedRows& x, int32_t row, int32_t count, const Slice& slice, float* out, Ahead ahead) {
   switch (count) {
     case 1:
       return multiplyRows<kFormat, 1>(x, row, slice, out, ahead);
     case 2:
-      return multiplyRows<kFormat, 2>(x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<2>>(x, row, slice, out, ahead);
     case 3:
-      return multiplyRows < kFormat, kDotRows < 3 ? 1 : 3 > (x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<3>>(x, row, slice, out, ahead);
     case 4:
-      return multiplyRows < kFormat, kDotRows < 4 ? 1 : 4 > (x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<4>>(x, row, slice, out, ahead);
     case 5:
-      return multiplyRows < kFormat, kDotRows < 5 ? 1 : 5 > (x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<5>>(x, row, slice, out, ahead);
     case 6:
-      return multiplyRows < kFormat, kDotRows < 6 ? 1 : 6 > (x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<6>>(x, row, slice, out, ahead);
   }
 }
 
 // sums[rows, kPanelWidth] = rows from `first` on times the panel. The first row blocks of a slice fetch the next slice,
-// an equal share each; a single row streams through the panel as it is.
+// an equal share each. A single row streams through the panel as it is, but for K types, whose lines it does not read
+// in order.
 template <PackedFormat kFormat>
 void multiplyPanel(const QuantizedRows& x, int32_t first, int32_t rows, const uint8_t* panel, float* sums) {
   constexpr int64_t kSliceBytes =
       static_cast<int64_t>(kSliceColumns / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
-  const int32_t shares = rows == 1 ? 0 : minimum(static_cast<int32_t>(ceilDiv(rows, kDotRows)), kMaxShares);
+  const int32_t shares =
+      rows == 1 && !kFormat.header ? 0 : minimum(static_cast<int32_t>(ceilDiv(rows, kDotRows)), kMaxShares);
   const int64_t shareBytes = shares == 0 ? 0 : ceilDiv(kSliceBytes, shares);
   for (int32_t begin = 0; begin < x.groups; begin += kSliceGroups, panel += kSliceBytes) {
     const Slice slice = {begin, minimum(begin + kSliceGroups, x.groups), panel};

@@ -1,6 +1,7 @@
 // Rounds floats to blocks, for checkpoints that are quantised as they are loaded.
 //
-// Sums are kept in eight lanes, so that compilers can use vectors and all instruction sets give the same bytes.
+// A sum of 32 numbers adds the second half to the first, then the halves of that, and so on, so that all instruction
+// sets give the same bytes.
 #include "../block-formats.h"
 #include "half.h"
 #include "isa-kernels.h"
@@ -11,69 +12,72 @@ namespace {
 
 constexpr uint16_t kHalfNaN = 0x7e00;
 constexpr int kLevels = 15;  // the largest code of four bits
-constexpr int kSumLanes = 8;
+constexpr int kVectors = kGroupColumns / kLanes;
 
-float smaller(float a, float b) { return a < b ? a : b; }
-float larger(float a, float b) { return a > b ? a : b; }
+// 32 numbers.
+struct Group {
+  f32v v[kVectors];
+};
 
-// body(i, lane) for each of the 32 columns of a group.
-template <class Body>
-PAGODA_INLINE void forColumns(Body body) {
-  for (int i = 0; i < kGroupColumns; i += kSumLanes) {
-    for (int lane = 0; lane < kSumLanes; ++lane) body(i + lane, lane);
+PAGODA_INLINE Group loadGroup(const float* values) {
+  Group group;
+  for (int i = 0; i < kVectors; ++i) group.v[i] = load(values + i * kLanes);
+  return group;
+}
+
+// combine(first half, second half), until one vector is left.
+template <class Combine>
+PAGODA_INLINE f32v fold(Group group, Combine combine) {
+  for (int width = kVectors / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) group.v[i] = combine(group.v[i], group.v[i + width]);
   }
+  return group.v[0];
 }
 
-PAGODA_INLINE float total(const float (&lanes)[kSumLanes]) {
-  float pairs[4];
-  for (int i = 0; i < 4; ++i) pairs[i] = lanes[i] + lanes[i + 4];
-  return (pairs[0] + pairs[2]) + (pairs[1] + pairs[3]);
+// The sum of term(i) over all vectors.
+template <class Term>
+PAGODA_INLINE float total(Term term) {
+  Group terms;
+  for (int i = 0; i < kVectors; ++i) terms.v[i] = term(i);
+  return sum(fold(terms, [](f32v a, f32v b) { return add(a, b); }));
 }
 
-// The integer in [0, limit] nearest to x, ties to even.
-PAGODA_INLINE float nearest(float x, float limit) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  return (smaller(larger(x, 0.0f), limit) + kMagic) - kMagic;
+PAGODA_INLINE float largest(const Group& group) {
+  return maxOf(fold(group, [](f32v a, f32v b) { return max(a, b); }));
+}
+
+PAGODA_INLINE Group negated(const Group& group) {
+  Group result;
+  for (int i = 0; i < kVectors; ++i) result.v[i] = sub(zero(), group.v[i]);
+  return result;
 }
 
 bool allFinite(const float* values, int columns) {
-  float lanes[kSumLanes] = {};
-  for (int group = 0; group < columns; group += kGroupColumns) {
-    forColumns([&](int i, int lane) { lanes[lane] += values[group + i] * 0.0f; });
-  }
-  return total(lanes) == 0;
+  float products = 0;
+  for (int i = 0; i < columns; i += kLanes) products += sum(mul(load(values + i), zero()));
+  return products == 0;
 }
 
-// The smallest and the largest value of a group.
-struct Range {
-  float low;
-  float high;
-};
+constexpr float kMagic =
+    12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, whose lowest byte it then ends with
 
-Range rangeOf(const float* values) {
-  float low[kSumLanes], high[kSumLanes];
-  for (int lane = 0; lane < kSumLanes; ++lane) low[lane] = high[lane] = values[lane];
-  forColumns([&](int i, int lane) {
-    low[lane] = smaller(low[lane], values[i]);
-    high[lane] = larger(high[lane], values[i]);
-  });
-  Range range = {low[0], high[0]};
-  for (int lane = 1; lane < kSumLanes; ++lane) {
-    range = {smaller(range.low, low[lane]), larger(range.high, high[lane])};
-  }
-  return range;
+// The integer in [0, limit] nearest to x, ties to even.
+float nearest(float x, float limit) {
+  const float inside = x > 0 ? (x < limit ? x : limit) : 0;
+  return (inside + kMagic) - kMagic;
 }
 
 // The largest absolute value becomes code 127 or -127; each value the code nearest to it.
 void encode(const float* values, BlockQ8_0& block) {
-  const Range range = rangeOf(values);
-  block.d = floatToHalf(larger(-range.low, range.high) / 127);
+  const Group group = loadGroup(values);
+  const float high = largest(group), low = -largest(negated(group));
+  block.d = floatToHalf((high > -low ? high : -low) / 127);
   const float d = halfToFloat(block.d);
   if (!(d > 0)) return;
-  forColumns([&](int i, int) {
-    const float size = nearest((values[i] < 0 ? -values[i] : values[i]) / d, 127);
-    block.codes[i] = static_cast<int8_t>(values[i] < 0 ? -size : size);
-  });
+  for (int i = 0; i < kVectors; ++i) {
+    const f32v inside = max(broadcast(-127), min(broadcast(127), div(group.v[i], broadcast(d))));
+    storeLowBytes(block.codes + i * kLanes, add(inside, broadcast(kMagic)));
+  }
 }
 
 // A line min + scale * code through the values of a group.
@@ -82,57 +86,54 @@ struct Line {
   float min;
 };
 
-// Writes the nearest codes.
-PAGODA_INLINE void assign(const float* values, Line line, float (&codes)[kGroupColumns]) {
-  const float inverse = line.scale > 0 ? 1 / line.scale : 0;
-  forColumns([&](int i, int) { codes[i] = nearest((values[i] - line.min) * inverse, kLevels); });
+// The nearest codes.
+PAGODA_INLINE Group assign(const Group& group, Line line) {
+  const f32v inverse = broadcast(line.scale > 0 ? 1 / line.scale : 0);
+  Group codes;
+  for (int i = 0; i < kVectors; ++i) {
+    const f32v code = mul(sub(group.v[i], broadcast(line.min)), inverse);
+    const f32v inside = min(broadcast(kLevels), max(zero(), code));
+    codes.v[i] = sub(add(inside, broadcast(kMagic)), broadcast(kMagic));
+  }
+  return codes;
 }
 
 // The sum of the squared errors of these codes.
-PAGODA_INLINE float errorOf(const float* values, Line line, const float (&codes)[kGroupColumns]) {
-  float lanes[kSumLanes] = {};
-  forColumns([&](int i, int lane) {
-    const float difference = (line.min + line.scale * codes[i]) - values[i];
-    lanes[lane] += difference * difference;
+PAGODA_INLINE float errorOf(const Group& group, Line line, const Group& codes) {
+  return total([&](int i) {
+    const f32v value = add(broadcast(line.min), mul(broadcast(line.scale), codes.v[i]));
+    const f32v difference = sub(value, group.v[i]);
+    return mul(difference, difference);
   });
-  return total(lanes);
 }
 
 // The line of least squared error for these codes; with `atMostZero`, of those whose min is not positive.
-PAGODA_INLINE Line fit(const float* values, const float (&codes)[kGroupColumns], bool atMostZero, Line otherwise) {
-  float x[kSumLanes] = {}, xx[kSumLanes] = {}, y[kSumLanes] = {}, xy[kSumLanes] = {};
-  forColumns([&](int i, int lane) {
-    x[lane] += codes[i];
-    xx[lane] += codes[i] * codes[i];
-    y[lane] += values[i];
-    xy[lane] += codes[i] * values[i];
-  });
-  const float sumX = total(x), sumXX = total(xx), sumY = total(y), sumXY = total(xy);
-  const float determinant = kGroupColumns * sumXX - sumX * sumX;
+PAGODA_INLINE Line fit(const Group& group, const Group& codes, bool atMostZero, Line otherwise) {
+  const float x = total([&](int i) { return codes.v[i]; });
+  const float xx = total([&](int i) { return mul(codes.v[i], codes.v[i]); });
+  const float y = total([&](int i) { return group.v[i]; });
+  const float xy = total([&](int i) { return mul(codes.v[i], group.v[i]); });
+  const float determinant = kGroupColumns * xx - x * x;
   if (determinant <= 0) return otherwise;
-  Line line = {(kGroupColumns * sumXY - sumX * sumY) / determinant, (sumXX * sumY - sumX * sumXY) / determinant};
-  if (atMostZero && line.min > 0) line = {sumXY / sumXX, 0};
+  Line line = {(kGroupColumns * xy - x * y) / determinant, (xx * y - x * xy) / determinant};
+  if (atMostZero && line.min > 0) line = {xy / xx, 0};
   return line.scale > 0 ? line : otherwise;
 }
 
 // Fits a line to the codes of the whole range and of narrower ones: fewer levels for outliers are finer steps for all
 // others. The one of least error wins.
-Line chooseLine(const float* values, bool atMostZero) {
+Line chooseLine(const Group& group, bool atMostZero) {
   constexpr float kCuts[] = {0.0f, 0.05f, 0.1f};  // of the range, at each end
-  Range range = rangeOf(values);
-  if (atMostZero) range.low = smaller(range.low, 0.0f);
-  const float width = range.high - range.low;
-  float codes[kGroupColumns];
-  Line best = {width / kLevels, range.low};
-  assign(values, best, codes);
-  float least = errorOf(values, best, codes);
+  const float smallest = -largest(negated(group));
+  const float low = atMostZero && smallest > 0 ? 0 : smallest;
+  const float width = largest(group) - low;
+  Line best = {width / kLevels, low};
+  float least = errorOf(group, best, assign(group, best));
   for (const float share : kCuts) {
     const float cut = width * share;
-    const Line narrow = {(width - 2 * cut) / kLevels, range.low == 0 ? 0 : range.low + cut};
-    assign(values, narrow, codes);
-    const Line line = fit(values, codes, atMostZero, narrow);
-    assign(values, line, codes);
-    const float error = errorOf(values, line, codes);
+    const Line narrow = {(width - 2 * cut) / kLevels, low == 0 ? 0 : low + cut};
+    const Line line = fit(group, assign(group, narrow), atMostZero, narrow);
+    const float error = errorOf(group, line, assign(group, line));
     if (error < least) {
       least = error;
       best = line;
@@ -141,20 +142,21 @@ Line chooseLine(const float* values, bool atMostZero) {
   return best;
 }
 
-// The codes of 64 columns as BlockQ4_K has them, of 32 (16 bytes) with half = 16.
-PAGODA_INLINE void storeNibbles(const float* codes, int half, uint8_t* to) {
-  for (int i = 0; i < half; ++i) {
-    to[i] = static_cast<uint8_t>(static_cast<int>(codes[i]) | static_cast<int>(codes[i + half]) << 4);
-  }
+// Codes `low` in the low nibbles, `high` in the high ones.
+PAGODA_INLINE void storeNibbles(f32v low, f32v high, uint8_t* to) {
+  const f32v both = add(low, mul(high, broadcast(16)));
+  storeLowBytes(reinterpret_cast<int8_t*>(to), add(both, broadcast(kMagic)));
 }
 
 void encode(const float* values, BlockQ4_1& block) {
-  const Line line = chooseLine(values, false);
+  const Group group = loadGroup(values);
+  const Line line = chooseLine(group, false);
   block.d = floatToHalf(line.scale);
   block.m = floatToHalf(line.min);
-  float codes[kGroupColumns];
-  assign(values, {halfToFloat(block.d), halfToFloat(block.m)}, codes);
-  storeNibbles(codes, 16, block.codes);
+  const Group codes = assign(group, {halfToFloat(block.d), halfToFloat(block.m)});
+  for (int i = 0; i < kVectors / 2; ++i) {
+    storeNibbles(codes.v[i], codes.v[i + kVectors / 2], block.codes + i * kLanes);
+  }
 }
 
 // As BlockQ4_K describes.
@@ -169,25 +171,31 @@ void storeFactors(const uint8_t (&scales)[8], const uint8_t (&mins)[8], uint8_t 
 // The lines of the groups, then their factors rounded to six bits, then the codes for what became of the lines.
 void encode(const float* values, BlockQ4_K& block) {
   constexpr float kFactors = 63;
+  Group groups[8];
   Line lines[8];
   float scale = 0, min = 0;
   for (int g = 0; g < 8; ++g) {
-    lines[g] = chooseLine(values + g * kGroupColumns, true);
-    scale = larger(scale, lines[g].scale);
-    min = larger(min, -lines[g].min);
+    groups[g] = loadGroup(values + g * kGroupColumns);
+    lines[g] = chooseLine(groups[g], true);
+    scale = lines[g].scale > scale ? lines[g].scale : scale;
+    min = -lines[g].min > min ? -lines[g].min : min;
   }
   block.d = floatToHalf(scale / kFactors);
   block.dmin = floatToHalf(min / kFactors);
   const float d = halfToFloat(block.d), dmin = halfToFloat(block.dmin);
   uint8_t scales[8], mins[8];
-  float codes[2][kGroupColumns];
+  Group codes[8];
   for (int g = 0; g < 8; ++g) {
     scales[g] = static_cast<uint8_t>(d > 0 ? nearest(lines[g].scale / d, kFactors) : 0);
     mins[g] = static_cast<uint8_t>(dmin > 0 ? nearest(-lines[g].min / dmin, kFactors) : 0);
-    assign(values + g * kGroupColumns, {d * scales[g], -dmin * mins[g]}, codes[g % 2]);
-    if (g % 2 == 1) storeNibbles(codes[0], kGroupColumns, block.codes + g / 2 * kGroupColumns);
+    codes[g] = assign(groups[g], {d * scales[g], -dmin * mins[g]});
   }
   storeFactors(scales, mins, block.scales);
+  for (int g = 0; g < 8; g += 2) {
+    for (int i = 0; i < kVectors; ++i) {
+      storeNibbles(codes[g].v[i], codes[g + 1].v[i], block.codes + g / 2 * kGroupColumns + i * kLanes);
+    }
+  }
 }
 
 template <class Block>

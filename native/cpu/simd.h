@@ -27,6 +27,7 @@
 namespace pagoda::PAGODA_ISA {
 namespace {
 
+// sum: adds the second half of the lanes to the first, then the halves of that, the same for all.
 // kAccumulators: vectors of partial sums that leave room for operands in the register file.
 // kBf16Dot: a multiply-add of bf16 pairs exists, see dotBf16.
 
@@ -184,7 +185,10 @@ PAGODA_INLINE f32v powerOfTwo(f32v t) {
   const uint32x4_t bits = vshlq_n_u32(vreinterpretq_u32_f32(t), 23);
   return vreinterpretq_f32_u32(vaddq_u32(bits, vdupq_n_u32(0x3f800000)));
 }
-PAGODA_INLINE float sum(f32v v) { return vaddvq_f32(v); }
+PAGODA_INLINE float sum(f32v v) {
+  const float32x2_t halves = vadd_f32(vget_low_f32(v), vget_high_f32(v));
+  return vget_lane_f32(vpadd_f32(halves, halves), 0);
+}
 PAGODA_INLINE float maxOf(f32v v) { return vmaxvq_f32(v); }
 
 #else  // generic: the compiler's own vectors, SSE2 on x86-64

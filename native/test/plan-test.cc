@@ -458,6 +458,24 @@ void testLoader() {
   std::remove(path.c_str());
 }
 
+void testLoaderChunks() {
+  section("a weight that is read in several chunks");
+  PlanSpec plan = smallPlan();
+  const int32_t rows = 150001;  // of 32 bytes: 4.8 MB; the last panel is not full
+  plan.weights.push_back({"large", PAGODA_MATRIX, rows, kHidden, PAGODA_F32});
+  Device device = openCpu();
+  Runner loaded(device, plan, kKv, 4), expected(device, plan, kKv, 4);
+  const std::string path = "plan-test-chunks.tmp";
+  std::vector<float> data(static_cast<size_t>(rows) * kHidden);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<float>(i % 1000003);
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(data.data()), data.size() * sizeof(float));
+  loadWeight(loaded, 2, {{path, 0, PAGODA_F32, 0, rows}}, false);
+  setWeight(expected, 2, data);
+  const uint64_t bytes = device.weightBytes(loaded.weight(2));
+  CHECK(std::memcmp(loaded.weight(2).data, expected.weight(2).data, bytes) == 0);
+  std::remove(path.c_str());
+}
+
 void testMissingOps() {
   section("a backend that lacks ops is refused, by their names");
   PagodaBackend partial = *pagodaCpuBackend();
@@ -485,6 +503,7 @@ int main() {
   pagoda::test::testControlledRun();
   pagoda::test::testCorruptControls();
   pagoda::test::testLoader();
+  pagoda::test::testLoaderChunks();
   pagoda::test::testMissingOps();
   return pagoda::test::finish();
 }

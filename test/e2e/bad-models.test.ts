@@ -92,9 +92,9 @@ const damages: readonly (readonly [what: string, code: string, damage: Damage])[
     editConfig((c) => (c["architectures"] = ["MambaForCausalLM"])),
   ],
   [
-    "quantised weights",
+    "an unknown way of quantising",
     "ERR_MODEL_UNSUPPORTED",
-    editConfig((c) => (c["quantization_config"] = { bits: 4 })),
+    editConfig((c) => (c["quantization_config"] = { quant_method: "bitsandbytes" })),
   ],
   ["an unknown activation", "ERR_MODEL_UNSUPPORTED", editConfig((c) => (c["hidden_act"] = "mish"))],
   [

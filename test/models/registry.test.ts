@@ -57,7 +57,6 @@ describe("defineModel", () => {
   });
 
   it.each([
-    ["quantization_config", "hf-tiny/llama", { quantization_config: { bits: 4 } }],
     ["num_local_experts", "hf-tiny/mistral-swa", { num_local_experts: 8 }],
     ["num_experts", "hf-tiny/qwen3", { num_experts: 8 }],
     ["hidden_act", "hf-tiny/llama", { hidden_act: "relu" }],

@@ -1,0 +1,61 @@
+// The limits of the machine, and what a token costs at least.
+import { execFileSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { open } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { readGgufHeader } from "../../dist/loading/gguf/header.js";
+
+const program = fileURLToPath(new URL("../../build/bench/machine-limits", import.meta.url));
+
+/** Bytes and operations a second on this many threads in this minute; undefined where bench/limits.cc is not built. */
+export function measureLimits(threads) {
+  if (!existsSync(program)) return undefined;
+  return JSON.parse(execFileSync(program, [`${threads}`], { encoding: "utf8" }));
+}
+
+/**
+ * Of a GGUF file: `bytes` of weights that a decoded token reads, `operations` of a prompt's token, whose logits nobody asks
+ * for, the type of most weights, and `contextLength` in tokens.
+ */
+export async function readModel(file) {
+  const handle = await open(file);
+  try {
+    const { size } = await handle.stat();
+    const { tensors, metadata } = await readGgufHeader(handle, { path: file, bytes: size });
+    const architecture = metadata.get("general.architecture");
+    const contextLength = metadata.get(`${architecture}.context_length`);
+    return { ...costs([...tensors.values()]), contextLength };
+  } finally {
+    await handle.close();
+  }
+}
+
+function costs(tensors) {
+  const matrices = tensors.filter(({ shape }) => shape.length === 2);
+  const isEmbedding = ({ name }) => name === "token_embd.weight";
+  const hasHead = matrices.some(({ name }) => name === "output.weight");
+  const read = tensors.filter((tensor) => !(hasHead && isEmbedding(tensor)));
+  const layers = matrices.filter(({ name }) => name.startsWith("blk."));
+  return {
+    bytes: sum(read.map(({ bytes }) => bytes)),
+    operations: 2 * sum(layers.map(({ shape: [rows, cols] }) => rows * cols)),
+    type: mostOf(layers),
+  };
+}
+
+function mostOf(tensors) {
+  const bytes = new Map();
+  for (const { dtype, bytes: more } of tensors) bytes.set(dtype, (bytes.get(dtype) ?? 0) + more);
+  return [...bytes].toSorted(([, a], [, b]) => b - a)[0][0];
+}
+
+function sum(values) {
+  return values.reduce((total, value) => total + value, 0);
+}
+
+/** What part of a limit (`compute` or `bandwidth`) so many tokens a second are. */
+export function partOfLimit(kind, tokensPerSecond, model, limits) {
+  if (kind === "bandwidth") return (tokensPerSecond * model.bytes) / limits.bandwidth;
+  const peaks = { F32: limits.f32, F16: limits.f32, BF16: limits.bf16 };
+  return (tokensPerSecond * model.operations) / (peaks[model.type] ?? limits.int8);
+}

@@ -1,0 +1,176 @@
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { createEngine } from "../../lib/engine/create-engine.js";
+import {
+  quantizeDirectory,
+  readTensors,
+  writeTensors,
+  type Recipe,
+} from "../support/quantized-directory.js";
+
+const script = fileURLToPath(new URL("../../bench/make-model.mjs", import.meta.url));
+const scratch = mkdtempSync(join(tmpdir(), "pagoda-directories-"));
+const base = join(scratch, "base");
+afterAll(() => rmSync(scratch, { recursive: true }));
+beforeAll(() => {
+  expect(spawnSync(process.execPath, [script, "tiny", "hf", base]).status).toBe(0);
+});
+
+const gptq: Recipe = {
+  method: "gptq",
+  bits: 4,
+  groupSize: 128,
+  symmetric: true,
+  scaleDtype: "F16",
+};
+const awq: Recipe = { ...gptq, method: "awq", symmetric: false };
+const packed: Recipe = { ...gptq, method: "pack-quantized", scaleDtype: "BF16" };
+const wide: Recipe = { ...packed, method: "int-quantized", bits: 8, groupSize: undefined };
+
+/** Recipes, the type in memory, and how far logits in float32 may be off, as a part of their size. */
+const recipes: Record<string, [Recipe, string, number]> = {
+  "gptq, symmetric": [gptq, "q4_0", 1e-6],
+  "gptq, asymmetric, groups of 32": [{ ...gptq, symmetric: false, groupSize: 32 }, "q4_1", 0.002],
+  "gptq_v2, asymmetric, groups of 64": [
+    { ...gptq, method: "gptq_v2", symmetric: false, groupSize: 64 },
+    "q4_1",
+    0.002,
+  ],
+  "gptq, whole rows": [{ ...gptq, groupSize: undefined }, "q4_0", 1e-6],
+  "gptq, 8 bits": [{ ...gptq, bits: 8 }, "q8_0", 1e-6],
+  awq: [awq, "q4_1", 0.002],
+  "awq, groups of 32": [{ ...awq, groupSize: 32 }, "q4_1", 0.002],
+  "pack-quantized, symmetric": [packed, "q4_0", 1e-6],
+  "pack-quantized, asymmetric": [{ ...packed, symmetric: false }, "q4_1", 0.002],
+  "pack-quantized, scales in float32": [{ ...packed, scaleDtype: "F32" }, "q4_0", 0.002],
+  "pack-quantized, 8 bits": [{ ...packed, bits: 8 }, "q8_0", 1e-6],
+  "int-quantized, a scale a channel": [wide, "q8_0", 1e-6],
+  "int-quantized, groups": [{ ...wide, groupSize: 32 }, "q8_0", 1e-6],
+};
+
+const prompt = [1, 17, 300, 42, 1000, 7, 7, 512];
+
+async function logitsOf(model: string, dtype: "auto" | "f32") {
+  await using engine = await createEngine({
+    model,
+    dtype,
+    threads: 2,
+    kvCache: { numBlocks: 8, dtype: "f32" },
+    maxModelLen: 64,
+  });
+  const logits = await engine.logits(prompt);
+  return { logits, dtype: engine.info.model.dtype };
+}
+
+/** The root of the mean squared difference, as a part of the root of the mean square. */
+function distance(actual: Float32Array, expected: Float32Array): number {
+  const sumOf = (term: (i: number) => number) => expected.reduce((sum, _, i) => sum + term(i), 0);
+  const error = sumOf((i) => (actual[i]! - expected[i]!) ** 2);
+  return Math.sqrt(error / sumOf((i) => expected[i]! ** 2));
+}
+
+describe.each(Object.entries(recipes))("%s", (name, [recipe, dtype, tolerance]) => {
+  const quantized = join(scratch, `${name} quantized`);
+  const plain = join(scratch, `${name} plain`);
+  beforeAll(() => quantizeDirectory(base, recipe, { quantized, plain }));
+
+  it("has the numbers that were quantised", async () => {
+    const expected = await logitsOf(plain, "f32");
+    const actual = await logitsOf(quantized, "f32");
+    expect(distance(actual.logits, expected.logits)).toBeLessThan(tolerance);
+  });
+
+  it("stays quantised in memory", async () => {
+    const expected = await logitsOf(plain, "f32");
+    const actual = await logitsOf(quantized, "auto");
+    expect(actual.dtype).toBe(dtype);
+    expect(distance(actual.logits, expected.logits)).toBeLessThan(0.03);
+  });
+});
+
+type Config = { quantization_config: Record<string, unknown> };
+type Tensors = ReturnType<typeof readTensors>;
+
+async function load(
+  recipe: Recipe,
+  change: {
+    config?: (fields: Config["quantization_config"]) => void;
+    tensors?: (t: Tensors) => void;
+  },
+) {
+  const quantized = mkdtempSync(join(scratch, "bad-"));
+  quantizeDirectory(base, recipe, { quantized, plain: join(scratch, "unused") });
+  const path = join(quantized, "config.json");
+  const config = JSON.parse(readFileSync(path, "utf8")) as Config;
+  change.config?.(config.quantization_config);
+  writeFileSync(path, JSON.stringify(config));
+  const file = join(quantized, "model.safetensors");
+  const tensors = readTensors(file);
+  change.tensors?.(tensors);
+  writeTensors(file, tensors);
+  return logitsOf(quantized, "auto");
+}
+
+it("naive-quantized is another name of int-quantized", async () => {
+  const config = (fields: Config["quantization_config"]) => (fields["format"] = "naive-quantized");
+  expect((await load(wide, { config })).dtype).toBe("q8_0");
+});
+
+describe("refuses", () => {
+  const groups = { group_0: { weights: { num_bits: 8, type: "float" } } };
+  it.each<[string, Recipe, Record<string, unknown>, string]>([
+    ["another method", gptq, { quant_method: "fp8" }, "fp8"],
+    ["another format", packed, { format: "marlin-24" }, "marlin-24"],
+    ["three bits", gptq, { bits: 3 }, "3"],
+    ["groups of 48", gptq, { group_size: 48 }, "48"],
+    ["columns in another order", gptq, { desc_act: true }, "desc_act"],
+    ["asymmetric codes of 8 bits", { ...gptq, bits: 8 }, { sym: false }, "sym"],
+    ["AWQ without zero points", awq, { zero_point: false }, "zero_point"],
+    ["another AWQ layout", awq, { version: "gemv" }, "gemv"],
+    ["floats of 8 bits", packed, { config_groups: groups }, "float"],
+  ])("%s as unsupported", async (_, recipe, fields, named) => {
+    const loading = load(recipe, { config: (config) => Object.assign(config, fields) });
+    await expect(loading).rejects.toMatchObject({
+      code: "ERR_MODEL_UNSUPPORTED",
+      message: expect.stringContaining(named),
+    });
+  });
+
+  const module = "model.layers.0.self_attn.q_proj";
+  it.each<[string, string, Recipe, (tensors: Tensors) => void]>([
+    ["missing scales", "scales", gptq, (t) => t.delete(`${module}.scales`)],
+    ["missing zero points", "qzeros", gptq, (t) => t.delete(`${module}.qzeros`)],
+    ["missing codes", "q_proj.weight", gptq, (t) => t.delete(`${module}.qweight`)],
+    ["codes of floats", "qweight", gptq, edit("qweight", { dtype: "F32" })],
+    ["scales of integers", "scales", gptq, edit("scales", { dtype: "U16" })],
+    ["scales of other groups", "scales", gptq, edit("scales", { shape: [1, 512] })],
+    ["a list of codes", "qweight", gptq, edit("qweight", { shape: [32 * 256] })],
+    ["codes of fewer columns", "q_proj", gptq, edit("qweight", { shape: [16, 512] })],
+    ["zero points of other rows", "qzeros", gptq, edit("qzeros", { shape: [1, 64] })],
+    ["packed codes of bytes", "weight_packed", packed, edit("weight_packed", { dtype: "F32" })],
+  ])("%s", async (_, named, recipe, tensors) => {
+    await expect(load(recipe, { tensors })).rejects.toMatchObject({
+      code: "ERR_TENSOR_MISMATCH",
+      message: expect.stringContaining(named),
+    });
+  });
+
+  function edit(suffix: string, change: Partial<{ dtype: string; shape: number[] }>) {
+    return (tensors: Tensors) => {
+      const tensor = tensors.get(`${module}.${suffix}`)!;
+      tensors.set(`${module}.${suffix}`, { ...tensor, ...change });
+    };
+  }
+
+  it("zero points that differ where the config says that none do", async () => {
+    const tensors = (all: Tensors) => all.get(`${module}.qzeros`)!.data.fill(0x55);
+    await expect(load(gptq, { tensors })).rejects.toMatchObject({
+      code: "ERR_MODEL_CORRUPT",
+      message: expect.stringContaining("symmetrically"),
+    });
+  });
+});
