@@ -64,7 +64,7 @@ export class Scheduler {
   readonly #inFlight: Set<Sequence> = new Set();
   #numArrivals = 0;
   #numPreemptions = 0;
-  /** Since `takePreempted`. */
+  /** Since `takePreempted` or `commit`. */
   #preempted: Sequence[] = [];
 
   constructor(blocks: BlockManager, options: SchedulerOptions) {
@@ -91,7 +91,7 @@ export class Scheduler {
     return this.#numPreemptions;
   }
 
-  /** Those that were preempted since the last call, once a preemption. */
+  /** Those that were preempted since the last call or `commit`, once a preemption. */
   takePreempted(): Sequence[] {
     return this.#preempted.splice(0);
   }
@@ -177,6 +177,7 @@ export class Scheduler {
   /** Takes the results of the step: draws advance their sequences, ended ones give their blocks back. */
   commit(step: ScheduledStep, { tokens, finite }: StepOutput): DrawnToken[] {
     this.#inFlight.clear();
+    this.#preempted.length = 0; // whoever did not ask for them does not want them
     this.#blocks.finishStep();
     const drawn: DrawnToken[] = [];
     let row = 0;

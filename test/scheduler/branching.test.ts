@@ -179,6 +179,7 @@ describe("groups of branching sequences", () => {
       if (step > 200) throw new Error("livelock");
     }
     expect(simulation.scheduler.numPreemptions).toBeGreaterThan(0);
+    expect(simulation.scheduler.takePreempted()).toEqual([]); // nobody asked; none is kept
     const contexts = group.members.map(({ tokenIds }) => Array.from(tokenIds));
     expect(contexts).toEqual(expected(simulation, promptOf(1), 3, 6));
   });
