@@ -78,6 +78,12 @@ export interface NativeWeightPart {
   };
 }
 
+/** A weight of the plan, by its index, and the parts that fill it. */
+export interface NativeWeightSource {
+  readonly index: number;
+  readonly parts: readonly NativeWeightPart[];
+}
+
 /** How the codes of a matrix lie in files, and what turns them into numbers; native/group-quantized.h has the layouts. */
 export interface GroupQuantized {
   readonly storage: "gptq" | "awq" | "packed" | "bytes";
@@ -114,8 +120,8 @@ export interface NativeEngine {
   measure(plan: Plan, kv: Omit<KvCacheOptions, "numBlocks">): number;
   /** Job, once: checks the plan, then allocates arena, KV cache and weights. Values: bytes of a KV block, (low, high). */
   open(plan: Plan, kv: KvCacheOptions, maxRequests: number): number;
-  /** Job: reads the parts from their files and packs them. */
-  loadWeight(index: number, parts: readonly NativeWeightPart[]): number;
+  /** Job: reads weights from their files, ahead while others are packed. */
+  loadWeights(weights: readonly NativeWeightSource[]): number;
   /** Job: packs constant data, float32 [rows, cols]. The data is copied at once. */
   setWeight(index: number, data: Float32Array): number;
   /**

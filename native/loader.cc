@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
+#include <map>
 
 #include "block-formats.h"
 #include "failure.h"
@@ -12,9 +14,12 @@ namespace pagoda {
 
 namespace {
 
-constexpr uint64_t kChunkBytes = 2u << 20;
-// Whole panels of all instruction sets, so that none is packed in two goes.
+// Long enough to occupy the workers, short enough that what was read is still in the cache when it is packed.
+constexpr uint64_t kChunkBytes = 1u << 20;
+// Whole panels of all instruction sets, so that none is packed in two goes...
 constexpr int32_t kChunkRows = 64;
+// ...unless that many rows have more bytes than this.
+constexpr uint64_t kMostChunkBytes = 8u << 20;
 
 void checkPart(const PagodaWeight& weight, const WeightPart& part) {
   require(part.rowStart >= 0 && part.rows >= 1 && part.rowStart <= weight.rows - part.rows,
@@ -23,123 +28,117 @@ void checkPart(const PagodaWeight& weight, const WeightPart& part) {
   require(weight.cols % blockFormat(part.dtype).columns == 0, "A part's rows do not consist of whole blocks");
 }
 
-/// A vector is one row for the backend, but may be joined from parts, so its parts are gathered first.
-std::vector<char> gatherVector(const PagodaWeight& weight, const std::vector<WeightPart>& parts) {
-  const PagodaDtype dtype = parts[0].dtype;
-  require(!isQuantized(dtype), "A vector cannot be quantised");
-  const uint64_t elementBytes = blockFormat(dtype).bytes;
-  std::vector<char> data(static_cast<uint64_t>(weight.cols) * elementBytes);
-  uint64_t filled = 0;
-  for (const WeightPart& part : parts) {
-    const uint64_t bytes = static_cast<uint64_t>(part.rows) * elementBytes;
-    require(part.dtype == dtype && !part.quantized && part.rows >= 1 && bytes <= data.size() - filled,
-            "The parts of a vector do not fit it");
-    File(part.file).read(part.offset, data.data() + filled, bytes);
-    filled += bytes;
-  }
-  require(filled == data.size(), "The parts do not fill the vector");
-  return data;
-}
-
-/// The rows of one part as they are packed.
-class RowSource {
- public:
-  RowSource(const PagodaWeight& weight, const WeightPart& part)
-      : offset_(part.offset), rowBytes_(static_cast<uint64_t>(rowBytes(part.dtype, weight.cols))) {
-    if (part.quantized) {
-      blocks_.emplace(*part.quantized, part.file, part.offset, part.dtype, weight.cols);
-    } else {
-      file_.emplace(part.file);
-    }
-  }
-
-  uint64_t rowLength() const { return rowBytes_; }
-
-  void read(int32_t row, int32_t rows, char* into) {
-    if (blocks_) return blocks_->read(row, rows, into);
-    file_->read(offset_ + row * rowBytes_, into, rows * rowBytes_);
-  }
-
- private:
-  uint64_t offset_;
-  uint64_t rowBytes_;
-  std::optional<File> file_;
-  std::optional<GroupQuantizedRows> blocks_;
-};
-
-/// Rows of one part that are read and packed together.
-struct Chunk {
-  const WeightPart* part;
-  RowSource* source;
-  int32_t row;  // first, within the part
-  int32_t rows;
-};
-
 int32_t chunkRows(const WeightPart& part, uint64_t rowBytes) {
+  if (part.rows <= kChunkRows) return part.rows;
   const auto rows = static_cast<int32_t>(std::clamp<uint64_t>(kChunkBytes / rowBytes, 1, INT32_MAX));
-  return std::min(part.rows, rows >= kChunkRows ? rows / kChunkRows * kChunkRows : rows);
+  if (kChunkRows * rowBytes > kMostChunkBytes) return std::min(part.rows, rows);
+  return std::min(part.rows, std::max(rows / kChunkRows, 1) * kChunkRows);
 }
 
-/// What is read of a weight, in order.
+/// What is read and packed at a time: rows of one weight.
+struct Chunk {
+  int32_t weight;  // index in the plan
+  PagodaDtype dtype;
+  int32_t row;  // first, within the weight
+  int32_t rows;
+  uint64_t bytes;
+  std::function<void(char* into)> read;  // on the reading thread
+};
+
+/// The chunks of weights, in order.
 class Chunks {
  public:
-  Chunks(const PagodaWeight& weight, const std::vector<WeightPart>& parts) {
-    for (const WeightPart& part : parts) {
-      checkPart(weight, part);
-      RowSource& source = sources_.emplace_back(weight, part);
-      const int32_t step = chunkRows(part, source.rowLength());
-      for (int32_t row = 0; row < part.rows; row += std::min(step, part.rows - row))
-        add({&part, &source, row, std::min(step, part.rows - row)});
-    }
+  explicit Chunks(const Runner& runner) : runner_(runner) {}
+
+  void add(const WeightSource& source) {
+    const PagodaWeight& weight = runner_.weight(source.index);
+    require(!source.parts.empty(), "A weight needs at least one part");
+    if (weight.kind == PAGODA_VECTOR) return addVector(source, weight);
+    int64_t rows = 0;
+    for (const WeightPart& part : source.parts) rows += part.rows;
+    require(rows == weight.rows, "The parts do not fill the weight");
+    for (const WeightPart& part : source.parts) addRows(source.index, weight, part);
   }
 
   const std::vector<Chunk>& all() const { return chunks_; }
   uint64_t largest() const { return largest_; }  // bytes
 
  private:
-  void add(const Chunk& chunk) {
-    chunks_.push_back(chunk);
-    largest_ = std::max(largest_, chunk.rows * chunk.source->rowLength());
+  using ReadRows = std::function<void(int32_t row, int32_t rows, char* into)>;
+
+  void push(Chunk chunk) {
+    largest_ = std::max(largest_, chunk.bytes);
+    chunks_.push_back(std::move(chunk));
   }
 
-  std::deque<RowSource> sources_;
+  /// A vector is one row for the backend, but may be joined from parts, so it is one chunk.
+  void addVector(const WeightSource& source, const PagodaWeight& weight) {
+    const PagodaDtype dtype = source.parts[0].dtype;
+    require(!isQuantized(dtype), "A vector cannot be quantised");
+    const uint64_t elementBytes = blockFormat(dtype).bytes;
+    std::vector<std::function<void(char*)>> reads;
+    uint64_t filled = 0;  // elements
+    for (const WeightPart& part : source.parts) {
+      require(part.dtype == dtype && !part.quantized && part.rows >= 1 && part.offset <= INT64_MAX &&
+                  static_cast<uint64_t>(part.rows) <= weight.cols - filled,
+              "The parts of a vector do not fit it");
+      const uint64_t at = filled * elementBytes, bytes = part.rows * elementBytes;
+      reads.push_back([&file = open(part.file), offset = part.offset, at, bytes](char* into) {
+        file.read(offset, into + at, bytes);
+      });
+      filled += part.rows;
+    }
+    require(filled == static_cast<uint64_t>(weight.cols), "The parts do not fill the vector");
+    push({source.index, dtype, 0, 1, filled * elementBytes, [reads = std::move(reads)](char* into) {
+            for (const auto& read : reads) read(into);
+          }});
+  }
+
+  void addRows(int32_t index, const PagodaWeight& weight, const WeightPart& part) {
+    checkPart(weight, part);
+    const auto rowLength = static_cast<uint64_t>(rowBytes(part.dtype, weight.cols));
+    const ReadRows read = readerOf(weight, part, rowLength);
+    const int32_t step = chunkRows(part, rowLength);
+    for (int32_t row = 0; row < part.rows; row += std::min(step, part.rows - row)) {
+      const int32_t rows = std::min(step, part.rows - row);
+      push({index, part.dtype, part.rowStart + row, rows, rows * rowLength,
+            [read, row, rows](char* into) { read(row, rows, into); }});
+    }
+  }
+
+  ReadRows readerOf(const PagodaWeight& weight, const WeightPart& part, uint64_t rowLength) {
+    if (part.quantized) {
+      auto& blocks = quantized_.emplace_back(*part.quantized, part.file, part.offset, part.dtype, weight.cols);
+      return [&blocks](int32_t row, int32_t rows, char* into) { blocks.read(row, rows, into); };
+    }
+    return [&file = open(part.file), offset = part.offset, rowLength](int32_t row, int32_t rows, char* into) {
+      file.read(offset + row * rowLength, into, rows * rowLength);
+    };
+  }
+
+  const File& open(const std::string& path) { return files_.try_emplace(path, path).first->second; }
+
+  const Runner& runner_;
+  std::map<std::string, File> files_;  // by path
+  std::deque<GroupQuantizedRows> quantized_;
   std::vector<Chunk> chunks_;
   uint64_t largest_ = 0;
 };
 
-/// One thread reads ahead while the device packs.
-void loadRows(Runner& runner, const std::string& name, const PagodaWeight& weight, const Chunks& chunks,
-              const std::atomic<bool>& cancelled) {
-  ReadAhead ahead(chunks.all().size(), chunks.largest(), [&](size_t item, char* into) {
-    const Chunk& chunk = chunks.all()[item];
-    chunk.source->read(chunk.row, chunk.rows, into);
-  });
+}  // namespace
+
+void loadWeights(Runner& runner, const std::vector<WeightSource>& sources, const std::atomic<bool>& cancelled) {
+  Chunks chunks(runner);
+  for (const WeightSource& source : sources) chunks.add(source);
+  ReadAhead ahead(chunks.all().size(), chunks.largest(),
+                  [&](size_t item, char* into) { chunks.all()[item].read(into); });
   for (const Chunk& chunk : chunks.all()) {
     if (cancelled.load(std::memory_order_relaxed)) throw Failure(PAGODA_IO, "Loading was cancelled");
     const char* rows = ahead.next();
-    const WeightPart& part = *chunk.part;
-    runner.device().prepareWeight(name, weight, part.rowStart + chunk.row, chunk.rows, rows, part.dtype);
+    const std::string& name = runner.plan().weights[chunk.weight].name;
+    runner.device().prepareWeight(name, runner.weight(chunk.weight), chunk.row, chunk.rows, rows, chunk.dtype);
     runner.device().synchronize();
   }
-}
-
-}  // namespace
-
-void loadWeight(Runner& runner, int32_t index, const std::vector<WeightPart>& parts,
-                const std::atomic<bool>& cancelled) {
-  const PagodaWeight& weight = runner.weight(index);
-  const std::string& name = runner.plan().weights[index].name;
-  require(!parts.empty(), "A weight needs at least one part");
-  if (weight.kind == PAGODA_VECTOR) {
-    const std::vector<char> data = gatherVector(weight, parts);
-    runner.device().prepareWeight(name, weight, 0, 1, data.data(), parts[0].dtype);
-    runner.device().synchronize();
-    return;
-  }
-  int64_t rows = 0;
-  for (const WeightPart& part : parts) rows += part.rows;
-  require(rows == weight.rows, "The parts do not fill the weight");
-  loadRows(runner, name, weight, Chunks(weight, parts), cancelled);
 }
 
 void setWeight(Runner& runner, int32_t index, const std::vector<float>& data) {

@@ -23,10 +23,15 @@ struct WeightPart {
   std::optional<GroupQuantized> quantized = {};
 };
 
-/// Reads and packs the parts. Plain reads, no mapping: a file that shrinks meanwhile gives PAGODA_IO, not a SIGBUS.
-/// Gives up with PAGODA_IO soon after `cancelled` is set.
-void loadWeight(Runner& runner, int32_t index, const std::vector<WeightPart>& parts,
-                const std::atomic<bool>& cancelled);
+/// A weight of the plan and the parts that fill it.
+struct WeightSource {
+  int32_t index;
+  std::vector<WeightPart> parts;
+};
+
+/// Reads and packs the weights, reading ahead from one into the next. Plain reads, no mapping: a file that shrinks
+/// meanwhile gives PAGODA_IO, not a SIGBUS. Gives up with PAGODA_IO soon after `cancelled` is set.
+void loadWeights(Runner& runner, const std::vector<WeightSource>& sources, const std::atomic<bool>& cancelled);
 
 /// Packs float32 [rows, cols]. Throws PAGODA_INVALID where the length does not fit.
 void setWeight(Runner& runner, int32_t index, const std::vector<float>& data);

@@ -64,6 +64,12 @@ uint64_t addBytes(uint64_t a, uint64_t b) {
   return a + b;
 }
 
+/// As far as the next weight begins behind it.
+uint64_t alignedWeightBytes(Device& device, const PagodaWeight& weight) {
+  constexpr uint64_t kAlignment = 256;  // as backend.h promises for an allocation
+  return addBytes(device.weightBytes(weight), kAlignment - 1) / kAlignment * kAlignment;
+}
+
 float nanosecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<float, std::nano>(std::chrono::steady_clock::now() - start).count();
 }
@@ -74,7 +80,7 @@ MemoryNeed measure(Device& device, const PlanSpec& plan, const KvOptions& kv) {
   checkPlan(plan);
   MemoryNeed need{0, plan.arenaBytes, 0};
   for (const WeightSpec& spec : plan.weights)
-    need.weights = addBytes(need.weights, device.weightBytes(describeWeight(spec)));
+    need.weights = addBytes(need.weights, alignedWeightBytes(device, describeWeight(spec)));
   for (const KvLayer& slot : kvSlots(plan))
     need.kvBlock = addBytes(need.kvBlock, device.kvBlockBytes(describeCache(slot, kv)));
   return need;
@@ -110,12 +116,15 @@ Runner::Runner(Device& device, PlanSpec plan, KvOptions kv, int32_t maxRequests)
 }
 
 void Runner::allocateWeights() {
+  uint64_t bytes = 0;
+  std::vector<uint64_t> offsets;
   for (const WeightSpec& spec : plan_.weights) {
-    PagodaWeight weight = describeWeight(spec);
-    weightMemory_.emplace_back(device_, spec.name, device_.weightBytes(weight));
-    weight.data = weightMemory_.back().at(0);
-    weights_.push_back(weight);
+    weights_.push_back(describeWeight(spec));
+    offsets.push_back(bytes);
+    bytes = addBytes(bytes, alignedWeightBytes(device_, weights_.back()));
   }
+  weightMemory_ = DeviceMemory(device_, "weights", bytes);
+  for (size_t i = 0; i < weights_.size(); ++i) weights_[i].data = weightMemory_.at(offsets[i]);
 }
 
 void Runner::allocateKv() {

@@ -76,7 +76,7 @@ class Runner {
   const KvOptions kv_;
   const int32_t maxRequests_;
   DeviceMemory arena_;
-  std::vector<DeviceMemory> weightMemory_;
+  DeviceMemory weightMemory_;  // of all weights, so that small ones share large pages
   std::vector<PagodaWeight> weights_;
   std::vector<DeviceMemory> kvMemory_;  // one a slot
   std::vector<PagodaKvCache> caches_;   // by slot

@@ -26,14 +26,25 @@ export function findWeights(plan: Plan, checkpoint: Checkpoint): WeightSources {
   return { parts, bytes };
 }
 
+/** Weights that are loaded by one job: so many bytes that the device does not wait, and progress is seen. */
+const batchBytes = 64 * 2 ** 20;
+/** Each weight may have files open. */
+const batchWeights = 64;
+
+/** One job of the sink. */
+interface Batch {
+  readonly bytes: number;
+  start(sink: WeightSink): Promise<void>;
+}
+
 /**
- * Loads the weights in order. Two are under way at a time, so that the device goes on without waiting for the event loop.
- * Gives up as soon as the signal fires; the sink must then be closed, which ends what is under way.
+ * Loads the weights in order. Two batches are under way at a time, so that the device goes on without waiting for the event
+ * loop. Gives up as soon as the signal fires; the sink must then be closed, which ends what is under way.
  * @throws ERR_ABORTED, ERR_MODEL_CORRUPT
  */
 export async function loadWeights(
   plan: Plan,
-  { parts, bytes }: WeightSources,
+  sources: WeightSources,
   sink: WeightSink,
   { signal, progress }: { signal: AbortSignal; progress: ProgressReporter },
 ): Promise<void> {
@@ -41,27 +52,47 @@ export async function loadWeights(
   const aborted = deferred<never>();
   const stopListening = onAbort(signal, aborted.reject);
   ignoreRejection(aborted.promise);
-  const start = (index: number): Promise<void> | undefined => {
-    const source = plan.weights[index]?.source;
-    if (source === undefined) return undefined;
-    const load = "data" in source ? sink.set(index, source.data) : sink.load(index, parts[index]!);
-    ignoreRejection(load);
+  const batches = batchesOf(plan, sources);
+  const start = (batch: Batch | undefined): Promise<void> | undefined => {
+    const load = batch?.start(sink);
+    if (load !== undefined) ignoreRejection(load);
     return load;
   };
-  const total = sum(bytes);
+  const total = sum(sources.bytes);
   let loaded = 0;
-  let next = start(0);
+  let next = start(batches[0]);
   try {
-    for (let index = 0; next !== undefined; index++) {
-      const current: Promise<void> = next;
-      next = start(index + 1);
+    for (const [i, { bytes }] of batches.entries()) {
+      const current = next;
+      next = start(batches[i + 1]);
       progress.report({ phase: "weights", loaded, total });
       await Promise.race([current, aborted.promise]);
-      loaded += bytes[index]!;
+      loaded += bytes;
     }
   } finally {
     stopListening();
   }
+}
+
+function batchesOf({ weights }: Plan, { parts, bytes }: WeightSources): Batch[] {
+  const batches: Batch[] = [];
+  let indices: number[] = [];
+  const size = (): number => sum(indices.map((index) => bytes[index]!));
+  const flush = (): void => {
+    const sources = indices.map((index) => ({ index, parts: parts[index]! }));
+    if (sources.length > 0) batches.push({ bytes: size(), start: (sink) => sink.load(sources) });
+    indices = [];
+  };
+  for (const [index, { source }] of weights.entries()) {
+    if ("data" in source) {
+      batches.push({ bytes: 0, start: (sink) => sink.set(index, source.data) });
+      continue;
+    }
+    indices.push(index);
+    if (size() >= batchBytes || indices.length === batchWeights) flush();
+  }
+  flush();
+  return batches;
 }
 
 /** For a promise that is awaited only where nothing else fails before. */

@@ -6,7 +6,7 @@ import {
   type KvCacheOptions,
   type NativeEngine,
   type NativeEngineOptions,
-  type NativeWeightPart,
+  type NativeWeightSource,
 } from "../native.js";
 import type { Executor, ExecutorLimits } from "./executor.js";
 import { kvLayout, validateReadBlocks, validateWriteBlocks } from "./kv-transfer.js";
@@ -14,8 +14,8 @@ import type { SamplingInput, StepInput, StepLogprobs, StepOutput } from "./step.
 
 /** Where weights go while a model is loaded. Indices are those of `plan.weights`. */
 export interface WeightSink {
-  /** Reads and packs the parts, off the event loop. */
-  load(index: number, parts: readonly NativeWeightPart[]): Promise<void>;
+  /** Reads and packs weights, off the event loop; about as many files are open as there are weights. */
+  load(weights: readonly NativeWeightSource[]): Promise<void>;
   /** Packs constant data, float32 [rows, cols]. */
   set(index: number, data: Float32Array): Promise<void>;
 }
@@ -67,8 +67,8 @@ export async function createNativeExecutor(
     await jobs.run((native) => native.openDevice());
     kvBlockBytes = countAt(await jobs.run((native) => native.open(plan, kv, maxRequests)), 0);
     await options.loadWeights({
-      load: async (index, parts) => {
-        await jobs.run((native) => native.loadWeight(index, parts));
+      load: async (weights) => {
+        await jobs.run((native) => native.loadWeights(weights));
       },
       set: async (index, data) => {
         await jobs.run((native) => native.setWeight(index, data));

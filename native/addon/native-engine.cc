@@ -77,7 +77,7 @@ Napi::Function NativeEngine::define(Napi::Env env) {
                          InstanceMethod<&NativeEngine::openDevice>("openDevice"),
                          InstanceMethod<&NativeEngine::measure>("measure"),
                          InstanceMethod<&NativeEngine::open>("open"),
-                         InstanceMethod<&NativeEngine::loadWeight>("loadWeight"),
+                         InstanceMethod<&NativeEngine::loadWeights>("loadWeights"),
                          InstanceMethod<&NativeEngine::setWeight>("setWeight"),
                          InstanceMethod<&NativeEngine::step>("step"),
                          InstanceMethod<&NativeEngine::stepLogits>("stepLogits"),
@@ -193,12 +193,11 @@ Napi::Value NativeEngine::open(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value NativeEngine::loadWeight(const Napi::CallbackInfo& info) {
+Napi::Value NativeEngine::loadWeights(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
-    const auto index = static_cast<int32_t>(readInteger(info[0], "index", 0, INT32_MAX));
     const std::atomic<bool>* closing = &thread_->closing();
-    return submit(info.Env(), [index, closing, parts = readWeightParts(info[1])](State& state, Completion&) {
-      pagoda::loadWeight(state.openedRunner(), index, parts, *closing);
+    return submit(info.Env(), [closing, sources = readWeightSources(info[0])](State& state, Completion&) {
+      pagoda::loadWeights(state.openedRunner(), sources, *closing);
     });
   });
 }

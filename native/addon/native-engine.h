@@ -41,7 +41,7 @@ class NativeEngine : public Napi::ObjectWrap<NativeEngine> {
   Napi::Value openDevice(const Napi::CallbackInfo& info);
   Napi::Value measure(const Napi::CallbackInfo& info);
   Napi::Value open(const Napi::CallbackInfo& info);
-  Napi::Value loadWeight(const Napi::CallbackInfo& info);
+  Napi::Value loadWeights(const Napi::CallbackInfo& info);
   Napi::Value setWeight(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value stepLogits(const Napi::CallbackInfo& info);

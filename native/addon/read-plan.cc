@@ -150,11 +150,15 @@ KvOptions readKvOptions(const Napi::Value& value, bool needsBlocks) {
   return {numBlocks, readInt32(object, "blockSize"), readDtype(property(object, "dtype"))};
 }
 
-std::vector<WeightPart> readWeightParts(const Napi::Value& value) {
-  const Napi::Array array = readArray(value, "parts");
-  std::vector<WeightPart> parts;
-  for (uint32_t i = 0; i < array.Length(); ++i) parts.push_back(readPart(array[i]));
-  return parts;
+std::vector<WeightSource> readWeightSources(const Napi::Value& value) {
+  const Napi::Array array = readArray(value, "weights");
+  std::vector<WeightSource> sources;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::Object object = readObject(array[i], "weight");
+    const auto index = static_cast<int32_t>(readInteger(property(object, "index"), "index", 0, INT32_MAX));
+    sources.push_back({index, readList(object, "parts", readPart)});
+  }
+  return sources;
 }
 
 }  // namespace pagoda

@@ -13,6 +13,6 @@ namespace pagoda {
 PlanSpec readPlan(const Napi::Value& value);
 /// numBlocks is optional where only sizes are asked.
 KvOptions readKvOptions(const Napi::Value& value, bool needsBlocks);
-std::vector<WeightPart> readWeightParts(const Napi::Value& value);
+std::vector<WeightSource> readWeightSources(const Napi::Value& value);
 
 }  // namespace pagoda

@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "../block-formats.h"
+#include "fresh-pages.h"
 #include "isa.h"
 #include "kernels.h"
 #include "kv-layout.h"
@@ -29,6 +30,7 @@ struct PagodaDevice {
   const pagoda::KernelTable* kernels;
   pagoda::ThreadPool pool;
   pagoda::ScratchBuffer scratch;
+  pagoda::FreshPages pages;
 };
 
 namespace pagoda {
@@ -167,6 +169,12 @@ PagodaStatus prepareWeight(PagodaDevice* device, const PagodaWeight* weight, int
     return fail(error, PAGODA_INVALID, "Expected a multiple of %d columns for dtype %d but received %d",
                 blockFormat(sourceDtype).columns, static_cast<int>(sourceDtype), weight->cols);
   }
+  uint64_t size = 0;  // fits, since the weight has been allocated
+  packedBytes(*weight, *device->kernels, &size);
+  const double rowBytes = static_cast<double>(size) / weight->rows;
+  const auto begin = static_cast<uint64_t>(rowStart * rowBytes);
+  const auto end = static_cast<uint64_t>((static_cast<double>(rowStart) + rows) * rowBytes);
+  device->pages.prepare(weight->data, size, begin, end, device->pool);
   packRows(*weight, *device->kernels, rowStart, rows, source, sourceDtype, device->pool);
   return PAGODA_OK;
 }

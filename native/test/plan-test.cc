@@ -440,7 +440,7 @@ void testLoader() {
   const uint64_t rowBytes = kHidden * sizeof(float);
   const auto status = [&](const std::vector<WeightPart>& parts, const std::atomic<bool>& cancelled) {
     try {
-      loadWeight(runner, 0, parts, cancelled);
+      loadWeights(runner, {{0, parts}}, cancelled);
     } catch (const Failure& failure) {
       return failure.status();
     }
@@ -469,7 +469,7 @@ void testLoaderChunks() {
   std::vector<float> data(static_cast<size_t>(rows) * kHidden);
   for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<float>(i % 1000003);
   std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(data.data()), data.size() * sizeof(float));
-  loadWeight(loaded, 2, {{path, 0, PAGODA_F32, 0, rows}}, false);
+  loadWeights(loaded, {{2, {{path, 0, PAGODA_F32, 0, rows}}}}, false);
   setWeight(expected, 2, data);
   const uint64_t bytes = device.weightBytes(loaded.weight(2));
   CHECK(std::memcmp(loaded.weight(2).data, expected.weight(2).data, bytes) == 0);

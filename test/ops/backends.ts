@@ -100,7 +100,7 @@ async function loadFile(
       return { file, offset, dtype, rowStart, rows: rowEnd - rowStart };
     };
     const parts = [part(middle, rows), ...(middle > 0 ? [part(0, middle)] : [])];
-    await sink.load(index, parts);
+    await sink.load([{ index, parts }]);
   } finally {
     await rm(directory, { recursive: true });
   }

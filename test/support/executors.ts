@@ -60,7 +60,7 @@ async function loadWeights(sink: WeightSink, options: TestExecutorOptions): Prom
   const { plan, weights, checkpoint } = options;
   for (const [index, weight] of plan.weights.entries()) {
     const parts = checkpoint === undefined ? [] : resolveWeight(checkpoint, weight);
-    if (parts.length > 0) await sink.load(index, parts);
+    if (parts.length > 0) await sink.load([{ index, parts }]);
     else await sink.set(index, weights[index] as Float32Array);
   }
 }
