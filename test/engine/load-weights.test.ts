@@ -60,9 +60,9 @@ describe("loadWeights", () => {
   it("reports the bytes of what is loaded", async () => {
     const seen: number[] = [];
     const reporter = new ProgressReporter(({ loaded }) => seen.push(loaded));
-    const sink = {
-      load: () => new Promise((resolve) => setTimeout(resolve, 40)),
-    } as unknown as WeightSink;
+    let last = Promise.resolve();
+    const wait = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 40));
+    const sink = { load: () => (last = last.then(wait)) } as unknown as WeightSink;
     await loadWeights(planOf(3), sourcesOf(3), sink, { signal, progress: reporter });
     expect(seen).toEqual([0, 64 * 2 ** 20, 128 * 2 ** 20]);
   });
