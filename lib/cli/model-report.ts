@@ -115,6 +115,6 @@ async function tokenizerFacts(
   if (source === undefined || !(await hasTokenizer(source))) {
     return { hasTokenizer: false, hasChatTemplate: false };
   }
-  const { sources } = readTemplates(source, readTokenizer(source));
+  const { sources } = readTemplates(source, readTokenizer(source, false));
   return { hasTokenizer: true, hasChatTemplate: Object.keys(sources).length > 0 };
 }

@@ -10,7 +10,7 @@ export interface AddedToken {
   readonly special?: boolean;
 }
 
-/** tokenizer.json, checked as far as this package relies on it. */
+/** tokenizer.json, checked as far as this package relies on it. A vocabulary that comes from elsewhere may be a map. */
 export interface TokenizerJson {
   readonly model: Readonly<Record<string, unknown>>;
   readonly added_tokens: readonly AddedToken[];
@@ -125,9 +125,13 @@ export function tokenTable({ tokenizer }: TokenizerFiles): (string | undefined)[
   const table: (string | undefined)[] = [];
   const { vocab } = tokenizer.model;
   if (Array.isArray(vocab)) for (const [token] of vocab as [string, number][]) table.push(token);
-  else for (const [token, id] of Object.entries(vocab as object)) table[id as number] = token;
+  else for (const [token, id] of entriesOf(vocab as object)) table[id] = token;
   for (const { id, content } of tokenizer.added_tokens) table[id] = content;
   return table;
+}
+
+function entriesOf(vocab: object): Iterable<[string, number]> {
+  return vocab instanceof Map ? (vocab as Map<string, number>) : Object.entries(vocab);
 }
 
 function checkTokenizer(raw: Record<string, unknown>, path: string): TokenizerJson {

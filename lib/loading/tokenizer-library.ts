@@ -24,7 +24,9 @@ export interface LibraryTokenizer {
 }
 
 export interface LibraryModel {
-  readonly vocab: readonly (string | undefined)[];
+  vocab: (string | undefined)[];
+  tokens_to_ids: Map<string, number>;
+  unk_token_id?: number | undefined;
   encode(words: readonly string[]): string[];
 }
 
@@ -47,7 +49,29 @@ export interface LibraryDecoder {
 /** A model that knows no token; for where only the other parts of a tokenizer are needed. */
 export const emptyModel = { type: "BPE", vocab: {}, merges: [] } as const;
 
-/** Throws a plain error when the JSON is not usable. */
+/**
+ * Throws a plain error when the JSON is not usable. The vocabulary of a BPE model may be a map, too: through an object the
+ * library would make one of it, which takes most of the time for a large one.
+ */
 export function createLibraryTokenizer(json: object, config: object): LibraryTokenizer {
-  return new Tokenizer(json, config) as LibraryTokenizer;
+  const { model } = json as { readonly model: { readonly vocab: unknown; unk_token?: string } };
+  if (!(model.vocab instanceof Map)) return new Tokenizer(json, config) as LibraryTokenizer;
+  const tokenizer = new Tokenizer({ ...json, model: { ...model, vocab: {} } }, config);
+  const library = tokenizer as LibraryTokenizer;
+  fillVocabulary(library.model, model.vocab as ReadonlyMap<string, number>);
+  library.model.unk_token_id = library.model.tokens_to_ids.get(model.unk_token ?? "");
+  return library;
+}
+
+/** Added tokens are there already and stay. */
+function fillVocabulary(model: LibraryModel, tokens: ReadonlyMap<string, number>): void {
+  const ids = new Map(tokens);
+  const table: (string | undefined)[] = [];
+  for (const [token, id] of tokens) table[id] = token;
+  for (const [token, id] of model.tokens_to_ids) {
+    ids.set(token, id);
+    table[id] = token;
+  }
+  model.tokens_to_ids = ids;
+  model.vocab = table;
 }

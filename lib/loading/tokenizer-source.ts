@@ -6,9 +6,15 @@ import { readChatTemplates, readTokenizerFiles, type TokenizerFiles } from "./to
 /** Where a tokenizer is read from: the path of a model directory, or metadata of a GGUF file. */
 export type TokenizerSource = string | GgufTokenizerSource;
 
-/** Synchronous: it runs in a worker. @throws ERR_TOKENIZER_INVALID */
-export function readTokenizer(source: TokenizerSource): TokenizerFiles {
-  return typeof source === "string" ? readTokenizerFiles(source) : readGgufTokenizer(source);
+/**
+ * Synchronous: it runs in a worker.
+ *
+ * @param forEncoding - false: what only an encoder needs may be missing
+ * @throws ERR_TOKENIZER_INVALID
+ */
+export function readTokenizer(source: TokenizerSource, forEncoding = true): TokenizerFiles {
+  if (typeof source === "string") return readTokenizerFiles(source);
+  return readGgufTokenizer(source, forEncoding);
 }
 
 /** The chat templates that stand beside the tokenizer. */

@@ -38,7 +38,7 @@ function encodeHandlers(source: TokenizerSource): Handlers {
 }
 
 function decodeHandlers(source: TokenizerSource): Handlers {
-  const files = readTokenizer(source);
+  const files = readTokenizer(source, false);
   const detokenizer = new Detokenizer(files);
   const facts = findFacts(source, files, detokenizer);
   return {

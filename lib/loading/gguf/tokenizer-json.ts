@@ -43,11 +43,13 @@ interface Vocabulary {
  * The tokenizer of a GGUF file in the form of tokenizer.json and tokenizer_config.json, so that one
  * tokenizer serves both kinds of model. Synchronous: it runs in a worker.
  *
+ * @param forEncoding - whether merges are wanted; they take most of the time
  * @throws ERR_TOKENIZER_INVALID
  */
-export function readGgufTokenizer(source: GgufTokenizerSource): TokenizerFiles {
+export function readGgufTokenizer(source: GgufTokenizerSource, forEncoding = true): TokenizerFiles {
   const vocabulary = readVocabulary(source);
-  const json = source.model === "gpt2" ? byteLevel(source, vocabulary) : scored(source, vocabulary);
+  const kind = source.model === "gpt2" ? byteLevel : scored;
+  const json = kind(source, vocabulary, forEncoding);
   const { chatTemplates } = source;
   const named = Object.entries(chatTemplates).map(([name, template]) => ({ name, template }));
   const text = (role: SpecialRole): string | undefined =>
@@ -95,14 +97,13 @@ interface TokenizerKind {
 }
 
 /** GPT-2's kind: each byte is a letter. */
-function byteLevel(source: GgufTokenizerSource, vocabulary: Vocabulary): TokenizerKind {
-  if (source.merges === undefined) throw invalidTokenizer(source.file, "it has no merges");
+function byteLevel(
+  source: GgufTokenizerSource,
+  vocabulary: Vocabulary,
+  forEncoding: boolean,
+): TokenizerKind {
   const pre = preTokenizers.get(source.pre)!;
-  const merges = readStrings(source.file, source.merges);
-  const broken = merges.find((merge) => !/^[^ ]+ [^ ]+$/.test(merge));
-  if (broken !== undefined) {
-    throw invalidTokenizer(source.file, `${JSON.stringify(broken.slice(0, 50))} is not a merge`);
-  }
+  const merges = forEncoding ? readMerges(source) : [];
   return {
     addsBos: pre.addsBos ?? false,
     parts: {
@@ -112,6 +113,14 @@ function byteLevel(source: GgufTokenizerSource, vocabulary: Vocabulary): Tokeniz
       decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
     },
   };
+}
+
+function readMerges({ file, merges: region }: GgufTokenizerSource): string[] {
+  if (region === undefined) throw invalidTokenizer(file, "it has no merges");
+  const merges = readStrings(file, region);
+  const broken = merges.find((merge) => !/^[^ ]+ [^ ]+$/.test(merge));
+  if (broken === undefined) return merges;
+  throw invalidTokenizer(file, `${JSON.stringify(broken.slice(0, 50))} is not a merge`);
 }
 
 function preTokenizerJson({ splits }: PreTokenizer, addPrefixSpace: boolean): object {
@@ -124,7 +133,11 @@ function preTokenizerJson({ splits }: PreTokenizer, addPrefixSpace: boolean): ob
 }
 
 /** Sentencepiece's kind: merges follow from scores, what no token spells is spelled by its bytes. */
-function scored(source: GgufTokenizerSource, vocabulary: Vocabulary): TokenizerKind {
+function scored(
+  source: GgufTokenizerSource,
+  vocabulary: Vocabulary,
+  forEncoding: boolean,
+): TokenizerKind {
   const scores = readNumbers(source.file, source.scores);
   if (scores === undefined) throw invalidTokenizer(source.file, "it has no scores");
   const { tokens, types } = vocabulary;
@@ -142,7 +155,7 @@ function scored(source: GgufTokenizerSource, vocabulary: Vocabulary): TokenizerK
         byte_fallback: true,
         fuse_unk: true,
         unk_token: tokens[source.specialIds.unk ?? types.indexOf(tokenTypes.unknown)] || null,
-        merges: scoredMerges(vocabulary.ids, scores, isMerged),
+        merges: forEncoding ? scoredMerges(vocabulary.ids, scores, isMerged) : [],
       },
       normalizer: { type: "Sequence", normalizers: addPrefix ? [prepend, spaces] : [spaces] },
       pre_tokenizer: null,
@@ -160,8 +173,6 @@ function scored(source: GgufTokenizerSource, vocabulary: Vocabulary): TokenizerK
 }
 
 function bpe({ ids }: Vocabulary): Readonly<Record<string, unknown>> {
-  const vocab = Object.create(null) as Record<string, number>;
-  for (const [token, id] of ids) vocab[token] = id;
   return {
     type: "BPE",
     dropout: null,
@@ -170,7 +181,7 @@ function bpe({ ids }: Vocabulary): Readonly<Record<string, unknown>> {
     end_of_word_suffix: null,
     fuse_unk: false,
     byte_fallback: false,
-    vocab,
+    vocab: ids,
   };
 }
 
