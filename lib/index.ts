@@ -19,7 +19,7 @@ export type {
   LoadProgress,
 } from "./engine/types.js";
 export type { ModelDtype } from "./graph/choose-dtype.js";
-export type { QuantizedDtype } from "./graph/dtypes.js";
+export type { KeptDtype, QuantizedDtype } from "./graph/dtypes.js";
 
 /** What an engine tells while it works. */
 export type { CacheEvent } from "./cache/prefix-cache.js";

@@ -193,8 +193,7 @@ void checkWeight(const WeightSpec& weight) {
     return;
   }
   const BlockFormat format = blockFormat(weight.dtype);
-  require(format.bytes > 0 && weight.dtype != PAGODA_F16,
-          "Weight " + weight.name + ": a matrix is f32, bf16 or quantised");
+  require(format.bytes > 0, "Weight " + weight.name + ": a matrix is f32, bf16, f16 or quantised");
   require(weight.cols % format.columns == 0,
           "Weight " + weight.name + ": its columns are not a multiple of " + std::to_string(format.columns));
 }

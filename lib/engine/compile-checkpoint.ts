@@ -1,22 +1,22 @@
 import type { ModelDtype } from "../graph/choose-dtype.js";
-import type { QuantizedDtype } from "../graph/dtypes.js";
+import type { KeptDtype } from "../graph/dtypes.js";
 import type { Plan } from "../graph/plan.js";
 import type { Checkpoint } from "../loading/safetensors.js";
-import { automaticDtype, automaticKvDtype, quantizedTensors } from "../loading/weights.js";
+import { automaticDtype, automaticKvDtype, keptTensors } from "../loading/weights.js";
 import { compileModel, type ModelDefinition } from "../models/model-definition.js";
 
 /** A model compiled for the types of its weights. */
 export interface CompiledCheckpoint {
   readonly plan: Plan;
   /** What was asked for, or with `auto` the type of most weights. */
-  readonly dtype: ModelDtype | QuantizedDtype;
+  readonly dtype: ModelDtype | KeptDtype;
   /** What `kvCache.dtype: "auto"` means. */
   readonly kvDtype: "f32" | "bf16";
 }
 
 /**
- * Compiles a model for weights of type `dtype`. With `auto`, quantised tensors keep the types that they have in their file,
- * each its own; all others get the one that {@link automaticDtype} chooses.
+ * Compiles a model for weights of type `dtype`. With `auto`, quantised and F16 tensors keep the types that they have in
+ * their file, each its own; all others get the one that {@link automaticDtype} chooses.
  */
 export function compileCheckpoint(
   model: ModelDefinition,
@@ -29,8 +29,8 @@ export function compileCheckpoint(
     return { plan, dtype, kvDtype: automaticKvDtype(dtype) };
   }
   const plain = automaticDtype(checkpoint);
-  const quantized = quantizedTensors(checkpoint);
-  const plan = compileModel(model, { ...limits, dtype: plain, quantized });
+  const kept = keptTensors(checkpoint);
+  const plan = compileModel(model, { ...limits, dtype: plain, kept });
   return { plan, dtype: mainDtype(plan), kvDtype: automaticKvDtype(plain) };
 }
 

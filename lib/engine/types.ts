@@ -1,5 +1,5 @@
 import type { ModelDtype } from "../graph/choose-dtype.js";
-import type { QuantizedDtype } from "../graph/dtypes.js";
+import type { KeptDtype } from "../graph/dtypes.js";
 import type { ChatMessage } from "../loading/chat.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
 import type { DeviceInfo } from "../native.js";
@@ -297,8 +297,8 @@ export interface EngineInfo {
     readonly vocabSize: number;
     /** Prompt and output tokens of one request at most. */
     readonly maxModelLen: number;
-    /** Of the weights in memory; where a quantised file has several types, that of most of them. */
-    readonly dtype: ModelDtype | QuantizedDtype;
+    /** Of the weights in memory; where a file has several types, that of most of them. */
+    readonly dtype: ModelDtype | KeptDtype;
     readonly eosTokenIds: readonly number[];
     readonly hasTokenizer: boolean;
     readonly hasChatTemplate: boolean;

@@ -1,11 +1,14 @@
 /** Types of quantised weights, as GGUF files hold them (native/block-formats.h has their layouts). */
 export type QuantizedDtype = "q8_0" | "q4_0" | "q4_1" | "q5_0" | "q5_1" | "q4_k" | "q5_k" | "q6_k";
 
+/** Types that a tensor keeps from its file to memory. */
+export type KeptDtype = "f16" | QuantizedDtype;
+
 /** Type of a weight in device memory. */
-export type WeightDtype = "f32" | "bf16" | QuantizedDtype;
+export type WeightDtype = "f32" | "bf16" | KeptDtype;
 
 /** Type of a tensor in a file, in capitals. */
-export type FileDtype = Uppercase<WeightDtype | "f16">;
+export type FileDtype = Uppercase<WeightDtype>;
 
 /** The unit that a row of a type is cut into. */
 export interface BlockFormat {

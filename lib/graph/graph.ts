@@ -1,5 +1,5 @@
 import { PagodaError } from "../errors.js";
-import type { QuantizedDtype } from "./dtypes.js";
+import type { KeptDtype } from "./dtypes.js";
 import { activations, type Activation, type Op } from "./ops.js";
 import type { KvShape, Rows, WeightPart } from "./plan.js";
 import { WeightTable, type Weight } from "./weight-table.js";
@@ -22,8 +22,8 @@ export interface Value {
   readonly step: number;
 }
 
-/** Types of the checkpoint tensors that stay quantised in memory as they are in their files, by name. */
-export type QuantizedTensors = ReadonlyMap<string, QuantizedDtype>;
+/** Types of the checkpoint tensors that stay in memory as they are in their files, by name. */
+export type KeptTensors = ReadonlyMap<string, KeptDtype>;
 
 export interface GraphStep {
   readonly op: Op;
@@ -72,10 +72,10 @@ export class Graph {
   readonly #kvLayers: KvShape[] = [];
   readonly #names = new Set<string>();
   readonly #scopes: string[] = [];
-  readonly #quantized: QuantizedTensors;
+  readonly #kept: KeptTensors;
 
-  constructor(quantized: QuantizedTensors = new Map()) {
-    this.#quantized = quantized;
+  constructor(kept: KeptTensors = new Map()) {
+    this.#kept = kept;
   }
 
   get steps(): readonly GraphStep[] {
@@ -111,7 +111,7 @@ export class Graph {
 
   /** Whether the parts may be one weight: it has one type, which quantised tensors bring with them. */
   canStack(parts: readonly WeightPart[]): boolean {
-    return new Set(parts.map(({ tensor }) => this.#quantized.get(tensor))).size === 1;
+    return new Set(parts.map(({ tensor }) => this.#kept.get(tensor))).size === 1;
   }
 
   /** Weight of a linear, `[outputs, inputs]`: parts of checkpoint tensors, stacked by rows. */
@@ -311,7 +311,7 @@ export class Graph {
     const path = this.path(name);
     this.#check(this.canStack(parts), "weight", path, "its parts have different types");
     const cols = this.#checkParts(name, parts);
-    const dtype = this.#quantized.get(parts[0]?.tensor ?? "");
+    const dtype = this.#kept.get(parts[0]?.tensor ?? "");
     return this.weights.rows(kind, path, parts, { cols, ...(dtype && { dtype }) });
   }
 
@@ -375,8 +375,8 @@ export class Graph {
   }
 }
 
-export function createGraph(quantized?: QuantizedTensors): Graph {
-  return new Graph(quantized);
+export function createGraph(kept?: KeptTensors): Graph {
+  return new Graph(kept);
 }
 
 function text(x: Tensor): string {

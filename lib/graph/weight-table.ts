@@ -1,4 +1,4 @@
-import type { QuantizedDtype } from "./dtypes.js";
+import type { KeptDtype } from "./dtypes.js";
 import type { PlanWeight, WeightKind, WeightPart } from "./plan.js";
 
 /** A weight of a graph, in its logical shape `[rows, cols]`; vectors are `[1, cols]`. */
@@ -13,7 +13,7 @@ export interface Weight {
 
 /** A weight before its dtype is chosen, unless it brings one with it. */
 export interface GraphWeight extends Omit<PlanWeight, "dtype"> {
-  readonly dtype?: QuantizedDtype;
+  readonly dtype?: KeptDtype;
 }
 
 /** The weights of one graph. Equal parts of a checkpoint (a tied embedding) are one weight. */
@@ -30,7 +30,7 @@ export class WeightTable {
     kind: "matrix" | "table",
     name: string,
     parts: readonly WeightPart[],
-    more: { readonly cols: number; readonly dtype?: QuantizedDtype },
+    more: { readonly cols: number; readonly dtype?: KeptDtype },
   ): Weight {
     const { cols } = more;
     const rows = parts.reduce((sum, part) => sum + part.rows, 0);

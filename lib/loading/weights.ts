@@ -7,6 +7,7 @@ import {
   isQuantized,
   rowBytes,
   type FileDtype,
+  type KeptDtype,
   type QuantizedDtype,
 } from "../graph/dtypes.js";
 import type { PlanWeight, WeightPart } from "../graph/plan.js";
@@ -18,7 +19,7 @@ import { roundToQuantized } from "../reference/quantize.js";
 import type { Checkpoint, TensorEntry } from "./safetensors.js";
 
 /**
- * The type in memory that `dtype: "auto"` chooses for what is not quantised in its file: f32 where most bytes of the
+ * The type in memory that `dtype: "auto"` chooses for what does not keep its type: f32 where most bytes of the
  * checkpoint are F32 or F16, else bf16.
  */
 export function automaticDtype({ tensors }: Checkpoint): "f32" | "bf16" {
@@ -30,15 +31,15 @@ export function automaticDtype({ tensors }: Checkpoint): "f32" | "bf16" {
   return balance > 0 ? "bf16" : "f32";
 }
 
-/** The tensors that are quantised in their file, and their types. */
-export function quantizedTensors({ tensors }: Checkpoint): ReadonlyMap<string, QuantizedDtype> {
-  const quantized = new Map<string, QuantizedDtype>();
+/** The tensors that stay in memory as they are in their file, quantised or F16, and their types. */
+export function keptTensors({ tensors }: Checkpoint): ReadonlyMap<string, KeptDtype> {
+  const kept = new Map<string, KeptDtype>();
   for (const [name, { dtype }] of tensors) {
-    if (isFileDtype(dtype) && blockFormat(dtype).columns > 1) {
-      quantized.set(name, dtype.toLowerCase() as QuantizedDtype);
+    if (dtype === "F16" || (isFileDtype(dtype) && blockFormat(dtype).columns > 1)) {
+      kept.set(name, dtype.toLowerCase() as KeptDtype);
     }
   }
-  return quantized;
+  return kept;
 }
 
 /** The type of the KV cache that `kvCache.dtype: "auto"` chooses. */

@@ -1,5 +1,5 @@
 import { compile, type CompileOptions } from "../graph/compile.js";
-import { createGraph, type Graph, type QuantizedTensors, type Tensor } from "../graph/graph.js";
+import { createGraph, type Graph, type KeptTensors, type Tensor } from "../graph/graph.js";
 import type { Plan } from "../graph/plan.js";
 import type { DecoderConfig } from "./fields.js";
 
@@ -24,12 +24,12 @@ export interface Family {
 
 export interface ModelCompileOptions extends CompileOptions {
   /** Checkpoint tensors that keep these types in memory, whatever `dtype` is. @default none */
-  readonly quantized?: QuantizedTensors;
+  readonly kept?: KeptTensors;
 }
 
 /** The plan of a model: its graph with `sample` at the end, compiled. */
 export function compileModel(model: ModelDefinition, options: ModelCompileOptions): Plan {
-  const graph = createGraph(options.quantized);
+  const graph = createGraph(options.kept);
   graph.sample(model.build(graph));
   return compile(graph, options);
 }

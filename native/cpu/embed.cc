@@ -12,13 +12,25 @@ void scaleRow(const Element* row, int32_t width, float scale, float* out) {
   forVectors(width, [&](int32_t i, int n) { storeSome(out + i, mul(loadSome(row + i, n), broadcast(scale)), n); });
 }
 
+void scaleHalves(const uint16_t* row, int32_t width, float scale, float* out) {
+  forVectors(width, [&](int32_t i, int n) {
+    uint16_t lanes[kLanes] = {};
+    __builtin_memcpy(lanes, row + i, sizeof(uint16_t) * n);
+    storeSome(out + i, mul(loadHalves(lanes), broadcast(scale)), n);
+  });
+}
+
+float elementAt(const PagodaWeight& weight, int64_t i) {
+  if (weight.dtype == PAGODA_BF16) return bf16ToFloat(static_cast<const uint16_t*>(weight.data)[i]);
+  if (weight.dtype == PAGODA_F16) return halfToFloat(static_cast<const uint16_t*>(weight.data)[i]);
+  return static_cast<const float*>(weight.data)[i];
+}
+
 // A row of a packed matrix lies panelWidth elements (or pairs) apart.
 void scaleMatrixRow(const PagodaWeight& matrix, int32_t row, float scale, float* out) {
   for (int32_t col = 0; col < matrix.cols; ++col) {
     const int64_t i = matrixIndex(matrix, kPanelWidth, row, col);
-    const float value = matrix.dtype == PAGODA_BF16 ? bf16ToFloat(static_cast<const uint16_t*>(matrix.data)[i])
-                                                    : static_cast<const float*>(matrix.data)[i];
-    out[col] = value * scale;
+    out[col] = elementAt(matrix, i) * scale;
   }
 }
 
@@ -96,6 +108,8 @@ void embed(const KernelContext& context, const PagodaEmbed& op) {
       scaleMatrixRow(table, row, op.scale, out);
     } else if (table.dtype == PAGODA_BF16) {
       scaleRow(static_cast<const uint16_t*>(table.data) + start, table.cols, op.scale, out);
+    } else if (table.dtype == PAGODA_F16) {
+      scaleHalves(static_cast<const uint16_t*>(table.data) + start, table.cols, op.scale, out);
     } else {
       scaleRow(static_cast<const float*>(table.data) + start, table.cols, op.scale, out);
     }

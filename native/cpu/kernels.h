@@ -19,7 +19,7 @@ struct KernelContext {
 // Parameters are checked before a kernel is called (validate.h); kernels cannot fail.
 struct KernelTable {
   const char* isa;
-  // Outputs a panel of a packed matrix. [rows, cols] is stored as [panel][col][panelWidth] in f32 and as
+  // Outputs a panel of a packed matrix. [rows, cols] is stored as [panel][col][panelWidth] in f32 and f16, as
   // [panel][col pair][panelWidth][2] in bf16, absent outputs and the column that completes a pair being zero. Quantised
   // ones: packed-format.h.
   int32_t panelWidth;

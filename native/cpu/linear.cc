@@ -5,11 +5,12 @@
 // of the panel stays in the cache while the rows stream, and the next part is fetched meanwhile. Each weight is read
 // from memory once for as many rows as a work item has.
 //
-// Quantised weights: linear-quantized.cc. f32 weights: f32 multiply-adds. bf16 weights: with AVX-512 the activations
-// are rounded to bf16 (nearest even) and multiplied in pairs; the other instruction sets widen the weights and leave
-// the activations alone.
+// Quantised weights: linear-quantized.cc, f16 ones: linear-f16.cc. f32 weights: f32 multiply-adds. bf16 weights: with
+// AVX-512 the activations are rounded to bf16 (nearest even) and multiplied in pairs; the other instruction sets widen
+// the weights and leave the activations alone.
 #include "isa-kernels.h"
 #include "linear-blocks.h"
+#include "linear-f16.h"
 #include "linear-quantized.h"
 #include "tile.h"
 
@@ -91,6 +92,7 @@ uint64_t linearScratch(const PagodaLinear& op, int32_t threads) {
 void linear(const KernelContext& context, const PagodaLinear& op) {
   if (op.x.rows == 0) return;
   if (isQuantized(op.weight.dtype)) return linearQuantized(context, op);
+  if (op.weight.dtype == PAGODA_F16) return linearF16(context, op);
   const float* x = static_cast<const float*>(op.x.data);
   if (op.weight.dtype == PAGODA_F32) return multiplyAll<FloatTile>(context, op, x, op.x.rowStride);
 #if defined(__AVX512BF16__)

@@ -190,6 +190,8 @@ struct Packing {
                                                      : static_cast<int64_t>(row) * weight->cols + col;
     if (weight->dtype == PAGODA_BF16) {
       static_cast<uint16_t*>(weight->data)[at] = floatToBf16(value);
+    } else if (weight->dtype == PAGODA_F16) {
+      static_cast<uint16_t*>(weight->data)[at] = floatToHalf(value);
     } else {
       static_cast<float*>(weight->data)[at] = value;
     }

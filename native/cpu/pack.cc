@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "bf16.h"
 #include "half.h"
@@ -32,6 +33,11 @@ template <class From>
 void convert(From x, Bf16& to) {
   to = {floatToBf16(toFloat(x))};
 }
+void convert(F16 x, F16& to) { to = x; }
+template <class From>
+void convert(From x, F16& to) {
+  to = {floatToHalf(toFloat(x))};
+}
 
 // The rows of one call, in the element types of source and weight.
 template <class To, class From>
@@ -41,6 +47,8 @@ struct Packing {
   int32_t rowStart;
   int32_t rows;
   const From* source;
+
+  static constexpr int64_t kPair = std::is_same_v<To, Bf16> ? 2 : 1;
 
   To* data() const { return static_cast<To*>(weight->data); }
 
@@ -55,7 +63,6 @@ struct Packing {
   }
 
   void packColumns(int32_t panel, int32_t colBegin, int32_t colEnd) const {
-    constexpr int64_t kPair = sizeof(To) == 2 ? 2 : 1;
     const int64_t first = (rowStart / panelWidth + panel) * static_cast<int64_t>(panelWidth);
     const int64_t last = std::min<int64_t>(first + panelWidth, rowStart + static_cast<int64_t>(rows));
     for (int64_t row = std::max<int64_t>(first, rowStart); row < last; ++row) {
@@ -73,7 +80,6 @@ struct Packing {
 
   // An absent output of the last panel.
   void zeroColumns(int64_t row, int32_t colBegin, int32_t colEnd) const {
-    constexpr int64_t kPair = sizeof(To) == 2 ? 2 : 1;
     To* to = data() + matrixIndex(*weight, panelWidth, static_cast<int32_t>(row), colBegin);
     for (int32_t col = colBegin; col < colEnd; col += kPair, to += panelWidth * kPair) {
       for (int64_t i = 0; i < kPair; ++i) to[i] = {};
@@ -142,6 +148,8 @@ void packRows(const PagodaWeight& weight, const KernelTable& kernels, int32_t ro
     packQuantizedRows(weight, kernels, rowStart, rows, source, sourceDtype, pool);
   } else if (weight.dtype == PAGODA_BF16) {
     packTo<Bf16>(weight, kernels.panelWidth, rowStart, rows, source, sourceDtype, pool);
+  } else if (weight.dtype == PAGODA_F16) {
+    packTo<F16>(weight, kernels.panelWidth, rowStart, rows, source, sourceDtype, pool);
   } else {
     packTo<float>(weight, kernels.panelWidth, rowStart, rows, source, sourceDtype, pool);
   }

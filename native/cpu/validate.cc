@@ -153,8 +153,7 @@ PagodaStatus validateWeight(const PagodaWeight& weight, PagodaError* error) {
   check.between("weight.rows", weight.rows, 1, kMaxSide);
   check.between("weight.cols", weight.cols, 1, kMaxSide);
   const BlockFormat format = blockFormat(weight.dtype);
-  check.supported(format.bytes > 0 && weight.dtype != PAGODA_F16,
-                  "The CPU backend keeps weights as f32, bf16 or quantised");
+  check.supported(format.bytes > 0, "The CPU backend keeps weights as f32, bf16, f16 or quantised");
   check.expect(weight.cols % format.columns == 0, "Expected columns in whole blocks for a quantised weight");
   if (weight.kind != PAGODA_VECTOR) return check.status();
   check.equal("weight.rows", weight.rows, 1);

@@ -149,7 +149,7 @@ void testRowOps(Device& d) {
                         {kInvalid, [](auto& op) { op.weight.kind = PAGODA_TABLE; }},
                         {kInvalid, [](auto& op) { op.bias.cols = 9; }},
                         {kInvalid, [](auto& op) { op.bias.kind = PAGODA_MATRIX; }},
-                        {kUnsupported, [](auto& op) { op.weight.dtype = PAGODA_F16; }}});
+                        {kUnsupported, [](auto& op) { op.weight.dtype = PAGODA_INT8; }}});
   refuse<PagodaEmbed>(d, "embed", d.api->embed, {out, o.ids.data(), matrix.weight, 1},
                       {{kInvalid, [](auto& op) { op.tokenIds = nullptr; }},
                        {kInvalid, [](auto& op) { op.table.kind = PAGODA_VECTOR; }},
@@ -263,7 +263,7 @@ void testWeights(Device& d) {
                {{nullptr, PAGODA_MATRIX, INT32_MAX, INT32_MAX, PAGODA_F32}, kInvalid},
                {{nullptr, PAGODA_VECTOR, 2, 4, PAGODA_F32}, kInvalid},
                {{nullptr, PAGODA_VECTOR, 1, 4, PAGODA_BF16}, kUnsupported},
-               {{nullptr, PAGODA_TABLE, 4, 4, PAGODA_F16}, kUnsupported},
+               {{nullptr, PAGODA_TABLE, 4, 4, PAGODA_INT8}, kUnsupported},
                {{nullptr, static_cast<PagodaWeightKind>(3), 4, 4, PAGODA_F32}, kInvalid},
                {{nullptr, PAGODA_TABLE, 1 << 30, 1 << 30, PAGODA_F32}, PAGODA_OK}};
   for (const auto& c : cases) {

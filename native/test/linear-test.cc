@@ -174,7 +174,7 @@ void testConversions(Device& device) {
 
 void testPacking(const std::string& isa) {
   Device device(isa.c_str(), 2);
-  for (PagodaDtype dtype : {PAGODA_F32, PAGODA_BF16}) {
+  for (PagodaDtype dtype : {PAGODA_F32, PAGODA_BF16, PAGODA_F16}) {
     for (int32_t cols : {1, 2, 65, 130}) {
       testSources(device, PAGODA_MATRIX, dtype, 150, cols);
       testSources(device, PAGODA_MATRIX, dtype, 1, cols);
@@ -220,6 +220,71 @@ void testEmbed(const std::string& isa) {
   }
 }
 
+// ---- f16 -------------------------------------------------------------------------------------------
+
+// Halves of all sizes, subnormal ones included, none of them infinite or NaN.
+std::vector<uint16_t> randomHalves(Random& random, size_t n) {
+  std::vector<uint16_t> halves(n);
+  for (uint16_t& half : halves) half = static_cast<uint16_t>(random.next() & 0xbbffu);  // below 1
+  return halves;
+}
+
+// Weights that stay f16 give the bits of the same weights in f32.
+void testHalves(const std::string& isa, int32_t rows, int32_t inputs, int32_t outputs) {
+  section(text("%s f16 rows %d inputs %d outputs %d", isa.c_str(), rows, inputs, outputs));
+  Device device(isa.c_str(), 2);
+  Random random(rows + inputs + outputs);
+  Guarded x(random.floats(static_cast<size_t>(rows) * inputs));
+  const std::vector<uint16_t> halves = randomHalves(random, static_cast<size_t>(outputs) * inputs);
+  std::vector<int32_t> tokens(rows);
+  for (int32_t& token : tokens) token = random.below(outputs);
+  for (const PagodaWeightKind kind : {PAGODA_MATRIX, PAGODA_TABLE}) {
+    std::vector<Guarded> results;
+    std::vector<size_t> sizes;
+    for (const PagodaDtype dtype : {PAGODA_F32, PAGODA_F16}) {
+      Weight weight(device, kind, dtype, outputs, inputs);
+      const int32_t middle = outputs / 2;
+      weight.fill(device, middle, outputs - middle, halves.data() + static_cast<size_t>(middle) * inputs, PAGODA_F16);
+      weight.fill(device, 0, middle, halves.data(), PAGODA_F16);
+      uint64_t bytes = 0;
+      CHECK(device.api->weightBytes(device.handle, &weight.weight, &bytes, &device.error) == PAGODA_OK);
+      sizes.push_back(bytes);
+      device.run<PagodaEmbed>(device.api->embed, {.out = tensorOf(results.emplace_back(rows * inputs), rows, inputs),
+                                                  .tokenIds = tokens.data(),
+                                                  .table = weight.weight,
+                                                  .scale = 1.5f});
+      Guarded& out = results.emplace_back(kind == PAGODA_MATRIX ? rows * outputs : 0);
+      if (kind == PAGODA_TABLE) continue;
+      device.run<PagodaLinear>(device.api->linear, {.out = tensorOf(out, rows, outputs),
+                                                    .x = tensorOf(x, rows, inputs),
+                                                    .weight = weight.weight,
+                                                    .bias = kNoWeight});
+    }
+    CHECK(sizes[1] * 2 == sizes[0]);
+    CHECK(sameBits(results[0].data(), results[2].data(), results[0].size()), "embed");
+    CHECK(sameBits(results[1].data(), results[3].data(), results[1].size()), "linear");
+    for (size_t i = 0; i < results[3].size(); ++i) CHECK(std::isfinite(results[3][i]));
+  }
+}
+
+void testHalves(const std::string& isa) {
+  testHalves(isa, 1, 1, 1);
+  testHalves(isa, 5, 33, 70);
+  testHalves(isa, 7, 64, 129);
+  testHalves(isa, 70, 4099, 17);
+  testHalves(isa, 1, 2050, 200);
+}
+
+// What is not f16 yet is rounded to nearest even.
+void testRoundingToHalves(const std::string& isa) {
+  section(text("%s rounding to f16", isa.c_str()));
+  Device device(isa.c_str(), 2);
+  const std::vector<float> values = {1.0f, 1.00048828125f, 1.00146484375f, 65519.0f, -65520.0f, 2.98023224e-8f, -0.1f};
+  const std::vector<uint16_t> expected = {0x3c00, 0x3c00, 0x3c02, 0x7bff, 0xfc00, 0x0000, 0xae66};
+  Weight table(device, PAGODA_TABLE, PAGODA_F16, 1, static_cast<int32_t>(values.size()), values);
+  CHECK(std::memcmp(table.weight.data, expected.data(), expected.size() * sizeof(uint16_t)) == 0);
+}
+
 }  // namespace
 }  // namespace pagoda::test
 
@@ -229,6 +294,8 @@ int main() {
     testLinear(isa);
     testPacking(isa);
     testEmbed(isa);
+    testHalves(isa);
+    testRoundingToHalves(isa);
   }
   return finish();
 }

@@ -111,7 +111,7 @@ void testCorruptPlans() {
       [](PlanSpec& p) { p.weights[0].rows = 0; },
       [](PlanSpec& p) { p.weights[0].rows = kVocab - 1; },
       [](PlanSpec& p) { p.weights[0].cols = kHidden + 1; },
-      [](PlanSpec& p) { p.weights[0].dtype = PAGODA_F16; },
+      [](PlanSpec& p) { p.weights[0].dtype = PAGODA_INT8; },
       [](PlanSpec& p) { p.weights[1].dtype = PAGODA_BF16; },
       [](PlanSpec& p) { p.weights[1].kind = PAGODA_MATRIX; },
       [](PlanSpec& p) {

@@ -84,6 +84,16 @@ describe("createEngine", () => {
     expect(other.info.kvCache).toMatchObject({ numBlocks: 10, memory: 10 * block });
   });
 
+  it("keeps f16 checkpoints in 16 bits, with the logits of f32", async () => {
+    const model = goldenDirectory("hf-extra/llama-f16");
+    await using f16 = await createEngine({ model, ...small });
+    await using f32 = await createEngine({ model, ...small, dtype: "f32" });
+    expect([f16.info.model.dtype, f16.info.kvCache.dtype]).toEqual(["f16", "f32"]);
+    expect(f16.info.weightMemory / f32.info.weightMemory).toBeCloseTo(0.5, 1); // vectors are f32
+    const ids = [5, 6, 7, 8];
+    expect(await f16.logits(ids)).toEqual(await f32.logits(ids));
+  });
+
   it("keeps bf16 checkpoints as bf16, and changes the type on request", async () => {
     await using demo = await createEngine({ model: demoModel, ...small });
     expect(demo.info.model.dtype).toBe("bf16");

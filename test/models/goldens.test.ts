@@ -65,6 +65,29 @@ describe("weights in bf16", () => {
   });
 });
 
+describe("weights in f16", () => {
+  it.for(kinds)("give the bits of f32 on $name", async (kind, { skip }) => {
+    const [f16, f32] = await Promise.all([
+      loadGolden("hf-extra/llama-f16", "f16"),
+      loadGolden("hf-extra/llama-f16"),
+    ]);
+    const dtypes = f16.plan.weights.map(({ kind, dtype }) => `${kind} ${dtype}`);
+    expect(new Set(dtypes)).toEqual(new Set(["matrix f16", "table f16", "vector f32"]));
+    await unlessUnsupported(kind, skip, async () => {
+      expect(await maxDifference(kind, f16, 5)).toBeLessThan(logitsTolerance);
+      expect(await firstLogits(kind, f16)).toEqual(await firstLogits(kind, f32));
+    });
+  });
+});
+
+async function firstLogits(kind: ExecutorKind, model: Golden): Promise<Float32Array> {
+  let logits: Float32Array = new Float32Array();
+  await withExecutor(kind, model, async (executor) => {
+    logits = await executor.logits(step(executor, model.cases[0]!.ids, 0));
+  });
+  return logits;
+}
+
 async function withExecutor(
   kind: ExecutorKind,
   model: Golden,

@@ -6,7 +6,7 @@ import type { ModelDtype } from "../../lib/graph/choose-dtype.js";
 import { compileModel } from "../../lib/models/model-definition.js";
 import { defineModel } from "../../lib/models/registry.js";
 import { openModel } from "../../lib/loading/model-directory.js";
-import { readWeight } from "../../lib/loading/weights.js";
+import { keptTensors, readWeight } from "../../lib/loading/weights.js";
 import type { Plan } from "../../lib/graph/plan.js";
 import type { Checkpoint } from "../../lib/loading/safetensors.js";
 
@@ -44,10 +44,13 @@ export function goldenDirectory(name: string): string {
 
 export const goldenMaxTokens = 128;
 
-/** @param path another copy of the same model, e.g. a GGUF file */
+/**
+ * @param dtype of the weights; f16: of those that the checkpoint has in it, the others f32
+ * @param path another copy of the same model, e.g. a GGUF file
+ */
 export async function loadGolden(
   name: string,
-  dtype: ModelDtype = "f32",
+  dtype: ModelDtype | "f16" = "f32",
   path: string = goldenDirectory(name),
 ): Promise<Golden> {
   const { config, checkpoint } = await openModel(path);
@@ -55,7 +58,8 @@ export async function loadGolden(
   const plan = compileModel(model, {
     maxTokens: goldenMaxTokens,
     maxOutputs: goldenMaxTokens,
-    dtype,
+    dtype: dtype === "f16" ? "f32" : dtype,
+    ...(dtype === "f16" && { kept: keptTensors(checkpoint) }),
   });
   const weights = await Promise.all(plan.weights.map((weight) => readWeight(checkpoint, weight)));
   return {

@@ -48,7 +48,7 @@ const exact = load("f32");
 
 /** Types, and how far their logits may be from those of the same weights in float32, as a part of their size. */
 const types = [
-  ["f16", "f32", 0.002],
+  ["f16", "f16", 0.002],
   ["bf16", "bf16", 0.02],
   ["q8_0", "q8_0", 0.04],
   ["q6_k", "q6_k", 0.1],
