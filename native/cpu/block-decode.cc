@@ -16,7 +16,9 @@ void decodeNibbles(const uint8_t* bytes, uint8_t* codes) {
 
 // Adds bit i of `high` as the fifth bit of code i.
 void addFifthBits(const uint8_t (&high)[4], uint8_t* codes) {
-  for (int i = 0; i < 32; ++i) codes[i] |= static_cast<uint8_t>((high[i / 8] >> (i % 8) & 1) << 4);
+  for (int byte = 0; byte < 4; ++byte) {
+    for (int i = 0; i < 8; ++i) codes[8 * byte + i] |= static_cast<uint8_t>((high[byte] >> i & 1) << 4);
+  }
 }
 
 void decode(const BlockQ8_0& block, BlockParts& parts) {
@@ -59,9 +61,12 @@ void decodeScales(const uint8_t (&packed)[12], BlockParts& parts) {
 }
 
 void decodeNibbleGroups(const uint8_t (&bytes)[128], BlockParts& parts) {
-  for (int i = 0; i < 256; ++i) {
-    const uint8_t byte = bytes[i / 64 * 32 + i % 32];
-    parts.codes[i] = i % 64 < 32 ? byte & 15 : byte >> 4;
+  for (int pair = 0; pair < 4; ++pair) {
+    uint8_t* codes = parts.codes + 64 * pair;
+    for (int i = 0; i < 32; ++i) {
+      codes[i] = bytes[32 * pair + i] & 15;
+      codes[i + 32] = bytes[32 * pair + i] >> 4;
+    }
   }
 }
 
@@ -77,18 +82,21 @@ void decode(const BlockQ5_K& block, BlockParts& parts) {
   parts.m = block.dmin ^ 0x8000;
   decodeScales(block.scales, parts);
   decodeNibbleGroups(block.codes, parts);
-  for (int i = 0; i < 256; ++i) parts.codes[i] |= static_cast<uint8_t>((block.high[i % 32] >> (i / 32) & 1) << 4);
+  for (int g = 0; g < 8; ++g) {
+    for (int i = 0; i < 32; ++i) parts.codes[32 * g + i] |= static_cast<uint8_t>((block.high[i] >> g & 1) << 4);
+  }
 }
 
 void decode(const BlockQ6_K& block, BlockParts& parts) {
   parts.d = block.d;
   std::memcpy(parts.scales, block.scales, 16);
-  for (int i = 0; i < 256; ++i) {
-    const int half = i / 128;
-    const int t = i % 128 / 32;
-    const int low = block.low[half * 64 + t % 2 * 32 + i % 32] >> (t < 2 ? 0 : 4) & 15;
-    const int high = block.high[half * 32 + i % 32] >> (2 * t) & 3;
-    parts.codes[i] = static_cast<uint8_t>(low | high << 4);
+  for (int g = 0; g < 8; ++g) {
+    const int half = g / 4, t = g % 4;
+    const uint8_t* low = block.low + 64 * half + 32 * (t % 2);
+    const uint8_t* high = block.high + 32 * half;
+    for (int i = 0; i < 32; ++i) {
+      parts.codes[32 * g + i] = static_cast<uint8_t>((low[i] >> (t / 2 * 4) & 15) | (high[i] >> (2 * t) & 3) << 4);
+    }
   }
 }
 
