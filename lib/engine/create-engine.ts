@@ -10,7 +10,7 @@ import { LlmEngine } from "./engine.js";
 import { checkEngineOptions } from "./engine-options.js";
 import { checkMemoryFits } from "./kv-cache-size.js";
 import { loadWeights, ProgressReporter, sum } from "./load-weights.js";
-import { createNativeExecutor, type NativeExecutor } from "./native-executor.js";
+import { openPlan, type NativeExecutor } from "./native-executor.js";
 import { prepare, type Prepared } from "./prepare.js";
 import { profiledExecutor } from "./profiled-executor.js";
 import type { Engine, EngineInfo, EngineOptions } from "./types.js";
@@ -32,14 +32,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   progress.report({ phase: "open", loaded: 0, total: 0 });
   const source = await openModel(checked.model, signal === undefined ? {} : { signal });
   const prepared = await prepare(source, checked);
-  const fingerprint = await fingerprintModel(source, signal === undefined ? {} : { signal });
-  checkMemoryFits(prepared.memory, prepared.kv.numBlocks, prepared.availableMemory);
-  throwIfAborted(signal);
-  const [executor, tokenizer] = await loadTogether(
-    (signal) => loadExecutor(prepared, { signal, progress }),
-    (signal) => openTokenizer(source, signal),
-    signal,
-  );
+  const { fingerprint, executor, tokenizer } = await load(source, prepared, { signal, progress });
   const total = sum(prepared.sources.bytes);
   const facts = { ...source, fingerprint };
   const info = describeEngine(facts, prepared, executor, tokenizer, startedAt);
@@ -58,14 +51,35 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   return engine;
 }
 
+/** What takes long. Closes the device when it fails. */
+async function load(
+  source: ModelSource,
+  prepared: Prepared,
+  { signal, progress }: { signal: AbortSignal | undefined; progress: ProgressReporter },
+): Promise<{ fingerprint: string; executor: NativeExecutor; tokenizer: Tokenizer | undefined }> {
+  try {
+    const fingerprint = await fingerprintModel(source, signal === undefined ? {} : { signal });
+    checkMemoryFits(prepared.memory, prepared.kv.numBlocks, prepared.availableMemory);
+    throwIfAborted(signal);
+    const [executor, tokenizer] = await loadTogether(
+      (signal) => loadExecutor(prepared, { signal, progress }),
+      (signal) => openTokenizer(source, signal),
+      signal,
+    );
+    return { fingerprint, executor, tokenizer };
+  } catch (error) {
+    await prepared.device.close();
+    throw error;
+  }
+}
+
 async function loadExecutor(
   { plan, sources, device, kv, maxSequences }: Prepared,
   loading: { signal: AbortSignal; progress: ProgressReporter },
 ): Promise<NativeExecutor> {
   const { debug } = readEnvironment();
   if (debug.has("plan")) printLine(planToString(plan));
-  const executor = await createNativeExecutor({
-    ...device,
+  const executor = await openPlan(device, {
     plan,
     kv,
     maxRequests: maxSequences,

@@ -32,7 +32,7 @@ export interface DeviceSelection {
   readonly isa?: string;
 }
 
-export interface NativeExecutorOptions extends DeviceSelection {
+export interface PlanOptions {
   readonly plan: Plan;
   readonly kv: KvCacheOptions;
   /** Requests in one step at most. */
@@ -56,15 +56,33 @@ export interface NativeExecutor extends Executor {
   readonly jobs: NativeJobs;
 }
 
-/** Opens the device, allocates the plan's memory and loads its weights. */
-export async function createNativeExecutor(
-  options: NativeExecutorOptions,
-): Promise<NativeExecutor> {
-  const { plan, kv, maxRequests } = options;
-  const jobs = new NativeJobs(options, plan.maxOutputs);
-  let kvBlockBytes: number;
+/** @param maxOutputs of the plan that will be opened on it */
+export async function openDevice(
+  selection: DeviceSelection,
+  maxOutputs: number,
+): Promise<NativeJobs> {
+  const jobs = new NativeJobs(selection, maxOutputs);
   try {
     await jobs.run((native) => native.openDevice());
+    return jobs;
+  } catch (error) {
+    await jobs.close();
+    throw error;
+  }
+}
+
+/** Opens the device, then the plan on it. */
+export async function createNativeExecutor(
+  options: PlanOptions & DeviceSelection,
+): Promise<NativeExecutor> {
+  return openPlan(await openDevice(options, options.plan.maxOutputs), options);
+}
+
+/** Allocates the plan's memory and loads its weights. The device is closed with the executor, and when this fails. */
+export async function openPlan(jobs: NativeJobs, options: PlanOptions): Promise<NativeExecutor> {
+  const { plan, kv, maxRequests } = options;
+  let kvBlockBytes: number;
+  try {
     kvBlockBytes = countAt(await jobs.run((native) => native.open(plan, kv, maxRequests)), 0);
     await options.loadWeights({
       load: async (weights) => {
@@ -123,21 +141,12 @@ function blockTransfers(
 
 /** What `plan` would need on a device, without allocating it. */
 export async function measurePlan(
+  device: NativeJobs,
   plan: Plan,
   kv: Omit<KvCacheOptions, "numBlocks">,
-  selection: DeviceSelection,
-): Promise<{ memory: PlanMemory; device: DeviceInfo }> {
-  const jobs = new NativeJobs(selection, 8);
-  try {
-    await jobs.run((native) => native.openDevice());
-    const words = await jobs.run((native) => native.measure(plan, kv));
-    return {
-      memory: { weights: countAt(words, 0), arena: countAt(words, 1), kvBlock: countAt(words, 2) },
-      device: jobs.device,
-    };
-  } finally {
-    await jobs.close();
-  }
+): Promise<PlanMemory> {
+  const words = await device.run((native) => native.measure(plan, kv));
+  return { weights: countAt(words, 0), arena: countAt(words, 1), kvBlock: countAt(words, 2) };
 }
 
 /** The `index`-th of 64-bit counts that are two words each, low first. */

@@ -52,6 +52,7 @@ export async function planMemory(options: EngineOptions): Promise<MemoryPlan> {
   const { signal } = checked;
   const source = await openModel(checked.model, signal === undefined ? {} : { signal });
   const prepared = await prepare(source, checked);
+  await prepared.device.close();
   throwIfAborted(signal);
   return describeMemory(prepared);
 }

@@ -10,14 +10,15 @@ import { compileCheckpoint, type CompiledCheckpoint } from "./compile-checkpoint
 import type { CheckedEngineOptions } from "./engine-options.js";
 import { effectiveMaxModelLen, sizeKvCache, type KvCacheShape } from "./kv-cache-size.js";
 import { findWeights, type WeightSources } from "./load-weights.js";
-import { measurePlan, type DeviceSelection, type PlanMemory } from "./native-executor.js";
+import { measurePlan, openDevice, type NativeJobs, type PlanMemory } from "./native-executor.js";
 
 /** All that is decided before memory is allocated. Whether the memory suffices is not checked. */
 export interface Prepared {
   readonly model: ModelDefinition;
   readonly plan: Plan;
   readonly sources: WeightSources;
-  readonly device: DeviceSelection;
+  /** Open; whoever asked for the preparation closes it. */
+  readonly device: NativeJobs;
   readonly memory: PlanMemory;
   /** Bytes on the device; 0: unknown. */
   readonly availableMemory: number;
@@ -29,7 +30,7 @@ export interface Prepared {
   readonly maxModelLen: number;
 }
 
-/** Compiles the model and measures its plan on the device. Opens the device for a moment, but allocates nothing on it. */
+/** Compiles the model, opens the device and measures the plan on it; allocates nothing there. */
 export async function prepare(
   { config, checkpoint, generation }: ModelSource,
   options: CheckedEngineOptions,
@@ -43,28 +44,38 @@ export async function prepare(
   const { plan, dtype } = compiled;
   const sources = findWeights(plan, checkpoint);
   const { threads } = options;
-  const device = { ...chooseDevice(options.device), ...(threads !== undefined && { threads }) };
-  const { blockSize } = options.kvCache;
-  const kvDtype = options.kvCache.dtype === "auto" ? compiled.kvDtype : options.kvCache.dtype;
-  const measured = await measurePlan(plan, { blockSize, dtype: kvDtype }, device);
-  const { memory } = measured;
-  const { availableMemory } = measured.device;
-  const maxChunkTokens = Math.min(options.scheduler.maxChunkTokens, maxBatchTokens);
-  const { kvGroups } = plan;
-  const kvShape = { kvGroups, blockSize, maxChunkTokens };
-  const demand = { ...options.kvCache, ...kvShape, maxSequences, maxModelLen: contextLength };
+  const selection = { ...chooseDevice(options.device), ...(threads !== undefined && { threads }) };
+  const device = await openDevice(selection, plan.maxOutputs);
+  try {
+    const measured = await measure(device, compiled, options, contextLength);
+    return { model, plan, sources, device, dtype, maxSequences, ...measured };
+  } catch (error) {
+    await device.close();
+    throw error;
+  }
+}
+
+/** Sizes the KV cache by the memory of the device. */
+async function measure(
+  device: NativeJobs,
+  { plan, kvDtype }: CompiledCheckpoint,
+  { kvCache, scheduler }: CheckedEngineOptions,
+  contextLength: number,
+): Promise<Pick<Prepared, "memory" | "availableMemory" | "kv" | "kvShape" | "maxModelLen">> {
+  const { blockSize } = kvCache;
+  const dtype = kvCache.dtype === "auto" ? kvDtype : kvCache.dtype;
+  const memory = await measurePlan(device, plan, { blockSize, dtype });
+  const { availableMemory } = device.device;
+  const { maxSequences } = scheduler;
+  const maxChunkTokens = Math.min(scheduler.maxChunkTokens, scheduler.maxBatchTokens);
+  const kvShape = { kvGroups: plan.kvGroups, blockSize, maxChunkTokens };
+  const demand = { ...kvCache, ...kvShape, maxSequences, maxModelLen: contextLength };
   const numBlocks = sizeKvCache(demand, memory, availableMemory);
   return {
-    model,
-    plan,
-    sources,
-    device,
     memory,
     availableMemory,
-    dtype,
-    kv: { numBlocks, blockSize, dtype: kvDtype },
+    kv: { numBlocks, blockSize, dtype },
     kvShape,
-    maxSequences,
     maxModelLen: effectiveMaxModelLen(contextLength, numBlocks, kvShape),
   };
 }
