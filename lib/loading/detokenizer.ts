@@ -23,8 +23,8 @@ export class Detokenizer {
   readonly #streams = new Map<number, { stream: TokenStream; skipSpecialTokens: boolean }>();
 
   /** @throws ERR_TOKENIZER_INVALID */
-  constructor(files: TokenizerFiles) {
-    this.table = tokenTable(files);
+  constructor(files: TokenizerFiles, table: readonly (string | undefined)[] = tokenTable(files)) {
+    this.table = table;
     this.#decoder = createDecoder(files);
     this.#bytes = createTokenBytes(files.tokenizer["decoder"]);
     const special = specialContents(files);

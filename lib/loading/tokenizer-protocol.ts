@@ -1,4 +1,5 @@
 import type { ChatTemplates } from "./chat.js";
+import type { DecodingData } from "./decoding-data.js";
 import type { StreamInput, StreamOutput } from "./tokenizer.js";
 import type { TokenizerSource } from "./tokenizer-source.js";
 
@@ -8,10 +9,10 @@ import type { TokenizerSource } from "./tokenizer-source.js";
  */
 export type WorkerSetup =
   | { readonly role: "encode"; readonly source: TokenizerSource }
-  | { readonly role: "decode"; readonly source: TokenizerSource }
+  | { readonly role: "decode" }
   | { readonly role: "render"; readonly templates: ChatTemplates };
 
-/** Facts that the decoding worker finds when it loads. */
+/** Facts that the encoding worker finds when it loads. */
 export interface TokenizerFacts {
   readonly vocabSize: number;
   readonly bosToken: string | undefined;
@@ -28,8 +29,13 @@ export interface StreamOpening {
 
 /** Requests by name: what is sent and what comes back. */
 export interface WorkerRequests {
-  /** Loads the files; without it the first other request does. */
-  load: { input: undefined; output: TokenizerFacts | undefined };
+  /** Loads the files, for both workers; without it the first text to encode does. */
+  loadEncoder: {
+    input: undefined;
+    output: { readonly facts: TokenizerFacts; readonly decoding: DecodingData };
+  };
+  /** Comes before all that is decoded. */
+  loadDecoder: { input: DecodingData; output: void };
   encode: {
     input: { text: string; addSpecialTokens: boolean; allowSpecialText: boolean };
     output: Int32Array;

@@ -2,9 +2,10 @@ import { parentPort, workerData } from "node:worker_threads";
 import { PagodaError } from "../errors.js";
 import { renderChat } from "./chat-template.js";
 import type { ChatRequest } from "./chat.js";
+import { packDecodingData, unpackTokenTable } from "./decoding-data.js";
 import { Detokenizer } from "./detokenizer.js";
 import { Encoder } from "./encoder.js";
-import type { TokenizerFiles } from "./tokenizer-files.js";
+import { tokenTable, type TokenizerFiles } from "./tokenizer-files.js";
 import { readTemplates, readTokenizer, type TokenizerSource } from "./tokenizer-source.js";
 import type { TokenizerFacts, WorkerReply, WorkerSetup } from "./tokenizer-protocol.js";
 import type { WorkerRequest, WorkerRequests } from "./tokenizer-protocol.js";
@@ -20,7 +21,7 @@ function createHandlers(setup: WorkerSetup): Handlers {
     case "encode":
       return encodeHandlers(setup.source);
     case "decode":
-      return decodeHandlers(setup.source);
+      return decodeHandlers();
     case "render":
       return {
         render: (request) => renderChat(setup.templates, JSON.parse(request) as ChatRequest),
@@ -32,17 +33,22 @@ function encodeHandlers(source: TokenizerSource): Handlers {
   let loaded: Encoder | undefined;
   const encoder = () => (loaded ??= new Encoder(readTokenizer(source)));
   return {
-    load: () => void encoder(),
+    loadEncoder: () => {
+      const files = readTokenizer(source);
+      loaded = new Encoder(files);
+      const table = tokenTable(files);
+      return { facts: findFacts(source, files, table), decoding: packDecodingData(files, table) };
+    },
     encode: (input) => encoder().encode(input.text, input.addSpecialTokens, input.allowSpecialText),
   };
 }
 
-function decodeHandlers(source: TokenizerSource): Handlers {
-  const files = readTokenizer(source, false);
-  const detokenizer = new Detokenizer(files);
-  const facts = findFacts(source, files, detokenizer);
+function decodeHandlers(): Handlers {
+  let detokenizer: Detokenizer;
   return {
-    load: () => facts,
+    loadDecoder: (data) => {
+      detokenizer = new Detokenizer(data.files, unpackTokenTable(data));
+    },
     decode: ({ ids, skipSpecialTokens }) => detokenizer.decode(ids, skipSpecialTokens),
     bytes: (ids) => detokenizer.bytes(ids),
     feed: ({ close, open, batch }) => {
@@ -58,7 +64,7 @@ function decodeHandlers(source: TokenizerSource): Handlers {
 function findFacts(
   source: TokenizerSource,
   files: TokenizerFiles,
-  { table }: Detokenizer,
+  table: readonly (string | undefined)[],
 ): TokenizerFacts {
   const templates = readTemplates(source, files);
   const { bos_token: bos, eos_token: eos } = templates.variables;

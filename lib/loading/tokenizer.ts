@@ -122,7 +122,7 @@ export async function loadTokenizer(
   });
   const decoder = new WorkerClient({
     ...limits,
-    setup: { role: "decode", source },
+    setup: { role: "decode" },
     restarts: false,
     resourceLimits: heapLimit,
   });
@@ -130,9 +130,10 @@ export async function loadTokenizer(
   signal?.addEventListener("abort", abort);
   try {
     throwIfAborted(signal);
-    const loading = [decoder.request("load", undefined), encoder.request("load", undefined)];
-    const [facts] = await Promise.all(loading);
-    return new WorkerTokenizer(encoder, decoder, facts!);
+    decoder.start();
+    const { facts, decoding } = await encoder.request("loadEncoder", undefined);
+    await decoder.request("loadDecoder", decoding);
+    return new WorkerTokenizer(encoder, decoder, facts);
   } catch (error) {
     await closeAll([encoder, decoder], closedError());
     throw error;

@@ -60,6 +60,11 @@ export class WorkerClient {
     });
   }
 
+  /** Starts the thread before the first request does. */
+  start(): void {
+    if (this.#ended === undefined) this.#launch();
+  }
+
   /** Rejects what is pending with `error` and ends the thread. */
   async close(error: PagodaError): Promise<void> {
     this.#ended ??= error;
@@ -76,19 +81,29 @@ export class WorkerClient {
       this.#worker?.unref();
       return;
     }
+    const worker = this.#launch();
+    worker?.ref();
+    if (worker === undefined || !this.#isReady) return;
+    this.#current = job;
+    this.#arm(worker, this.#options.timeoutMilliseconds);
     try {
-      this.#worker ??= this.#start();
-      this.#worker.ref();
-      if (!this.#isReady) return;
-      this.#current = job;
-      this.#arm(this.#worker, this.#options.timeoutMilliseconds);
-      this.#worker.postMessage(job.request, job.transfer);
+      worker.postMessage(job.request, job.transfer);
     } catch (error) {
       this.#lose((error as Error).message);
     }
   }
 
-  #start(): Worker {
+  /** The thread, started if there is none; undefined when it cannot be started. */
+  #launch(): Worker | undefined {
+    try {
+      return (this.#worker ??= this.#create());
+    } catch (error) {
+      this.#lose((error as Error).message);
+      return undefined;
+    }
+  }
+
+  #create(): Worker {
     const worker = new Worker(new URL("./tokenizer-worker.js", import.meta.url), {
       workerData: this.#options.setup,
       execArgv: [],
