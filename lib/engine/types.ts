@@ -26,7 +26,7 @@ export interface EngineOptions {
   /** @default "cpu" */
   readonly device?: "auto" | "cpu" | `cuda:${number}`;
   /**
-   * Type of the weights in memory. `auto` takes bf16 checkpoints as bf16, quantised ones as they are, all others as f32.
+   * Type of the weights in memory. `auto` takes bf16 checkpoints as bf16, f16 and quantised tensors as they are, all others as f32.
    *
    * `q8` and `q4` round the matrices to 8 and to 4 bits while they are loaded, with a scale (and, for 4 bits, a minimum)
    * for 32 columns: about 8.5 and 4.7 bits a weight. With `q4`, embeddings and output head have 8 bits. A matrix whose
