@@ -14,19 +14,22 @@
 
 namespace pagoda {
 
+// What a schedule is made of, kept for the next one.
+struct ScheduleMemory {
+  SharedSplits shared;
+  std::vector<QueryTile> tiles;
+  std::vector<int32_t> members;  // each tile by itself, then those of parts of several tiles
+  std::vector<AttentionPart> parts;
+  std::vector<AttentionPart> finishes;
+};
+
 class AttentionScheduler {
  public:
   // Holds until the next call. Throws std::bad_alloc.
   AttentionSchedule schedule(const PagodaAttention& op, int32_t threads);
 
  private:
-  friend class ScheduleBuilder;
-
-  SharedSplits shared_;
-  std::vector<QueryTile> tiles_;
-  std::vector<int32_t> members_;  // each tile by itself, then those of shared parts
-  std::vector<AttentionPart> parts_;
-  std::vector<AttentionPart> finishes_;
+  ScheduleMemory memory_;
 };
 
 }  // namespace pagoda

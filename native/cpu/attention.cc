@@ -124,6 +124,7 @@ struct Work {
   const Shape& shape;
   const AttentionSchedule& schedule;
   const AttentionPart& part;
+  int32_t position;  // of the first token of the first tile
   HeadCache<Source> cache;
   const Scratch<Products>& scratch;
 
@@ -140,8 +141,8 @@ Range visible(const PagodaAttention& op, int32_t position, int32_t tileStart) {
 template <class Products, class Source>
 Range visible(const Work<Products, Source>& work, int32_t first, int32_t last, int32_t tileStart) {
   if (work.part.numMembers > 1) return {0, kKeys};
-  const int32_t position = work.tile(0).position;
-  return {visible(work.op, position + first, tileStart).begin, visible(work.op, position + last, tileStart).end};
+  return {visible(work.op, work.position + first, tileStart).begin,
+          visible(work.op, work.position + last, tileStart).end};
 }
 
 // Turns a row of scores into weights exp(score - m), zero outside the range, and brings the state to the new m and l.
@@ -243,7 +244,7 @@ int64_t headOffset(const PagodaAttention& op, const Shape& shape, int32_t kvHead
 
 template <class Products, class Source>
 void loadQueries(const Work<Products, Source>& work) {
-  const auto& [op, shape, schedule, part, cache, scratch] = work;
+  const auto& [op, shape, schedule, part, position, cache, scratch] = work;
   forTiles(work, [&](const QueryTile& tile, int32_t first, int32_t rows) {
     for (int32_t r = 0; r < rows; ++r) {
       const float* query = rowOf(op.query, tile.row + r / shape.group) + headOffset(op, shape, cache.head, r);
@@ -254,7 +255,7 @@ void loadQueries(const Work<Products, Source>& work) {
 
 template <class Products, class Source>
 void storeOutputs(const Work<Products, Source>& work, const FlashState* states) {
-  const auto& [op, shape, schedule, part, cache, scratch] = work;
+  const auto& [op, shape, schedule, part, position, cache, scratch] = work;
   for (int32_t r = 0; r < part.tokens * shape.group; ++r) {
     float* out = rowOf(op.out, work.tile(0).row + r / shape.group) + headOffset(op, shape, cache.head, r);
     normalize(states[r], out, op.cache.headDim);
@@ -282,10 +283,9 @@ template <class Products, class Source>
 Range keyTiles(const Work<Products, Source>& work, int32_t split) {
   const Range all = {split * kKeyTilesSplit, (split + 1) * kKeyTilesSplit};
   if (work.part.numMembers > 1) return all;
-  const QueryTile& tile = work.tile(0);
   const int32_t window = work.op.slidingWindow;
-  const int32_t firstKey = window > 0 ? maximum(0, tile.position - window + 1) : 0;
-  const int32_t lastKey = tile.position + tile.tokens - 1;
+  const int32_t firstKey = window > 0 ? maximum(0, work.position - window + 1) : 0;
+  const int32_t lastKey = work.position + work.part.tokens - 1;
   return {maximum(all.begin, firstKey / kKeys), minimum(all.end, lastKey / kKeys + 1)};
 }
 
@@ -336,7 +336,8 @@ void attendPart(const PagodaAttention& op, const Shape& shape, const AttentionSc
   const int64_t endOfSplits = static_cast<int64_t>(part.endSplit) * kSplitKeys;
   const int32_t endOfTile = tile.position + tile.tokens;
   const int32_t end = endOfTile < endOfSplits ? endOfTile : static_cast<int32_t>(endOfSplits);
-  const Work<Products, Source> work = {op, shape, schedule, part, {op.cache, blocks, kvHead, end}, scratch};
+  const Work<Products, Source> work = {op,     shape, schedule, part, tile.position, {op.cache, blocks, kvHead, end},
+                                       scratch};
   if (part.firstSplit < part.endSplit) loadQueries(work);
   if (part.finishes) return finishTile(work, states);
   for (int32_t split = part.firstSplit; split < part.endSplit; ++split) {

@@ -19,7 +19,7 @@ struct SplitGroup {
   int32_t endSplit;
 };
 
-// The splits of a query tile that groups attend to: groups of their own for stretches without a gap.
+// The splits of a query tile that groups attend to, one group after the other without a gap.
 struct SharedRange {
   int32_t firstGroup = -1;  // -1: none
   int32_t lastGroup = -1;
