@@ -39,7 +39,7 @@ class Scheduler {
 
   AttentionSchedule schedule() {
     makeTiles();
-    to_.shared.find(op_, to_.tiles, tokensPerTile_);
+    to_.shared.find(op_, to_.tiles, kQueryRows / 2 / group_);  // others have rows enough of their own
     share_ = ceilDiv(totalCost(), int64_t{kPartsPerThread} * threads_);
     to_.parts.clear();
     to_.finishes.clear();

@@ -5,7 +5,7 @@
 
 namespace pagoda {
 
-void SharedSplits::collect(const PagodaAttention& op, const std::vector<QueryTile>& tiles, int32_t tokensPerTile) {
+void SharedSplits::collect(const PagodaAttention& op, const std::vector<QueryTile>& tiles, int32_t mostTokens) {
   candidates_.clear();
   for (size_t i = 0; i < tiles.size(); ++i) {
     const QueryTile& tile = tiles[i];
@@ -13,7 +13,7 @@ void SharedSplits::collect(const PagodaAttention& op, const std::vector<QueryTil
     const int32_t firstKey = op.slidingWindow > 0 ? std::max(0, lastPosition - op.slidingWindow + 1) : 0;
     const int32_t firstSplit = firstKey / kSplitKeys + (firstKey % kSplitKeys > 0 ? 1 : 0);
     const int32_t endSplit = (tile.position + 1) / kSplitKeys;
-    if (tile.tokens > tokensPerTile / 2 || firstSplit >= endSplit) continue;
+    if (tile.tokens > mostTokens || firstSplit >= endSplit) continue;
     const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(tile.request) * op.batch.maxBlocks;
     candidates_.push_back({static_cast<int32_t>(i), firstSplit, endSplit, blocks});
   }
@@ -23,11 +23,11 @@ void SharedSplits::collect(const PagodaAttention& op, const std::vector<QueryTil
 
 // Takes the tiles from split to split. Those that are alone with the blocks of a split are not looked at again: so a
 // tile that shares nothing costs one comparison or two, unless tiles with other windows are still to come.
-void SharedSplits::find(const PagodaAttention& op, const std::vector<QueryTile>& tiles, int32_t tokensPerTile) {
+void SharedSplits::find(const PagodaAttention& op, const std::vector<QueryTile>& tiles, int32_t mostTokens) {
   groups_.clear();
   members_.clear();
   ranges_.assign(tiles.size(), {});
-  collect(op, tiles, tokensPerTile);
+  collect(op, tiles, mostTokens);
   active_.clear();
   size_t entered = 0;
   for (int32_t split = 0; !active_.empty() || entered < candidates_.size(); ++split) {

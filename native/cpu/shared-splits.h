@@ -29,8 +29,8 @@ struct SharedRange {
 
 class SharedSplits {
  public:
-  // Tiles of more than half of `tokensPerTile` tokens are left alone: they have rows enough. Throws std::bad_alloc.
-  void find(const PagodaAttention& op, const std::vector<QueryTile>& tiles, int32_t tokensPerTile);
+  // Tiles of more than `mostTokens` tokens are left alone. Throws std::bad_alloc.
+  void find(const PagodaAttention& op, const std::vector<QueryTile>& tiles, int32_t mostTokens);
 
   const std::vector<SplitGroup>& groups() const { return groups_; }
   const std::vector<int32_t>& members() const { return members_; }
@@ -45,7 +45,7 @@ class SharedSplits {
     const int32_t* blocks;
   };
 
-  void collect(const PagodaAttention& op, const std::vector<QueryTile>& tiles, int32_t tokensPerTile);
+  void collect(const PagodaAttention& op, const std::vector<QueryTile>& tiles, int32_t mostTokens);
   void groupActive(const std::vector<QueryTile>& tiles, int32_t split, int32_t blockSize, bool moreToCome);
   void putGroup(const std::vector<QueryTile>& tiles, size_t begin, size_t end, int32_t split);
 

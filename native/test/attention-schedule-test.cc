@@ -263,6 +263,28 @@ void testTree() {
   CHECK(sharedParts(result) == Parts({{0, 1, 6}, {1, 2, 5}, {2, 4, 2}, {2, 5, 2}}));
 }
 
+// Tables that are no tree of prefixes: who shares a split did not share the one before.
+void testCrossed() {
+  section("schedule of crossed tables");
+  const std::vector<Request> requests = {{1100, 1, {{1, 512}, {3, 1024}}},
+                                         {1100, 1, {{1, 512}, {4, 1024}}},
+                                         {1100, 1, {{2, 512}, {3, 1024}}},
+                                         {1100, 1, {{2, 512}, {4, 1024}}}};
+  testCase({requests, 8, 1});
+  CHECK(sharedParts(Result({requests, 8, 1})) == Parts({{0, 1, 2}, {0, 1, 2}, {1, 2, 2}, {1, 2, 2}}));
+}
+
+// A split is shared by tiles all tokens of which see all of it.
+void testTokens() {
+  section("shared splits of several tokens");
+  const Request whole = {3000, 1, {{1, 2560}}};
+  CHECK(sharedParts(Result({{whole, {1022, 5, {{1, 1024}}}}, 8, 1})) == Parts({{0, 1, 2}}));
+  CHECK(sharedParts(Result({{whole, {1023, 5, {{1, 1024}}}}, 8, 1})) == Parts({{0, 2, 2}}));
+  // Windows of 2000 tokens: the first token of the second request sees split 1 whole, its last one does not.
+  CHECK(sharedParts(Result({{{2511, 1, {{1, 2048}}}, {2511, 3, {{1, 2048}}}}, 8, 1, 2000})) == Parts({{2, 4, 2}}));
+  CHECK(sharedParts(Result({{{2511, 1, {{1, 2048}}}, {2509, 3, {{1, 2048}}}}, 8, 1, 2000})) == Parts({{1, 4, 2}}));
+}
+
 // Splits that a window cuts off, for one of the tiles, are not shared.
 void testWindow() {
   section("shared prefixes and windows");
@@ -318,6 +340,8 @@ int main() {
   testSharedPrefix();
   testBalance();
   testTree();
+  testCrossed();
+  testTokens();
   testWindow();
   testPrefill();
   testRoom();

@@ -97,6 +97,13 @@ const std::vector<Branch> kTree = {{-1, 0, 1700, 1},   {0, 1600, 1650, 1}, {0, 6
                                    {0, 1600, 1900, 9}, {0, 512, 512, 1},   {0, 512, 513, 1},  {2, 1024, 1250, 200},
                                    {-1, 0, 700, 1},    {0, 1024, 1024, 1}};
 
+// Behind a window of 788 tokens the first one begins with a split, the others before.
+std::vector<Branch> atWindow() {
+  std::vector<Branch> branches = {{-1, 0, 1300, 1}};
+  for (int32_t r = 1; r < 20; ++r) branches.push_back({0, 1100, 1200 - r, 1});
+  return branches;
+}
+
 void testIsa(const std::string& isa) {
   for (PagodaDtype dtype : {PAGODA_F32, PAGODA_BF16, PAGODA_INT8}) {
     testFamily(isa, {4, 2, 16, dtype}, 16, kTree);
@@ -104,6 +111,9 @@ void testIsa(const std::string& isa) {
     testFamily(isa, {3, 3, 17, dtype}, 3, star(5, 1030, 1, 3));
     for (int32_t window : {1, 513, 600, 1100}) testFamily(isa, {4, 2, 8, dtype, window}, 16, kTree);
   }
+  testFamily(isa, {4, 2, 8, PAGODA_F32, 788}, 16, atWindow());
+  testFamily(isa, {4, 2, 8, PAGODA_F32, 600}, 16, {{-1, 0, 1111, 1}, {0, 1024, 1113, 4}});
+  testFamily(isa, {4, 2, 8}, 16, {{-1, 0, 1200, 1}, {0, 1024, 1026, 4}});
   testFamily(isa, {2, 1, 8}, 1, kTree);
   testFamily(isa, {2, 1, 8}, 512, kTree);
   testFamily(isa, {2, 1, 8}, 1024, star(6, 2100, 600, 1));
