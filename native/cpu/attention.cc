@@ -289,6 +289,13 @@ Range keyTiles(const Work<Products, Source>& work, int32_t split) {
   return {maximum(all.begin, firstKey / kKeys), minimum(all.end, lastKey / kKeys + 1)};
 }
 
+// Asks for all keys and values of the first tile at once, else each block would be waited for in turn.
+template <class Products, class Source>
+void prefetchFirst(const Work<Products, Source>& work) {
+  const int32_t tileStart = keyTiles(work, work.part.firstSplit).begin * kKeys;
+  prefetchTile(work.cache, tileStart, visible(work, 0, work.part.tokens - 1, tileStart));
+}
+
 // The keys of one split, into scratch.split.
 template <class Products, class Source>
 void attendSplit(const Work<Products, Source>& work, int32_t split) {
@@ -338,7 +345,10 @@ void attendPart(const PagodaAttention& op, const Shape& shape, const AttentionSc
   const int32_t end = endOfTile < endOfSplits ? endOfTile : static_cast<int32_t>(endOfSplits);
   const Work<Products, Source> work = {op,     shape, schedule, part, tile.position, {op.cache, blocks, kvHead, end},
                                        scratch};
-  if (part.firstSplit < part.endSplit) loadQueries(work);
+  if (part.firstSplit < part.endSplit) {
+    prefetchFirst(work);
+    loadQueries(work);
+  }
   if (part.finishes) return finishTile(work, states);
   for (int32_t split = part.firstSplit; split < part.endSplit; ++split) {
     attendSplit(work, split);
