@@ -11,13 +11,14 @@
 //
 // And what does it bring that requests with a common prefix read it together? The second table times requests that
 // decode over one prefix (their own tokens are kOwnTokens more), in turn with block tables that have the blocks of each
-// split in another order: the same blocks, but not the same splits, so each request reads them for itself.
+// split in another order: the same blocks, but not the same splits, so each request reads them for itself. The last
+// lines say how long it takes, in each attention op, to find what is shared and to make the schedule.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
-#include "cpu/attention-schedule.h"
+#include "cpu/attention-scheduler.h"
 #include "cpu/backend.h"
 #include "machine-limits.h"
 
@@ -67,6 +68,34 @@ PagodaTensor tensor(std::vector<float>& values, int32_t rows, int32_t width) {
   return {.data = values.data(), .rows = rows, .width = width, .rowStride = width, .dtype = PAGODA_F32};
 }
 
+// The op of a load, with what it points to.
+struct Batch {
+  Batch(const PagodaKvCache& cache, const Load& load, const std::vector<int32_t>& table)
+      : query(noise(static_cast<size_t>(load.requests) * load.tokens * kHeads * cache.headDim)),
+        out(query.size()),
+        lengths(load.requests, load.context) {
+    const int32_t rows = load.requests * load.tokens, width = kHeads * cache.headDim;
+    for (int32_t r = 0; r <= load.requests; ++r) starts.push_back(r * load.tokens);
+    op = {
+        .out = tensor(out, rows, width),
+        .query = tensor(query, rows, width),
+        .cache = cache,
+        .batch = {load.requests, rows, load.context / kBlockSize, load.tokens, load.context, starts.data(),
+                  lengths.data(), table.data()},
+        .numHeads = kHeads,
+        .scale = 0.125f,
+        .slidingWindow = 0,
+        .softcap = 0,
+    };
+  }
+  Batch(const Batch&) = delete;
+  Batch& operator=(const Batch&) = delete;
+
+  std::vector<float> query, out;
+  std::vector<int32_t> starts, lengths;
+  PagodaAttention op;
+};
+
 class Bench {
  public:
   explicit Bench(int threads) : threads_(threads) {
@@ -105,6 +134,18 @@ class Bench {
       std::fflush(stdout);
     }
     api_->release(device_, cache.data);
+  }
+
+  void runSchedule() {
+    const PagodaKvCache cache = {nullptr, 1 << 24, kBlockSize, kKvHeads, 64, PAGODA_BF16};
+    const Load load = {256, 1, 4096 + kOwnTokens};
+    const auto timeOfSchedule = [&](const std::vector<int32_t>& table) {
+      const Batch batch(cache, load, table);
+      AttentionScheduler scheduler;
+      return bestTime([&] { scheduler.schedule(batch.op, threads_); });
+    };
+    std::printf("\nSchedule of 256 requests: %.1f us where they share nothing, %.1f us where they share 4096 tokens\n",
+                timeOfSchedule(scattered(cache, load)) * 1e6, timeOfSchedule(shared(cache, load, 4096, false)) * 1e6);
   }
 
   void runShared(const KvType& type, int32_t headDim) {
@@ -186,28 +227,17 @@ class Bench {
   }
 
   double timeOf(const PagodaKvCache& cache, const Load& load, const std::vector<int32_t>& table) {
-    const int32_t rows = load.requests * load.tokens, width = kHeads * cache.headDim;
-    const int32_t maxBlocks = load.context / kBlockSize;
-    std::vector<float> query = noise(static_cast<size_t>(rows) * width), out(query.size());
-    std::vector<int32_t> starts = {0}, lengths(load.requests, load.context);
-    for (int32_t r = 0; r < load.requests; ++r) starts.push_back((r + 1) * load.tokens);
-    const PagodaAttention op = {
-        .out = tensor(out, rows, width),
-        .query = tensor(query, rows, width),
-        .cache = cache,
-        .batch = {load.requests, rows, maxBlocks, load.tokens, load.context, starts.data(), lengths.data(),
-                  table.data()},
-        .numHeads = kHeads,
-        .scale = 0.125f,
-        .slidingWindow = 0,
-        .softcap = 0,
-    };
+    const Batch batch(cache, load, table);
+    return bestTime([&] { check(api_->attention(device_, &batch.op, &error_)); });
+  }
+
+  static double bestTime(auto body) {
     constexpr int kFewest = 3, kMost = 40;
     constexpr double kLongEnough = 0.5;
     double best = 1e9, total = 0;
     for (int run = 0; run < kFewest || (run < kMost && total < kLongEnough); ++run) {
       const double start = seconds();
-      check(api_->attention(device_, &op, &error_));
+      body();
       const double time = seconds() - start;
       best = std::min(best, time);
       total += time;
@@ -238,6 +268,7 @@ int benchMain(int argc, char** argv) {
   forTypes([&](const KvType& type, int32_t headDim) { bench.run(type, headDim); });
   Bench::printSharedHeader();
   forTypes([&](const KvType& type, int32_t headDim) { bench.runShared(type, headDim); });
+  bench.runSchedule();
   return 0;
 }
 

@@ -42,8 +42,8 @@ struct AttentionPart {
   int32_t tokens;  // of all members
   int32_t firstSplit;
   int32_t endSplit;
-  int32_t finishes;  // whether it finishes its one tile
-  int64_t cost;      // time for one KV head, in no unit
+  bool finishes;  // whether it finishes its one tile
+  int64_t cost;   // time for one KV head, in no unit
 };
 
 struct AttentionSchedule {
