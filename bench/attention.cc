@@ -2,8 +2,8 @@
 // Llama-3.2-1B (headDim 64; 128 as in larger models) for each type of the KV cache, and sets them beside the read
 // bandwidth and the arithmetic peak of the same minute.
 //
-//   cmake -S . -B build/bench -DPAGODA_BUILD_ADDON=OFF -DPAGODA_BUILD_BENCH=ON && cmake --build build/bench -j --target
-//   attention-bench build/bench/attention-bench [threads] [f32|bf16|int8...]
+//   cmake -S . -B build/bench -DPAGODA_BUILD_ADDON=OFF -DPAGODA_BUILD_BENCH=ON
+//   cmake --build build/bench -j --target attention-bench && build/bench/attention-bench [threads] [f32|bf16|int8...]
 //
 // Bytes are those of K and V, each counted once a request, however often a kernel reads them. Where the contexts of a
 // batch together exceed kPoolBytes, requests have blocks in common, still much more than the caches hold, but no split
