@@ -1,8 +1,8 @@
 // How near do linears come to the limits of the machine? Times the linears of a Llama-3.2-1B for each type of weights
 // and several numbers of rows, and sets them beside the read bandwidth, the bf16 and the int8 peak of the same minute.
 //
-//   cmake -S . -B build/bench -DPAGODA_BUILD_ADDON=OFF -DPAGODA_BUILD_BENCH=ON && cmake --build build/bench -j --target
-//   linear-bench build/bench/linear-bench [threads] [type...]
+//   cmake -S . -B build/bench -DPAGODA_BUILD_ADDON=OFF -DPAGODA_BUILD_BENCH=ON
+//   cmake --build build/bench -j --target linear-bench && build/bench/linear-bench [threads] [type...]
 //
 // Weights are larger than the caches together and read in turn. Each figure is the best of several short runs, and the
 // limits are measured again before each shape, since other loads of a machine come and go.

@@ -7,8 +7,14 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <thread>
 #include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "cpu/simd.h"
 
@@ -32,13 +38,24 @@ double bestTime(int threads, int runs, Work work) {
   return best;
 }
 
-// Bytes a second, of an array larger than the caches.
+uint32_t* newWords(size_t bytes) {
+  constexpr size_t kLargePage = 2u << 20;
+  auto* words = static_cast<uint32_t*>(std::aligned_alloc(kLargePage, bytes));
+#if defined(__linux__)
+  madvise(words, bytes, MADV_HUGEPAGE);
+#endif
+  std::fill_n(words, bytes / sizeof(uint32_t), 1u);
+  return words;
+}
+
+// Bytes a second, of an array larger than the caches, on large pages, where the system grants them.
 double readBandwidth(int threads) {
-  static const std::vector<uint32_t> words(64u << 20, 1);
-  const size_t share = words.size() / threads / (8 * kLanes) * (8 * kLanes);
+  constexpr size_t kBytes = 256u << 20, kWords = kBytes / sizeof(uint32_t);
+  static const std::unique_ptr<uint32_t, void (*)(void*)> words(newWords(kBytes), std::free);
+  const size_t share = kWords / threads / (8 * kLanes) * (8 * kLanes);
   const double time = bestTime(threads, 4, [&](int worker) {
     u32v sums[8] = {};
-    const uint32_t* from = words.data() + worker * share;
+    const uint32_t* from = words.get() + worker * share;
     for (size_t i = 0; i < share; i += 8 * kLanes) {
       for (int v = 0; v < 8; ++v) sums[v] += loadWords(from + i + v * kLanes);
     }
@@ -53,7 +70,8 @@ template <class Sum, class Operand, class Step>
 double peak(int threads, int operations, Step step) {
   constexpr int kRepeats = 200'000, kSums = 12;
   const double time = bestTime(threads, 8, [&](int worker) {
-    Sum sums[kSums] = {};
+    Sum sums[kSums] = {};  // different ones, else the compiler computes one for all
+    for (int s = 0; s < kSums; ++s) sums[s][0] = static_cast<decltype(+sums[s][0])>(s + worker);
     Operand a = {}, b = {};
     a[0] = b[0] = static_cast<decltype(+a[0])>(worker);
     for (int i = 0; i < kRepeats; ++i) {

@@ -10,8 +10,9 @@
 // Weights depend on shape and seed alone: every type holds the same model. As in llama.cpp, rows that are not a multiple of
 // 256 elements take q5_0 for q4_k, q5_1 for q5_k and q8_0 for q6_k; vectors stay float32. Activations keep their size from
 // layer to layer. Memory stays below 200 MB.
-import { blockFormats } from "./model/block-formats.mjs";
+import { randomRows } from "./model/random-rows.mjs";
 import { shapes, tensorsOf } from "./model/shapes.mjs";
+import { typesOf } from "./model/tensor-types.mjs";
 import { writeDirectory } from "./model/write-directory.mjs";
 import { writeGguf } from "./model/write-gguf.mjs";
 
@@ -22,23 +23,10 @@ if (shape === undefined || type === undefined || out === undefined) {
   throw new Error("Usage: node bench/make-model.mjs SHAPE TYPE OUT [--seed=N]");
 }
 const tensors = tensorsOf(shape);
-if (type === "hf") writeDirectory(out, shape, tensors, { seed });
-else writeGguf(out, shape, tensors, { seed, name: `random ${shapeName}`, typeOf });
-
-/** The type of one tensor in the file. */
-function typeOf({ gguf, shape: dimensions }) {
-  const wanted = type === "q4_k_m" ? mixedType(gguf) : type.toUpperCase();
-  if (blockFormats[wanted] === undefined) throw new Error(`Unknown type ${type}`);
-  if (dimensions.length === 1) return "F32";
-  const fallbacks = { Q4_K: "Q5_0", Q5_K: "Q5_1", Q6_K: "Q8_0" };
-  return dimensions[1] % blockFormats[wanted].elements === 0 ? wanted : fallbacks[wanted];
-}
-
-/** More bits where they help most. */
-function mixedType(name) {
-  const isOutput =
-    name === "output.weight" || (name === "token_embd.weight" && shape.tie_word_embeddings);
-  const layer = /^blk\.(\d+)\.(?:attn_v|ffn_down)\./.exec(name)?.[1];
-  const isRich = layer !== undefined && Number(layer) % 2 === 0;
-  return isOutput || isRich ? "Q6_K" : "Q4_K";
+const rowsOf = (tensor) => randomRows(seed, tensor);
+if (type === "hf") {
+  writeDirectory(out, shape, tensors, { rowsOf });
+} else {
+  const name = `random ${shapeName}`;
+  writeGguf(out, shape, tensors, { name, typeOf: typesOf(type, shape), rowsOf });
 }

@@ -71,7 +71,7 @@ export interface NativeWeightPart {
   readonly rowStart: number;
   /** Rows of `cols` elements each; elements where the weight is a vector. */
   readonly rows: number;
-  /** Where the file holds codes, which become blocks of `dtype` as they are read. */
+  /** Where the file holds codes, which become rows of `dtype` as they are read. */
   readonly quantized?: GroupQuantized & {
     /** Row of the tensor that is the part's first. */
     readonly firstRow: number;
@@ -87,16 +87,21 @@ export interface NativeWeightSource {
 /** How the codes of a matrix lie in files, and what turns them into numbers; native/group-quantized.h has the layouts. */
 export interface GroupQuantized {
   readonly storage: "gptq" | "awq" | "packed" | "bytes";
+  /** What the codes become as they are read: blocks that keep them, or numbers. */
+  readonly readAs: "Q4_0" | "Q4_1" | "Q8_0" | "F32";
   readonly bits: number;
   /** Columns, a multiple of 32. */
   readonly groupSize: number;
+  /** int32 [cols], the group of each column. @default `groupSize` columns after another; else `readAs` is F32 */
+  readonly columnGroups?: Int32Array;
+  /** 1: all zero points are 2^(bits - 1), and `zeros`, if any, is checked for that. */
+  readonly isSymmetric: 0 | 1;
   readonly tensorRows: number;
   /** 1: one for the whole tensor. */
   readonly scaleCount: number;
   readonly scales: QuantizedPlace;
-  /** @default all zero points are 2^(bits - 1) */
   readonly zeros?: QuantizedPlace;
-  /** Added to stored zero points. */
+  /** 1: zero points are stored less one. */
   readonly zeroShift: number;
 }
 

@@ -1,7 +1,6 @@
 #include "group-quantized.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "block-formats.h"
@@ -57,13 +56,20 @@ void GroupQuantizedRows::check() const {
   const bool isWide = source_.storage == CodeStorage::bytes;
   require(bits == 4 || bits == 8, "Codes have 4 or 8 bits");
   require(isWide ? bits == 8 : source_.storage != CodeStorage::awq || bits == 4, "The storage has no such codes");
-  const bool fits = bits == 8 ? dtype_ == PAGODA_Q8_0 : dtype_ == PAGODA_Q4_0 || dtype_ == PAGODA_Q4_1;
-  require(fits, "The codes cannot become blocks of this dtype");
   require(groups_ > 0 && source_.groupSize % kBlock == 0 && cols_ % source_.groupSize == 0,
           "Groups are whole blocks, and rows whole groups");
+  const bool isQ4 = bits == 4 && (dtype_ == PAGODA_Q4_1 || (dtype_ == PAGODA_Q4_0 && source_.isSymmetric));
+  const bool isQ8 = bits == 8 && dtype_ == PAGODA_Q8_0 && source_.isSymmetric;
+  require(dtype_ == PAGODA_F32 || (source_.columnGroups.empty() && (isQ4 || isQ8)),
+          "The codes cannot become blocks of this dtype");
+  const auto isGroup = [this](int32_t group) { return group >= 0 && group < groups_; };
+  const bool hasGroups = source_.columnGroups.size() == static_cast<size_t>(cols_);
+  require(source_.columnGroups.empty() || hasGroups, "Each column has a group");
+  require(std::ranges::all_of(source_.columnGroups, isGroup), "The group of a column is out of range");
   require(source_.tensorRows >= 1 && source_.firstRow >= 0, "The rows of a tensor are out of range");
   require(source_.storage != CodeStorage::awq || source_.tensorRows % perWord_ == 0, "Outputs fill their words");
-  require(source_.zeroFile.empty() || source_.tensorRows % perWord_ == 0, "Zero points fill their words");
+  require(source_.zeroFile.empty() || isWide || source_.tensorRows % perWord_ == 0, "Zero points fill their words");
+  require(source_.isSymmetric || !source_.zeroFile.empty(), "Codes that are not symmetric need zero points");
   require(blockFormat(source_.scaleDtype).columns == 1 && blockFormat(source_.scaleDtype).bytes > 0,
           "Scales are plain numbers");
 }
@@ -78,14 +84,46 @@ void GroupQuantizedRows::readScales() {
 }
 
 void GroupQuantizedRows::readZeros() {
-  zeros_.resize(static_cast<uint64_t>(source_.tensorRows) / perWord_ * groups_);
-  File(source_.zeroFile).read(source_.zeroOffset, zeros_.data(), zeros_.size() * sizeof(uint32_t));
+  const int64_t count = static_cast<int64_t>(source_.tensorRows) * groups_;
+  std::vector<uint8_t> stored(count * source_.bits / 8);
+  File(source_.zeroFile).read(source_.zeroOffset, stored.data(), stored.size());
+  zeros_.resize(count);
+  unpackZeros(stored);
+  if (!source_.isSymmetric) return;
+  // Whether one was taken from them is of no account: writers differ from what their files say.
+  const int32_t middle = 1 << (source_.bits - 1), shift = source_.storage == CodeStorage::gptq ? 1 : 0;
+  for (const int32_t zero : zeros_) {
+    if (zero == middle || zero == middle - shift) continue;
+    throw Failure(PAGODA_IO, "A zero point is stored as " + std::to_string(zero) +
+                                 ", but the model's config says that its weights are quantised symmetrically");
+  }
+  zeros_.clear();
+}
+
+/// What the shift was taken from is the word as a number, so that zero points of 0 borrow from their neighbours.
+void GroupQuantizedRows::unpackZeros(const std::vector<uint8_t>& stored) {
+  if (source_.storage == CodeStorage::bytes) {
+    for (size_t i = 0; i < zeros_.size(); ++i) zeros_[i] = stored[i] ^ 0x80;
+    return;
+  }
+  const uint32_t mask = (1u << source_.bits) - 1;
+  const uint32_t shift = source_.isSymmetric ? 0 : UINT32_MAX / mask * static_cast<uint32_t>(source_.zeroShift);
+  const int64_t rows = source_.tensorRows;
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto inWord = static_cast<int32_t>(row % perWord_);
+    const int32_t position = source_.storage == CodeStorage::awq ? awqPosition(row) : inWord;
+    for (int64_t group = 0; group < groups_; ++group) {
+      const int64_t word = row / perWord_;
+      const int64_t at = isTransposed() ? group * (rows / perWord_) + word : word * groups_ + group;
+      zeros_[groupAt(row, group)] = (wordAt(stored.data(), at) + shift) >> (position * source_.bits) & mask;
+    }
+  }
 }
 
 void GroupQuantizedRows::read(int32_t row, int32_t rows, char* into) {
   const int64_t begin = static_cast<int64_t>(source_.firstRow) + row, end = begin + rows;
   require(end <= source_.tensorRows, "The part's rows lie outside its tensor");
-  const int64_t rowLength = rowBytes(dtype_, cols_), blockLength = blockFormat(dtype_).bytes;
+  const int64_t rowLength = rowBytes(dtype_, cols_), blockLength = rowBytes(dtype_, kBlock);
   for (int64_t first = begin; first < end; first = std::min(end, tileRow_ + tileRows_)) {
     if (first < tileRow_ || first >= tileRow_ + tileRows_) readTile(first, end - first);
     const int64_t last = std::min(end, tileRow_ + tileRows_);
@@ -95,8 +133,11 @@ void GroupQuantizedRows::read(int32_t row, int32_t rows, char* into) {
       for (int64_t r = first; r < last; ++r, to += rowLength) {
         uint8_t codes[kBlock];
         readCodes(r, col, codes);
-        const int64_t scale = isTransposed() ? group * source_.tensorRows + r : r * groups_ + group;
-        writeBlock(codes, scales_[source_.isSingleScale ? 0 : scale], zeroPoint(r, group), to);
+        if (dtype_ == PAGODA_F32) {
+          writeNumbers(codes, r, col, to);
+        } else {
+          writeBlock(codes, scaleAt(r, group), zeroAt(r, group), to);
+        }
       }
     }
   }
@@ -151,21 +192,20 @@ void GroupQuantizedRows::readCodes(int64_t row, int64_t col, uint8_t* codes) con
   }
 }
 
-int32_t GroupQuantizedRows::zeroPoint(int64_t row, int64_t group) const {
-  if (zeros_.empty()) return 1 << (source_.bits - 1);
-  const int64_t rowWord = row / perWord_;
-  const int64_t at = isTransposed() ? group * (source_.tensorRows / perWord_) + rowWord : rowWord * groups_ + group;
-  const auto inWord = static_cast<int32_t>(row % perWord_);
-  const int32_t position = source_.storage == CodeStorage::awq ? awqPosition(row) : inWord;
-  const int32_t mask = (1 << source_.bits) - 1;
-  return (static_cast<int32_t>(zeros_[at] >> (position * source_.bits)) + source_.zeroShift) & mask;
+/// Where a row and a group have their scale.
+int64_t GroupQuantizedRows::groupAt(int64_t row, int64_t group) const {
+  return isTransposed() ? group * source_.tensorRows + row : row * groups_ + group;
+}
+
+float GroupQuantizedRows::scaleAt(int64_t row, int64_t group) const {
+  return scales_[source_.isSingleScale ? 0 : groupAt(row, group)];
+}
+
+int32_t GroupQuantizedRows::zeroAt(int64_t row, int64_t group) const {
+  return zeros_.empty() ? 1 << (source_.bits - 1) : zeros_[groupAt(row, group)];
 }
 
 void GroupQuantizedRows::writeBlock(const uint8_t* codes, float scale, int32_t zero, char* into) const {
-  if (dtype_ != PAGODA_Q4_1 && zero != 1 << (source_.bits - 1)) {
-    throw Failure(PAGODA_IO, "A zero point is " + std::to_string(zero) +
-                                 ", but the model's config says that its weights are quantised symmetrically");
-  }
   const uint16_t d = floatToHalf(scale);
   std::memcpy(into, &d, sizeof d);
   into += sizeof d;
@@ -179,6 +219,16 @@ void GroupQuantizedRows::writeBlock(const uint8_t* codes, float scale, int32_t z
     into += sizeof m;
   }
   for (int32_t i = 0; i < kBlock / 2; ++i) into[i] = static_cast<char>(codes[i] | codes[i + kBlock / 2] << 4);
+}
+
+/// 32 columns from `col` on.
+void GroupQuantizedRows::writeNumbers(const uint8_t* codes, int64_t row, int64_t col, char* into) const {
+  float numbers[kBlock];
+  for (int32_t i = 0; i < kBlock; ++i) {
+    const int64_t group = source_.columnGroups.empty() ? col / source_.groupSize : source_.columnGroups[col + i];
+    numbers[i] = scaleAt(row, group) * static_cast<float>(codes[i] - zeroAt(row, group));
+  }
+  std::memcpy(into, numbers, sizeof numbers);
 }
 
 }  // namespace pagoda

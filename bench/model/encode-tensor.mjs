@@ -1,5 +1,4 @@
 import { blockFormats } from "./block-formats.mjs";
-import { randomRows } from "./random-rows.mjs";
 
 /** Bytes that are written at once. */
 const chunkBytes = 2 ** 20;
@@ -11,12 +10,11 @@ export function rowBytes(type, cols) {
 }
 
 /**
- * Makes the random rows of a tensor and passes them on encoded, a chunk at a time. `order(row)` says which row stands in
- * the place of another one.
+ * Passes the rows of a tensor on encoded, a chunk at a time. `fill(row, values)` makes one of them; `order(row)` says which
+ * row stands in the place of another one.
  */
-export function encodeTensor(tensor, type, { seed, order = (row) => row }, write) {
+export function encodeTensor(tensor, type, { fill, order = (row) => row }, write) {
   const [rows, cols] = tensor.shape.length === 1 ? [1, tensor.shape[0]] : tensor.shape;
-  const fill = randomRows(seed, tensor);
   const values = new Float32Array(cols);
   const bytes = rowBytes(type, cols);
   const rowsAtOnce = Math.max(1, Math.floor(chunkBytes / bytes));

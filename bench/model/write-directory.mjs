@@ -6,8 +6,8 @@ import { tokenizerJson } from "./tokenizer.mjs";
 
 const dtype = "BF16";
 
-/** Writes the tensors of a shape as a Hugging Face model directory in bfloat16. */
-export function writeDirectory(directory, shape, tensors, { seed }) {
+/** Writes the tensors of a shape as a Hugging Face model directory in bfloat16; `rowsOf(tensor)` fills their rows. */
+export function writeDirectory(directory, shape, tensors, { rowsOf }) {
   mkdirSync(directory, { recursive: true });
   const json = (name, value) => writeFileSync(join(directory, name), JSON.stringify(value));
   const { architecture, ...fields } = shape;
@@ -26,10 +26,10 @@ export function writeDirectory(directory, shape, tensors, { seed }) {
     chat_template: chatTemplate,
     clean_up_tokenization_spaces: false,
   });
-  writeSafetensors(join(directory, "model.safetensors"), tensors, seed);
+  writeSafetensors(join(directory, "model.safetensors"), tensors, rowsOf);
 }
 
-function writeSafetensors(file, tensors, seed) {
+function writeSafetensors(file, tensors, rowsOf) {
   let end = 0;
   const entries = tensors.map(({ name, shape }) => {
     const [rows, cols] = shape.length === 1 ? [1, shape[0]] : shape;
@@ -44,7 +44,7 @@ function writeSafetensors(file, tensors, seed) {
   try {
     writeSync(handle, Buffer.concat([length, header]));
     for (const tensor of tensors) {
-      encodeTensor(tensor, dtype, { seed }, (bytes) => writeSync(handle, bytes));
+      encodeTensor(tensor, dtype, { fill: rowsOf(tensor) }, (bytes) => writeSync(handle, bytes));
     }
   } finally {
     closeSync(handle);

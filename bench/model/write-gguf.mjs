@@ -5,8 +5,8 @@ import { chatTemplate, eosTokenId, makeVocabulary, specialTokens } from "./token
 
 const alignment = 32;
 
-/** Writes the tensors of a shape as a GGUF file; `typeOf(tensor)` names the type of each. */
-export function writeGguf(file, shape, tensors, { seed, name, typeOf }) {
+/** Writes the tensors of a shape as a GGUF file; `typeOf(tensor)` names the type of each, `rowsOf(tensor)` fills its rows. */
+export function writeGguf(file, shape, tensors, { name, typeOf, rowsOf }) {
   const all = [...tensors.map((tensor) => placed(tensor, typeOf(tensor))), ...ropeFactors(shape)];
   const permutes = shape.architecture === "LlamaForCausalLM";
   const handle = openSync(file, "w");
@@ -16,7 +16,7 @@ export function writeGguf(file, shape, tensors, { seed, name, typeOf }) {
       if (data !== undefined) writeSync(handle, data);
       const order = permutes && tensor?.heads !== undefined ? permutedRow(tensor) : undefined;
       if (tensor !== undefined)
-        encodeTensor(tensor, type, { seed, order }, (b) => writeSync(handle, b));
+        encodeTensor(tensor, type, { fill: rowsOf(tensor), order }, (b) => writeSync(handle, b));
       writeSync(handle, Buffer.alloc(padding(bytes)));
     }
   } finally {
@@ -66,6 +66,8 @@ function metadataOf(shape, name) {
     [key("feed_forward_length"), u32(shape.intermediate_size)],
     [key("attention.head_count"), u32(shape.num_attention_heads)],
     [key("attention.head_count_kv"), u32(shape.num_key_value_heads)],
+    [key("attention.key_length"), u32(shape.head_dim)],
+    [key("attention.value_length"), u32(shape.head_dim)],
     [key("attention.layer_norm_rms_epsilon"), f32(shape.rms_norm_eps)],
     [key("rope.dimension_count"), u32(shape.head_dim)],
     [key("rope.freq_base"), f32(shape.rope_theta)],

@@ -40,7 +40,7 @@ export async function openModelDirectory(
   const generation = await readGenerationConfig(root, config);
   const scheme = readQuantization(config);
   const stored = await readCheckpoint(root, options);
-  const checkpoint = scheme === undefined ? stored : blocksOfCodes(stored, scheme);
+  const checkpoint = scheme === undefined ? stored : await blocksOfCodes(stored, scheme);
   return { path: root, name: basename(root), config, checkpoint, generation, tokenizer: root };
 }
 

@@ -14,6 +14,8 @@ export interface QuantizationScheme {
   readonly isWide: boolean;
   /** Zero points are stored less this. */
   readonly zeroShift: 0 | 1;
+  /** Whether a tensor must say which group each column is in. */
+  readonly hasColumnGroups: boolean;
 }
 
 /**
@@ -35,25 +37,29 @@ function readGptq(fields: ConfigReader): QuantizationScheme {
   const format = fields.string("checkpoint_format", "gptq");
   oneOf(fields, "checkpoint_format", format, ["gptq", "gptq_v2"]);
   const bits = readBits(fields, "bits");
-  const symmetric = fields.boolean("sym", true);
-  if (bits === 8) oneOf(fields, "sym", symmetric, [true]);
-  oneOf(fields, "desc_act", fields.boolean("desc_act", false), [false]);
   return {
     method: "gptq",
     bits,
     groupSize: readGroupSize(fields),
-    symmetric,
+    symmetric: fields.boolean("sym", true),
     isWide: false,
     zeroShift: format === "gptq" ? 1 : 0,
+    hasColumnGroups: fields.boolean("desc_act", false),
   };
 }
 
 function readAwq(fields: ConfigReader): QuantizationScheme {
   oneOf(fields, "version", fields.string("version", "gemm").toLowerCase(), ["gemm"]);
   oneOf(fields, "bits", fields.integer("bits"), [4]);
-  oneOf(fields, "zero_point", fields.boolean("zero_point", true), [true]);
-  const groupSize = readGroupSize(fields);
-  return { method: "awq", bits: 4, groupSize, symmetric: false, isWide: false, zeroShift: 0 };
+  return {
+    method: "awq",
+    bits: 4,
+    groupSize: readGroupSize(fields),
+    symmetric: !fields.boolean("zero_point", true),
+    isWide: false,
+    zeroShift: 0,
+    hasColumnGroups: false,
+  };
 }
 
 /** One group of modules, with one scheme. */
@@ -76,12 +82,23 @@ function readCompressedTensors(fields: ConfigReader): QuantizationScheme {
   const isWide = format !== "pack-quantized";
   const bits = readBits(weights, "num_bits");
   if (isWide) oneOf(weights, "num_bits", bits, [8]);
-  const symmetric = weights.boolean("symmetric", true);
-  if (bits === 8) oneOf(weights, "symmetric", symmetric, [true]);
   const strategy = weights.string("strategy", "tensor");
   oneOf(weights, "strategy", strategy, ["tensor", "channel", "group"]);
-  const groupSize = strategy === "group" ? readGroupSize(weights) : undefined;
-  return { method: "compressed-tensors", bits, groupSize, symmetric, isWide, zeroShift: 0 };
+  return {
+    method: "compressed-tensors",
+    bits,
+    groupSize: strategy === "group" ? readGroupSize(weights) : undefined,
+    symmetric: weights.boolean("symmetric", true),
+    isWide,
+    zeroShift: 0,
+    hasColumnGroups: readsColumnGroups(weights),
+  };
+}
+
+/** `actorder` is a name, or a boolean in older files; "weight" and "static" order columns without changing their groups. */
+function readsColumnGroups(weights: ConfigReader): boolean {
+  const order = weights.raw("actorder");
+  return order === true || (typeof order === "string" && ["group", "dynamic"].includes(order));
 }
 
 function readBits(fields: ConfigReader, field: string): 4 | 8 {

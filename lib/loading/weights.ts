@@ -59,7 +59,8 @@ export function resolveWeight(checkpoint: Checkpoint, weight: PlanWeight): Nativ
   return weight.source.parts.map((part) => {
     const entry = findTensor(checkpoint, part);
     const isVector = weight.kind === "vector";
-    const dtype = fileDtype(entry, isVector ? 1 : weight.cols);
+    const stored = fileDtype(entry, isVector ? 1 : weight.cols);
+    const dtype = entry.quantized?.readAs ?? stored;
     const rows = isVector ? (part.shape[0] ?? 0) : part.rows;
     const place = isVector
       ? { offset: entry.offset }
@@ -143,7 +144,8 @@ export function roundTo(values: Float32Array, dtype: PlanWeight["dtype"]): Float
   return dtype === "bf16" ? roundToBf16(values) : values;
 }
 
-async function readBytes(file: string, offset: number, length: number): Promise<DataView> {
+/** @throws PagodaError ERR_MODEL_CORRUPT when the file is shorter */
+export async function readBytes(file: string, offset: number, length: number): Promise<DataView> {
   const bytes = new Uint8Array(length);
   await using handle = await open(file);
   let filled = 0;

@@ -94,6 +94,9 @@ GroupQuantized readQuantized(const Napi::Value& value) {
   source.storage = readStorage(property(object, "storage"));
   source.bits = readInt32(object, "bits");
   source.groupSize = readInt32(object, "groupSize");
+  source.isSymmetric = readInt32(object, "isSymmetric") != 0;
+  const Napi::Value columnGroups = object.Get("columnGroups");
+  if (!columnGroups.IsUndefined()) source.columnGroups = copyTypedArray<int32_t>(columnGroups, "columnGroups");
   source.tensorRows = readInt32(object, "tensorRows");
   source.firstRow = readInt32(object, "firstRow");
   const Napi::Object scales = readObject(property(object, "scales"), "scales");

@@ -1,9 +1,8 @@
-// How the attention of a batch is cut into work items. Query tiles whose keys take long beside the whole batch are cut
-// along their keys, at split boundaries, so that all workers have something to do and end at about the same time.
+// How the attention of a batch is cut into work items: what attention-scheduler.h decides and attention.cc runs.
 //
-// Splits are kSplitKeys keys at absolute positions; each has its own FlashState, and a query tile's states are merged
-// in order, whether one worker computes them or several. So the schedule, which depends on the batch and the number of
-// workers, decides no bit of the result.
+// Splits are kSplitKeys keys at absolute positions; each has its own FlashState, and the states of a query tile are
+// merged in order, whoever computes them. So the schedule, which depends on the batch and the number of workers,
+// decides no bit of the result.
 #ifndef PAGODA_CPU_ATTENTION_SCHEDULE_H
 #define PAGODA_CPU_ATTENTION_SCHEDULE_H
 
@@ -15,29 +14,48 @@ namespace pagoda {
 
 constexpr int32_t kSplitKeys = 512;
 
-// Some query tokens of one request, and the splits [firstSplit, endSplit) of what they attend to; for each KV head.
-struct AttentionPart {
+// Some query tokens of one request. What they attend to is in splits
+//   [firstSplit, foldedEnd), which one part of the first pass merges into state 0,
+//   [foldedEnd, statesEnd), which parts of the first pass keep as a state each, and
+//   [statesEnd, endSplit), left to the part that finishes the tile: it merges the states, goes on and stores outputs.
+struct QueryTile {
   int32_t request;
   int32_t row;  // of the first token in query and out
   int32_t tokens;
   int32_t position;  // of the first token
   int32_t firstSplit;
+  int32_t foldedEnd;
+  int32_t statesEnd;
   int32_t endSplit;
-  int64_t firstState;  // of the part's first split and first KV head; -1: the part is a whole query tile
+  int64_t firstState;  // in rows of states, which are [states][KV heads][tokens * heads of a group]
+};
+
+static inline int32_t numStates(const QueryTile& tile) {
+  return tile.statesEnd > tile.firstSplit ? 1 + tile.statesEnd - tile.foldedEnd : 0;
+}
+
+// A work item for each KV head: query tiles and the splits [firstSplit, endSplit) of their keys. Where it has several
+// tiles, all their tokens attend to all keys of these splits, which are in the same blocks.
+struct AttentionPart {
+  int32_t firstMember;
+  int32_t numMembers;
+  int32_t tokens;  // of all members
+  int32_t firstSplit;
+  int32_t endSplit;
+  bool finishes;  // whether it finishes its one tile
+  int64_t cost;   // time for one KV head, in no unit
 };
 
 struct AttentionSchedule {
+  const QueryTile* tiles;
+  const int32_t* members;         // indexes of tiles, of each part side by side
+  const AttentionPart* parts;     // of the first pass, those that take longest first
+  const AttentionPart* finishes;  // of the second pass, likewise: of the tiles that have states
   int32_t numParts;
-  int32_t numCut;     // query tiles that are cut into several parts
-  int64_t numStates;  // of those query tiles, [splits][KV heads] each
+  int32_t numFinishes;
+  int32_t tokensPerTile;  // most tokens of a tile, and of a part
+  int64_t numStateRows;   // of all tiles
 };
-
-// Room that `parts` and `cut` of scheduleAttention need.
-int64_t mostAttentionParts(const PagodaBatch& batch, int32_t tokensPerTile, int32_t threads);
-
-// Fills `parts`, those that take longest first, and `cut`, the whole query tiles that were cut; NULL: only counts.
-AttentionSchedule scheduleAttention(const PagodaAttention& op, int32_t tokensPerTile, int32_t threads,
-                                    AttentionPart* parts, AttentionPart* cut);
 
 }  // namespace pagoda
 

@@ -4,7 +4,8 @@
 // beside each other, so K and V are read once for all of them. Keys are taken 64 at a time at absolute positions, and
 // every kSplitKeys keys, again by absolute position, a new FlashState begins; the states are merged in order. So the
 // bits of a row are decided by its own query, keys and position: not by other rows, chunking, the block size or the
-// number of threads, and splits may be given to several workers (attention-schedule.h).
+// number of threads. So splits may be given to several workers, and query tiles of several requests may attend to the
+// splits that they have in the same blocks as one part (attention-schedule.h).
 //
 // K and V in bf16 are multiplied in bf16 where the processor has instructions for it. Queries and softmax weights are
 // then rounded to bf16, too: the one moves a score by 2^-8 of the sum of |q k| at most, the other an output by 2^-8 of
@@ -20,23 +21,20 @@ namespace pagoda::PAGODA_ISA {
 namespace {
 
 constexpr int32_t kKeyTilesSplit = kSplitKeys / kKeys;
-constexpr int32_t kQueryRows = 128;  // aimed at in a tile: tokens times heads of the group
 
 static_assert(kSplitKeys % kKeys == 0);
 
 // Widths that follow from the op.
 struct Shape {
-  int32_t group;  // query heads of one KV head
-  int32_t tokensPerTile;
-  int32_t rows;        // largest number of rows of a tile
+  int32_t group;       // query heads of one KV head
+  int32_t rows;        // largest number of rows of a part
   int32_t queryWidth;  // headDim in whole pairs
   int32_t valueWidth;  // headDim in whole vectors
 };
 
-Shape shapeOf(const PagodaAttention& op) {
+Shape shapeOf(const PagodaAttention& op, const AttentionSchedule& schedule) {
   const int32_t group = op.numHeads / op.cache.numKvHeads;
-  const int32_t tokens = maximum(1, minimum(kQueryRows / group, op.batch.numTokens));
-  return {group, tokens, tokens * group, static_cast<int32_t>(roundUp(op.cache.headDim, 2)),
+  return {group, schedule.tokensPerTile * group, static_cast<int32_t>(roundUp(op.cache.headDim, 2)),
           static_cast<int32_t>(roundUp(op.cache.headDim, kLanes))};
 }
 
@@ -47,10 +45,10 @@ static_assert(sizeof(FlashState) <= 4 * sizeof(float));
 // Floats of the states of `rows` rows.
 int64_t stateFloats(const Shape& shape, int64_t rows) { return roundUp(rows * (shape.valueWidth + 4), 16); }
 
-// States at `memory`: their heads, then their sums one behind the other.
-FlashState* statesAt(const Shape& shape, float* memory, int32_t rows) {
-  FlashState* states = reinterpret_cast<FlashState*>(memory);
-  for (int64_t r = 0; r < rows; ++r) states[r].o = memory + 4 * rows + r * shape.valueWidth;
+// States at `memory`, their heads before their sums: rows [first, first + count) of `rows`.
+FlashState* statesAt(const Shape& shape, float* memory, int64_t rows, int64_t first, int64_t count) {
+  FlashState* states = reinterpret_cast<FlashState*>(memory) + first;
+  for (int64_t r = 0; r < count; ++r) states[r].o = memory + 4 * rows + (first + r) * shape.valueWidth;
   return states;
 }
 
@@ -84,8 +82,8 @@ Scratch<Products> scratchOf(const Shape& shape, bool hasScales, float* memory) {
   using A = typename Products::Tile::A;
   using B = typename Products::Tile::B;
   Scratch<Products> scratch;
-  scratch.split = statesAt(shape, take(stateFloats(shape, shape.rows)), shape.rows);
-  scratch.total = statesAt(shape, take(stateFloats(shape, shape.rows)), shape.rows);
+  scratch.split = statesAt(shape, take(stateFloats(shape, shape.rows)), shape.rows, 0, shape.rows);
+  scratch.total = statesAt(shape, take(stateFloats(shape, shape.rows)), shape.rows, 0, shape.rows);
   scratch.tile.keys = reinterpret_cast<B*>(take(static_cast<int64_t>(shape.queryWidth) * kKeys));
   scratch.tile.values = reinterpret_cast<B*>(take(static_cast<int64_t>(shape.valueWidth) * kKeys));
   scratch.tile.valueWidth = shape.valueWidth;
@@ -97,16 +95,40 @@ Scratch<Products> scratchOf(const Shape& shape, bool hasScales, float* memory) {
   return scratch;
 }
 
+// States of query tiles, in memory that the workers share.
+class States {
+ public:
+  States(const Shape& shape, int32_t kvHeads, int64_t rows, float* memory)
+      : shape_(shape), kvHeads_(kvHeads), rows_(rows), memory_(memory) {}
+
+  // [rows of the tile]
+  FlashState* of(const QueryTile& tile, int32_t state, int32_t kvHead) const {
+    const int64_t rows = static_cast<int64_t>(tile.tokens) * shape_.group;
+    const int64_t first = tile.firstState + (static_cast<int64_t>(state) * kvHeads_ + kvHead) * rows;
+    return statesAt(shape_, memory_, rows_, first, rows);
+  }
+
+ private:
+  const Shape& shape_;
+  int32_t kvHeads_;
+  int64_t rows_;
+  float* memory_;
+};
+
 // ---- one tile of keys ------------------------------------------------------------------------------
 
-// A part for one KV head.
+// A part for one KV head. Its rows are those of its tiles, one behind the other.
 template <class Products, class Source>
 struct Work {
   const PagodaAttention& op;
   const Shape& shape;
+  const AttentionSchedule& schedule;
   const AttentionPart& part;
+  int32_t position;  // of the first token of the first tile
   HeadCache<Source> cache;
   const Scratch<Products>& scratch;
+
+  const QueryTile& tile(int32_t member) const { return schedule.tiles[schedule.members[part.firstMember + member]]; }
 };
 
 // Keys of a tile that a query token at `position` attends to.
@@ -115,9 +137,12 @@ Range visible(const PagodaAttention& op, int32_t position, int32_t tileStart) {
   return {minimum(kKeys, maximum(0, first - tileStart)), maximum(0, minimum(kKeys, position + 1 - tileStart))};
 }
 
-// Those that tokens [first, last] of the part attend to, together.
-Range visible(const PagodaAttention& op, const AttentionPart& part, int32_t first, int32_t last, int32_t tileStart) {
-  return {visible(op, part.position + first, tileStart).begin, visible(op, part.position + last, tileStart).end};
+// Those that tokens [first, last] of the part attend to, together. Several tiles see all keys of their splits.
+template <class Products, class Source>
+Range visible(const Work<Products, Source>& work, int32_t first, int32_t last, int32_t tileStart) {
+  if (work.part.numMembers > 1) return {0, kKeys};
+  return {visible(work.op, work.position + first, tileStart).begin,
+          visible(work.op, work.position + last, tileStart).end};
 }
 
 // Turns a row of scores into weights exp(score - m), zero outside the range, and brings the state to the new m and l.
@@ -152,21 +177,23 @@ template <class Products, class Source>
 void attendRows(const Work<Products, Source>& work, int32_t tileStart, int32_t first, int32_t rows) {
   using Tile = typename Products::Tile;
   constexpr int32_t kStep = Tile::kDepthPerStep;
-  const auto& [op, shape, part, cache, scratch] = work;
+  const Shape& shape = work.shape;
+  const Scratch<Products>& scratch = work.scratch;
   Range ranges[kTileRows];
   Range all = {kKeys, 0};
   for (int32_t r = 0; r < rows; ++r) {
-    ranges[r] = visible(op, part.position + (first + r) / shape.group, tileStart);
+    const int32_t token = (first + r) / shape.group;
+    ranges[r] = visible(work, token, token, tileStart);
     if (ranges[r].begin >= ranges[r].end) continue;
     all = {minimum(all.begin, ranges[r].begin), maximum(all.end, ranges[r].end)};
   }
   if (all.begin >= all.end) return;
   const int32_t vectors = static_cast<int32_t>(ceilDiv(all.end, kLanes));
-  multiply<Tile>(rows, vectors, op.cache.headDim, scratch.query + static_cast<int64_t>(first) * shape.queryWidth,
+  multiply<Tile>(rows, vectors, work.op.cache.headDim, scratch.query + static_cast<int64_t>(first) * shape.queryWidth,
                  shape.queryWidth, scratch.tile.keys, kKeys * kStep, scratch.scores, kKeys, false);
   for (int32_t r = 0; r < rows; ++r) {
     float* scores = scratch.scores + r * kKeys;
-    softmaxRow(op, scores, vectors * kLanes, ranges[r], scratch.split[first + r], scratch.tile);
+    softmaxRow(work.op, scores, vectors * kLanes, ranges[r], scratch.split[first + r], scratch.tile);
     Products::storeLeft(scratch.weights + r * kKeys, scores, vectors * kLanes);
   }
   const int32_t begin = all.begin - all.begin % kStep;
@@ -178,7 +205,7 @@ void attendRows(const Work<Products, Source>& work, int32_t tileStart, int32_t f
 // Tokens [first, last] of the part against the keys of one tile.
 template <class Products, class Source>
 void attendTokens(const Work<Products, Source>& work, int32_t tileStart, int32_t first, int32_t last) {
-  const Range range = visible(work.op, work.part, first, last, tileStart);
+  const Range range = visible(work, first, last, tileStart);
   gatherKeys(work.cache, tileStart, range, work.scratch.tile);
   gatherValues(work.cache, tileStart, range, work.scratch.tile);
   gatherScales(work.cache, tileStart, range, work.scratch.tile);
@@ -188,11 +215,10 @@ void attendTokens(const Work<Products, Source>& work, int32_t tileStart, int32_t
 
 template <class Products, class Source>
 void attendTile(const Work<Products, Source>& work, int32_t tileStart) {
-  const AttentionPart& part = work.part;
-  const int32_t last = part.tokens - 1;
-  const Range first = visible(work.op, part.position, tileStart);
-  const Range all = visible(work.op, part, 0, last, tileStart);
-  const bool sameRange = first.end == all.end && visible(work.op, part.position + last, tileStart).begin == first.begin;
+  const int32_t last = work.part.tokens - 1;
+  const Range all = visible(work, 0, last, tileStart);
+  const bool sameRange =
+      visible(work, 0, 0, tileStart).end == all.end && visible(work, last, last, tileStart).begin == all.begin;
   if (sameRange || allFinite(work.cache, tileStart, all)) return attendTokens(work, tileStart, 0, last);
   // A row must not meet an infinity or NaN at a position that it does not attend to, not even with weight zero.
   for (int32_t t = 0; t <= last; ++t) attendTokens(work, tileStart, t, t);
@@ -200,140 +226,174 @@ void attendTile(const Work<Products, Source>& work, int32_t tileStart) {
 
 // ---- one work item ---------------------------------------------------------------------------------
 
+// Calls body(tile, firstRow, rows) for each query tile of the part.
+template <class Products, class Source, class Body>
+void forTiles(const Work<Products, Source>& work, Body body) {
+  int32_t first = 0;
+  for (int32_t m = 0; m < work.part.numMembers; ++m) {
+    const int32_t rows = work.tile(m).tokens * work.shape.group;
+    body(work.tile(m), first, rows);
+    first += rows;
+  }
+}
+
+// Offset of row `r` of a query tile among the heads of the query or output tensor.
+int64_t headOffset(const PagodaAttention& op, const Shape& shape, int32_t kvHead, int32_t r) {
+  return (static_cast<int64_t>(kvHead) * shape.group + r % shape.group) * op.cache.headDim;
+}
+
 template <class Products, class Source>
 void loadQueries(const Work<Products, Source>& work) {
-  const int64_t headDim = work.op.cache.headDim;
-  for (int32_t r = 0; r < work.part.tokens * work.shape.group; ++r) {
-    const int64_t head = static_cast<int64_t>(work.cache.head) * work.shape.group + r % work.shape.group;
-    Products::storeLeft(work.scratch.query + static_cast<int64_t>(r) * work.shape.queryWidth,
-                        rowOf(work.op.query, work.part.row + r / work.shape.group) + head * headDim,
-                        work.op.cache.headDim);
-  }
+  const auto& [op, shape, schedule, part, position, cache, scratch] = work;
+  forTiles(work, [&](const QueryTile& tile, int32_t first, int32_t rows) {
+    for (int32_t r = 0; r < rows; ++r) {
+      const float* query = rowOf(op.query, tile.row + r / shape.group) + headOffset(op, shape, cache.head, r);
+      Products::storeLeft(scratch.query + static_cast<int64_t>(first + r) * shape.queryWidth, query, op.cache.headDim);
+    }
+  });
 }
 
-void storeOutputs(const PagodaAttention& op, const Shape& shape, const AttentionPart& part, int32_t kvHead,
-                  const FlashState* states) {
-  const int64_t headDim = op.cache.headDim;
-  for (int32_t r = 0; r < part.tokens * shape.group; ++r) {
-    const int64_t head = static_cast<int64_t>(kvHead) * shape.group + r % shape.group;
-    normalize(states[r], rowOf(op.out, part.row + r / shape.group) + head * headDim, op.cache.headDim);
-  }
-}
-
-// The keys of one split, into scratch.split.
 template <class Products, class Source>
-void attendSplit(const Work<Products, Source>& work, int32_t split) {
-  const AttentionPart& part = work.part;
-  const int32_t window = work.op.slidingWindow;
-  const int32_t firstKey = window > 0 ? maximum(0, part.position - window + 1) : 0;
-  const int32_t lastTile = (part.position + part.tokens - 1) / kKeys;
-  const int32_t begin = maximum(firstKey / kKeys, split * kKeyTilesSplit);
-  const int32_t end = minimum(lastTile + 1, (split + 1) * kKeyTilesSplit);
-  for (int32_t r = 0; r < part.tokens * work.shape.group; ++r) init(work.scratch.split[r], work.shape.valueWidth);
-  for (int32_t j = begin; j < end; ++j) attendTile(work, j * kKeys);
+void storeOutputs(const Work<Products, Source>& work, const FlashState* states) {
+  const auto& [op, shape, schedule, part, position, cache, scratch] = work;
+  for (int32_t r = 0; r < part.tokens * shape.group; ++r) {
+    float* out = rowOf(op.out, work.tile(0).row + r / shape.group) + headOffset(op, shape, cache.head, r);
+    normalize(states[r], out, op.cache.headDim);
+  }
+}
+
+void initRows(const Shape& shape, FlashState* states, int32_t rows) {
+  for (int32_t r = 0; r < rows; ++r) init(states[r], shape.valueWidth);
 }
 
 void mergeRows(const Shape& shape, FlashState* into, const FlashState* from, int32_t rows) {
   for (int32_t r = 0; r < rows; ++r) merge(into[r], from[r], shape.valueWidth);
 }
 
-// States of cut query tiles in shared memory, [split][KV head][rows].
-class States {
- public:
-  States(const PagodaAttention& op, const Shape& shape, float* memory) : op_(op), shape_(shape), memory_(memory) {}
-
-  FlashState* of(const AttentionPart& part, int32_t split, int32_t kvHead) const {
-    const int64_t index = part.firstState + static_cast<int64_t>(split - part.firstSplit) * op_.cache.numKvHeads;
-    return statesAt(shape_, memory_ + (index + kvHead) * stateFloats(shape_, shape_.rows), shape_.rows);
+void copyRows(const Shape& shape, FlashState* to, const FlashState* from, int32_t rows) {
+  for (int32_t r = 0; r < rows; ++r) {
+    to[r].m = from[r].m;
+    to[r].l = from[r].l;
+    forVectors(shape.valueWidth, [&](int32_t i, int) { store(to[r].o + i, load(from[r].o + i)); });
   }
-
- private:
-  const PagodaAttention& op_;
-  const Shape& shape_;
-  float* memory_;
-};
-
-template <class Products, class Source>
-void attendPart(const PagodaAttention& op, const Shape& shape, const AttentionPart& part, int32_t kvHead,
-                const States& states, Scratch<Products> scratch) {
-  const int32_t rows = part.tokens * shape.group;
-  const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(part.request) * op.batch.maxBlocks;
-  const int32_t end = minimum(part.position + part.tokens, part.endSplit * kSplitKeys);
-  const Work<Products, Source> work = {op, shape, part, {op.cache, blocks, kvHead, end}, scratch};
-  loadQueries(work);
-  const bool isWhole = part.firstState < 0;
-  for (int32_t r = 0; r < rows; ++r) init(scratch.total[r], shape.valueWidth);
-  for (int32_t split = part.firstSplit; split < part.endSplit; ++split) {
-    if (!isWhole) scratch.split = states.of(part, split, kvHead);
-    attendSplit(work, split);
-    if (isWhole) mergeRows(shape, scratch.total, scratch.split, rows);
-  }
-  if (isWhole) storeOutputs(op, shape, part, kvHead, scratch.total);
 }
 
-// The result of a query tile that was cut.
-void mergeSplits(const PagodaAttention& op, const Shape& shape, const AttentionPart& tile, int32_t kvHead,
-                 const States& states, FlashState* total) {
-  const int32_t rows = tile.tokens * shape.group;
-  for (int32_t r = 0; r < rows; ++r) init(total[r], shape.valueWidth);
-  for (int32_t split = tile.firstSplit; split < tile.endSplit; ++split) {
-    mergeRows(shape, total, states.of(tile, split, kvHead), rows);
+// Tiles of keys of one split that some token of the part sees.
+template <class Products, class Source>
+Range keyTiles(const Work<Products, Source>& work, int32_t split) {
+  const Range all = {split * kKeyTilesSplit, (split + 1) * kKeyTilesSplit};
+  if (work.part.numMembers > 1) return all;
+  const int32_t window = work.op.slidingWindow;
+  const int32_t firstKey = window > 0 ? maximum(0, work.position - window + 1) : 0;
+  const int32_t lastKey = work.position + work.part.tokens - 1;
+  return {maximum(all.begin, firstKey / kKeys), minimum(all.end, lastKey / kKeys + 1)};
+}
+
+// Asks for all keys and values of the first tile at once, else each block would be waited for in turn.
+template <class Products, class Source>
+void prefetchFirst(const Work<Products, Source>& work) {
+  const int32_t tileStart = keyTiles(work, work.part.firstSplit).begin * kKeys;
+  prefetchTile(work.cache, tileStart, visible(work, 0, work.part.tokens - 1, tileStart));
+}
+
+// The keys of one split, into scratch.split.
+template <class Products, class Source>
+void attendSplit(const Work<Products, Source>& work, int32_t split) {
+  initRows(work.shape, work.scratch.split, work.part.tokens * work.shape.group);
+  const Range tiles = keyTiles(work, split);
+  for (int32_t j = tiles.begin; j < tiles.end; ++j) attendTile(work, j * kKeys);
+}
+
+// Takes scratch.split over into the states of the tiles.
+template <class Products, class Source>
+void keepSplit(const Work<Products, Source>& work, const States& states, int32_t split) {
+  forTiles(work, [&](const QueryTile& tile, int32_t first, int32_t rows) {
+    const bool isFolded = split < tile.foldedEnd;
+    FlashState* into = states.of(tile, isFolded ? 0 : 1 + split - tile.foldedEnd, work.cache.head);
+    if (!isFolded) return copyRows(work.shape, into, work.scratch.split + first, rows);
+    if (split == tile.firstSplit) initRows(work.shape, into, rows);
+    mergeRows(work.shape, into, work.scratch.split + first, rows);
+  });
+}
+
+// The result of a query tile: its states, in order, then the splits of the part.
+template <class Products, class Source>
+void finishTile(const Work<Products, Source>& work, const States& states) {
+  const QueryTile& tile = work.tile(0);
+  const int32_t rows = tile.tokens * work.shape.group;
+  FlashState* total = work.scratch.total;
+  if (numStates(tile) > 0) {
+    total = states.of(tile, 0, work.cache.head);
+  } else {
+    initRows(work.shape, total, rows);
   }
-  storeOutputs(op, shape, tile, kvHead, total);
+  for (int32_t i = 1; i < numStates(tile); ++i) mergeRows(work.shape, total, states.of(tile, i, work.cache.head), rows);
+  for (int32_t split = work.part.firstSplit; split < work.part.endSplit; ++split) {
+    attendSplit(work, split);
+    mergeRows(work.shape, total, work.scratch.split, rows);
+  }
+  storeOutputs(work, total);
+}
+
+template <class Products, class Source>
+void attendPart(const PagodaAttention& op, const Shape& shape, const AttentionSchedule& schedule,
+                const AttentionPart& part, int32_t kvHead, const States& states, const Scratch<Products>& scratch) {
+  const QueryTile& tile = schedule.tiles[schedule.members[part.firstMember]];
+  const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(tile.request) * op.batch.maxBlocks;
+  const int64_t endOfSplits = static_cast<int64_t>(part.endSplit) * kSplitKeys;
+  const int32_t endOfTile = tile.position + tile.tokens;
+  const int32_t end = endOfTile < endOfSplits ? endOfTile : static_cast<int32_t>(endOfSplits);
+  const Work<Products, Source> work = {op,     shape, schedule, part, tile.position, {op.cache, blocks, kvHead, end},
+                                       scratch};
+  if (part.firstSplit < part.endSplit) {
+    prefetchFirst(work);
+    loadQueries(work);
+  }
+  if (part.finishes) return finishTile(work, states);
+  for (int32_t split = part.firstSplit; split < part.endSplit; ++split) {
+    attendSplit(work, split);
+    keepSplit(work, states, split);
+  }
 }
 
 // ---- the batch -------------------------------------------------------------------------------------
 
-int64_t partFloats(int64_t parts) { return roundUp(parts * static_cast<int64_t>(sizeof(AttentionPart)) / 4, 16); }
-
 template <class Products, class Source>
-void attend(const KernelContext& context, const PagodaAttention& op) {
-  const Shape shape = shapeOf(op);
-  const int32_t threads = context.pool->threads();
-  float* memory = static_cast<float*>(context.scratch);
-  const int64_t most = mostAttentionParts(op.batch, shape.tokensPerTile, threads);
-  AttentionPart* parts = reinterpret_cast<AttentionPart*>(memory);
-  AttentionPart* cut = reinterpret_cast<AttentionPart*>(memory + partFloats(most));
-  float* workers = memory + 2 * partFloats(most);
-  const States states(op, shape, workers + threads * scratchFloats(shape));
-  const AttentionSchedule schedule = scheduleAttention(op, shape.tokensPerTile, threads, parts, cut);
+void attend(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule) {
+  const Shape shape = shapeOf(op, schedule);
   const int32_t kvHeads = op.cache.numKvHeads;
   const bool hasScales = op.cache.dtype == PAGODA_INT8;
-  auto runParts = [&](int32_t begin, int32_t end, int32_t worker) {
-    const auto scratch = scratchOf<Products>(shape, hasScales, workers + worker * scratchFloats(shape));
-    for (int32_t i = begin; i < end; ++i) {
-      attendPart<Products, Source>(op, shape, parts[i / kvHeads], i % kvHeads, states, scratch);
-    }
+  float* workers = static_cast<float*>(context.scratch);
+  const States states(shape, kvHeads, schedule.numStateRows, workers + context.pool->threads() * scratchFloats(shape));
+  auto runPass = [&](const AttentionPart* parts, int32_t count) {
+    auto runParts = [&](int32_t begin, int32_t end, int32_t worker) {
+      const auto scratch = scratchOf<Products>(shape, hasScales, workers + worker * scratchFloats(shape));
+      for (int32_t i = begin; i < end; ++i) {
+        attendPart<Products, Source>(op, shape, schedule, parts[i / kvHeads], i % kvHeads, states, scratch);
+      }
+    };
+    parallel(context.pool, count * kvHeads, 1, runParts);
   };
-  auto mergeTiles = [&](int32_t begin, int32_t end, int32_t worker) {
-    const auto scratch = scratchOf<Products>(shape, hasScales, workers + worker * scratchFloats(shape));
-    for (int32_t i = begin; i < end; ++i) {
-      mergeSplits(op, shape, cut[i / kvHeads], i % kvHeads, states, scratch.total);
-    }
-  };
-  parallel(context.pool, schedule.numParts * kvHeads, 1, runParts);
-  parallel(context.pool, schedule.numCut * kvHeads, 1, mergeTiles);
+  runPass(schedule.parts, schedule.numParts);
+  runPass(schedule.finishes, schedule.numFinishes);
 }
 
 }  // namespace
 
-uint64_t attentionScratch(const PagodaAttention& op, int32_t threads) {
-  const Shape shape = shapeOf(op);
-  const int64_t most = mostAttentionParts(op.batch, shape.tokensPerTile, threads);
-  const AttentionSchedule schedule = scheduleAttention(op, shape.tokensPerTile, threads, nullptr, nullptr);
-  return sizeof(float) *
-         (2 * partFloats(most) + threads * scratchFloats(shape) + schedule.numStates * stateFloats(shape, shape.rows));
+uint64_t attentionScratch(const PagodaAttention& op, const AttentionSchedule& schedule, int32_t threads) {
+  const Shape shape = shapeOf(op, schedule);
+  return sizeof(float) * (threads * scratchFloats(shape) + stateFloats(shape, schedule.numStateRows));
 }
 
-void attention(const KernelContext& context, const PagodaAttention& op) {
+void attention(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule) {
   if (op.batch.numTokens == 0) return;
   switch (op.cache.dtype) {
     case PAGODA_BF16:
-      return attend<Bf16Products, uint16_t>(context, op);
+      return attend<Bf16Products, uint16_t>(context, op, schedule);
     case PAGODA_INT8:
-      return attend<Bf16Products, int8_t>(context, op);
+      return attend<Bf16Products, int8_t>(context, op, schedule);
     default:
-      return attend<FloatProducts, float>(context, op);
+      return attend<FloatProducts, float>(context, op, schedule);
   }
 }
 

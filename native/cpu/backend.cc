@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "../block-formats.h"
+#include "attention-scheduler.h"
 #include "fresh-pages.h"
 #include "isa.h"
 #include "kernels.h"
@@ -31,6 +32,7 @@ struct PagodaDevice {
   pagoda::ThreadPool pool;
   pagoda::ScratchBuffer scratch;
   pagoda::FreshPages pages;
+  pagoda::AttentionScheduler attentionScheduler;
 };
 
 namespace pagoda {
@@ -234,7 +236,19 @@ PagodaStatus copyBlocks(PagodaDevice* device, const PagodaCopyBlocks* op, Pagoda
 }
 
 PagodaStatus attention(PagodaDevice* device, const PagodaAttention* op, PagodaError* error) {
-  return runOp(device, *op, error, device->kernels->attentionScratch, device->kernels->attention);
+  AttentionSchedule schedule = {};
+  const auto scratchBytes = [&](const PagodaAttention& op, int32_t threads) {
+    schedule = device->attentionScheduler.schedule(op, threads);
+    return device->kernels->attentionScratch(op, schedule, threads);
+  };
+  const auto kernel = [&](const KernelContext& context, const PagodaAttention& op) {
+    device->kernels->attention(context, op, schedule);
+  };
+  try {
+    return runOp(device, *op, error, scratchBytes, kernel);
+  } catch (const std::bad_alloc&) {
+    return fail(error, PAGODA_OUT_OF_MEMORY, "Could not allocate memory for the schedule of attention");
+  }
 }
 
 PagodaStatus gatedActivation(PagodaDevice* device, const PagodaGatedActivation* op, PagodaError* error) {

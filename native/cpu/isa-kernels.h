@@ -10,7 +10,7 @@
 namespace pagoda::PAGODA_ISA {
 
 uint64_t linearScratch(const PagodaLinear& op, int32_t threads);
-uint64_t attentionScratch(const PagodaAttention& op, int32_t threads);
+uint64_t attentionScratch(const PagodaAttention& op, const AttentionSchedule& schedule, int32_t threads);
 
 void embed(const KernelContext& context, const PagodaEmbed& op);
 void rmsNorm(const KernelContext& context, const PagodaRmsNorm& op);
@@ -18,7 +18,7 @@ void linear(const KernelContext& context, const PagodaLinear& op);
 void rope(const KernelContext& context, const PagodaRope& op);
 void cacheWrite(const KernelContext& context, const PagodaCacheWrite& op);
 void copyBlocks(const KernelContext& context, const PagodaCopyBlocks& op);
-void attention(const KernelContext& context, const PagodaAttention& op);
+void attention(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule);
 void gatedActivation(const KernelContext& context, const PagodaGatedActivation& op);
 void add(const KernelContext& context, const PagodaAdd& op);
 void takeRows(const KernelContext& context, const PagodaTakeRows& op);

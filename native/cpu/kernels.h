@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "../backend.h"
+#include "attention-schedule.h"
 
 namespace pagoda {
 
@@ -27,8 +28,8 @@ struct KernelTable {
   // (unsigned).
   int32_t byteOffset;
 
-  uint64_t (*linearScratch)(const PagodaLinear& op, int32_t threads);        // bytes
-  uint64_t (*attentionScratch)(const PagodaAttention& op, int32_t threads);  // bytes
+  uint64_t (*linearScratch)(const PagodaLinear& op, int32_t threads);                                           // bytes
+  uint64_t (*attentionScratch)(const PagodaAttention& op, const AttentionSchedule& schedule, int32_t threads);  // bytes
 
   void (*embed)(const KernelContext& context, const PagodaEmbed& op);
   void (*rmsNorm)(const KernelContext& context, const PagodaRmsNorm& op);
@@ -36,7 +37,7 @@ struct KernelTable {
   void (*rope)(const KernelContext& context, const PagodaRope& op);
   void (*cacheWrite)(const KernelContext& context, const PagodaCacheWrite& op);
   void (*copyBlocks)(const KernelContext& context, const PagodaCopyBlocks& op);
-  void (*attention)(const KernelContext& context, const PagodaAttention& op);
+  void (*attention)(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule);
   void (*gatedActivation)(const KernelContext& context, const PagodaGatedActivation& op);
   void (*add)(const KernelContext& context, const PagodaAdd& op);
   void (*takeRows)(const KernelContext& context, const PagodaTakeRows& op);

@@ -110,6 +110,17 @@ PAGODA_INLINE void prefetch(const Source* from, int32_t n) {
   for (int32_t i = 0; i < n; i += kLine) __builtin_prefetch(from + i);
 }
 
+// All of `range`.
+template <class Source>
+void prefetchTile(const HeadCache<Source>& from, int32_t tileStart, Range range) {
+  const int32_t headDim = from.cache.headDim;
+  forStretches(from.cache, from.blocks, tileStart, range, [&](int32_t, int32_t n, int32_t block, int32_t offset) {
+    const Source* keys = from.keys(block, offset);
+    for (int64_t d = 0; d < headDim; ++d) prefetch(keys + d * from.cache.blockSize, n);
+    prefetch(from.values(block, offset), headDim * n);
+  });
+}
+
 // Keys of `range`; other columns are left as they are.
 template <class Products, class Source>
 void gatherKeys(const HeadCache<Source>& from, int32_t tileStart, Range range, const KeyTile<Products>& to) {

@@ -1,10 +1,12 @@
 // out = x * weight^T + bias for quantised weights
 //
 // Activations are rounded to 8 bits (quantized-rows.h) and multiplied with the codes of the weights as integers, which
-// is exact; the sum of each group of columns (32, Q6_K: 16) becomes a float, is multiplied with both scales and added
-// to the sums of the groups before it. So each result is one chain over the groups in order, with the same bits
-// whatever the rows beside it. Offsets of codes are taken off where the integer sums begin; minima are multiplied with
-// the sums of the activations. Codes are unpacked in registers, once for as many rows as a register block has.
+// is exact; the sum of each group of columns (32, Q6_K: 16) becomes a float, is multiplied with the scale of the weights
+// and added to the sums of the groups before it. The scale of the activations comes in with each group where it belongs
+// to one (8 bits), else once for a slice of 256 columns. So each result is one chain over groups and slices in order,
+// with the same bits whatever the rows beside it. Offsets of codes are taken off where the integer sums begin; minima
+// are multiplied with the sums of the activations. Codes are unpacked in registers, once for as many rows as a register
+// block has.
 #include "linear-quantized.h"
 
 #include "linear-blocks.h"
@@ -17,7 +19,6 @@ namespace {
 // A register block has an integer and a float sum for each of its elements.
 constexpr int kDotVectors = 2;
 constexpr int kDotRows = kAccumulators / (2 * kDotVectors) < 6 ? kAccumulators / (2 * kDotVectors) : 6;
-constexpr int32_t kSliceColumns = 256;  // of a panel in the cache while the rows stream
 constexpr int32_t kMaxShares = 4;       // row blocks that fetch the next slice
 constexpr int32_t kSliceGroups = kSliceColumns / kGroupColumns;
 
@@ -87,6 +88,10 @@ PAGODA_INLINE f32v loadMins(const uint8_t* block, const uint8_t* group, int32_t 
   return mul(loadHalves(block + 2 * kPanelWidth + 2 * output), loadUnsigned(mins + output));
 }
 
+// Whether each group of the activations has a scale of its own, else each slice.
+template <PackedFormat kFormat>
+constexpr bool kScaledGroups = kFormat.activationColumns() == kGroupColumns;
+
 // Where the group of the weights begins, and which outputs of it.
 struct PackedGroup {
   const uint8_t* block;
@@ -103,8 +108,10 @@ PAGODA_INLINE void addPart(f32v (&c)[kRows][kVectors], const QuantizedGroup* x, 
     scales[v] = loadScales<kFormat, kPart>(w.block, w.group, w.output + v * kLanes);
   }
   for (int r = 0; r < kRows; ++r) {
-    const f32v scale = broadcast(x[r].scale);
-    for (int v = 0; v < kVectors; ++v) c[r][v] = fma(toFloat(sums[r][v]), mul(scales[v], scale), c[r][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      const f32v scale = kScaledGroups<kFormat> ? mul(scales[v], broadcast(x[r].scale)) : scales[v];
+      c[r][v] = fma(toFloat(sums[r][v]), scale, c[r][v]);
+    }
   }
 }
 
@@ -125,17 +132,32 @@ struct Slice {
   const uint8_t* block;
 };
 
+// Sums of the slices before this one: with scaled groups they are gone on with, else added at the end.
+template <int kRows, int kVectors>
+PAGODA_INLINE void loadSums(f32v (&c)[kRows][kVectors], const float* from, int64_t stride) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) c[r][v] = load(from + r * stride + v * kLanes);
+  }
+}
+
+alignas(64) constexpr float kZeros[kPanelWidth] = {};
+
 // out[kRows, kVectors * kLanes] (+)= rows from `row` on times outputs from `output` on
 template <PackedFormat kFormat, int kRows, int kVectors>
 void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, int32_t output, float* out, Ahead ahead) {
   constexpr int32_t kHeaderBytes = kFormat.headerBytes() * kPanelWidth;
   constexpr int32_t kGroupBytes = kFormat.groupBytes() * kPanelWidth;
+  const float* before = slice.begin == 0 ? kZeros : out;
+  const int64_t stride = slice.begin == 0 ? 0 : kPanelWidth;
   f32v c[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) c[r][v] = slice.begin == 0 ? zero() : load(out + r * kPanelWidth + v * kLanes);
+  if constexpr (kScaledGroups<kFormat>) {
+    loadSums(c, before, stride);
+  } else {
+    loadSums(c, kZeros, 0);
   }
   const uint8_t* block = slice.block;
   const QuantizedGroup* x = rows.at(slice.begin, row);
+  const QuantizedGroup* scales = x;
   for (int32_t first = slice.begin; first < slice.end; first += kFormat.groups()) {
     PackedGroup w = {block, block + kHeaderBytes, output};
     for (int32_t g = 0; g < kFormat.groups(); ++g, w.group += kGroupBytes, x += rows.rows) {
@@ -147,7 +169,10 @@ void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, in
     block += kFormat.blockBytes() * kPanelWidth;
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) store(out + r * kPanelWidth + v * kLanes, c[r][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      const f32v scaled = fma(c[r][v], broadcast(scales[r].scale), load(before + r * stride + v * kLanes));
+      store(out + r * kPanelWidth + v * kLanes, kScaledGroups<kFormat> ? c[r][v] : scaled);
+    }
   }
 }
 

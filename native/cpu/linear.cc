@@ -17,8 +17,14 @@
 namespace pagoda::PAGODA_ISA {
 namespace {
 
-constexpr int32_t kPanelBytes = 128 * 1024;  // of a panel in the cache at a time
-constexpr int32_t kDepthSteps = kPanelBytes / (kPanelWidth * 4);
+constexpr int32_t kStreamedRows = 16;
+
+// Steps of the depth of a panel that lie in the cache at a time: few where memory bounds the time, so that the next
+// ones are fetched evenly, else many, so that sums are seldom loaded and stored.
+int32_t depthSteps(int32_t rows) {
+  constexpr int32_t kStepBytes = kPanelWidth * 4;
+  return (rows <= kStreamedRows ? 16 * 1024 : 128 * 1024) / kStepBytes;
+}
 
 // The first row blocks of a part of the panel, `steps` long, fetch what lies behind it, an equal share each. A single
 // row block streams through the panel as it is.
@@ -35,10 +41,10 @@ template <class Tile>
 void multiplyPanel(int32_t rows, int32_t depth, const typename Tile::A* a, int64_t lda, const typename Tile::B* panel,
                    float* sums) {
   constexpr int64_t ldb = static_cast<int64_t>(kPanelWidth) * Tile::kDepthPerStep;
-  constexpr int32_t kDepth = kDepthSteps * Tile::kDepthPerStep;
-  for (int32_t k = 0; k < depth; k += kDepth) {
+  const int32_t partDepth = depthSteps(rows) * Tile::kDepthPerStep;
+  for (int32_t k = 0; k < depth; k += partDepth) {
     const typename Tile::B* part = panel + k / Tile::kDepthPerStep * ldb;
-    const int32_t n = minimum(kDepth, depth - k);
+    const int32_t n = minimum(partDepth, depth - k);
     int32_t rowBlock = 0;
     forRowBlocks(rows, [&](int32_t r, int32_t count) {
       const Ahead ahead = nextPart(part, ceilDiv(n, Tile::kDepthPerStep), rowBlock++, rows);

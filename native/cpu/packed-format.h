@@ -27,6 +27,7 @@
 namespace pagoda {
 
 constexpr int32_t kGroupColumns = 32;
+constexpr int32_t kSliceColumns = 256;  // of a panel, that are multiplied with all rows before the next
 
 struct PackedFormat {
   int32_t bits;    // of a code
@@ -37,6 +38,10 @@ struct PackedFormat {
 
   constexpr int32_t groups() const { return header ? 8 : 1; }
   constexpr int32_t columns() const { return groups() * kGroupColumns; }
+
+  // Of a row of activations that share a scale. 8 bits are for exactness; below, what 256 columns for one scale add to the
+  // error is little beside that of the weights, and each sum of 32 columns takes a multiplication less.
+  constexpr int32_t activationColumns() const { return bits == 8 ? kGroupColumns : kSliceColumns; }
 
   // Bytes, and places in a block, of one output, so all to be multiplied by W.
   constexpr int32_t headerBytes() const { return header ? (mins ? 4 : 2) : 0; }

@@ -1,8 +1,9 @@
-// Rows of activations as 8-bit codes, 32 columns of a row at a time: x is about scale * code, code in [-127, 127].
+// Rows of activations as 8-bit codes: x is about scale * code, code in [-127, 127].
 //
-// scale is the largest absolute value of the 32 columns over 127, and a code the nearest integer, ties to even; so the
-// error of an element is at most scale / 2. Columns that are all below 2^-100 count as zero, and where one is not
-// finite, scale is NaN and so is every result of the row.
+// A scale belongs to 32 columns of a row where weights have 8 bits, else to 256 (PackedFormat::activationColumns). It is
+// the largest absolute value of its columns over 127, and a code the nearest integer, ties to even; so the error of an
+// element is at most scale / 2. Columns that are all below 2^-100 count as zero, and where one is not finite, scale is
+// NaN and so is every result of the row.
 #ifndef PAGODA_CPU_QUANTIZED_ROWS_H
 #define PAGODA_CPU_QUANTIZED_ROWS_H
 
@@ -16,7 +17,7 @@ namespace {
 struct QuantizedGroup {
   float scale;
   // What weights with minima, or with an offset of their codes, need: one of the two.
-  float sum;          // scale * sum of the codes
+  float sum;          // of the codes
   int32_t starts[2];  // -offset * sum of the codes, where integer sums begin; for halves of 16 columns, or [0] for all
   int8_t codes[kGroupColumns];
 };
@@ -34,22 +35,24 @@ uint64_t quantizedRowsBytes(int32_t rows, int32_t cols) {
   return sizeof(QuantizedGroup) * static_cast<uint64_t>(rows) * (cols / kGroupColumns);
 }
 
-// Of 32 columns.
-struct GroupSize {
-  float largest;  // absolute value
-  bool finite;
+struct RowScale {
+  float scale;
+  float inverse;  // 0: all codes are zero
 };
 
-PAGODA_INLINE GroupSize measureGroup(const float* x) {
+// Of `columns` columns, a multiple of 32.
+PAGODA_INLINE RowScale measureColumns(const float* x, int32_t columns) {
   constexpr uint32_t kInfinity = 0x7f800000u;
+  constexpr float kLeast = 0x1p-100f;
   u32v largest = {};  // bits, which are in the order of absolute values, NaN above infinity
-  for (int32_t i = 0; i < kGroupColumns; i += kLanes) {
+  for (int32_t i = 0; i < columns; i += kLanes) {
     const u32v size = loadWords(x + i) & 0x7fffffffu;
     largest = size > largest ? size : largest;
   }
   const u32v limited = largest < kInfinity ? largest : kInfinity - u32v{};
   const float value = maxOf(reinterpret_cast<f32v>(limited));
-  return {value, value < __builtin_inff()};
+  if (!(value < __builtin_inff())) return {__builtin_nanf(""), 0.0f};
+  return value < kLeast ? RowScale{0.0f, 0.0f} : RowScale{value / 127, 127 / value};
 }
 
 // Rounds 16 columns and returns the sum of their codes.
@@ -64,23 +67,25 @@ PAGODA_INLINE float roundColumns(const float* x, float inverse, int8_t* codes) {
   return sum(total);
 }
 
-void quantizeGroup(const float* x, PackedFormat format, QuantizedGroup* to) {
-  constexpr float kLeast = 0x1p-100f;
-  const GroupSize size = measureGroup(x);
-  const bool usable = size.finite && size.largest >= kLeast;
-  const float inverse = usable ? 127 / size.largest : 0.0f;
-  const float low = roundColumns(x, inverse, to->codes);
-  const float high = roundColumns(x + 16, inverse, to->codes + 16);
-  const float sum = usable ? low + high : 0;
-  to->scale = size.finite ? (usable ? size.largest / 127 : 0.0f) : __builtin_nanf("");
-  to->sum = to->scale * sum;
+void roundGroup(const float* x, RowScale scale, PackedFormat format, QuantizedGroup* to) {
+  const bool isZero = scale.inverse == 0.0f;  // x may be NaN then
+  const float low = roundColumns(x, scale.inverse, to->codes);
+  const float high = roundColumns(x + 16, scale.inverse, to->codes + 16);
+  const float sum = isZero ? 0 : low + high;
   const bool halves = format.scales == 2;
-  to->starts[0] = -format.offset * static_cast<int32_t>(halves && usable ? low : sum);
-  to->starts[1] = -format.offset * static_cast<int32_t>(halves && usable ? high : 0);
+  to->scale = scale.scale;
+  to->sum = sum;
+  to->starts[0] = -format.offset * static_cast<int32_t>(halves && !isZero ? low : sum);
+  to->starts[1] = -format.offset * static_cast<int32_t>(halves && !isZero ? high : 0);
 }
 
 void quantizeRow(const float* x, int32_t row, PackedFormat format, const QuantizedRows& to) {
-  for (int32_t g = 0; g < to.groups; ++g) quantizeGroup(x + g * kGroupColumns, format, to.at(g, row));
+  const int32_t groupsOfScale = format.activationColumns() / kGroupColumns;
+  for (int32_t first = 0; first < to.groups; first += groupsOfScale) {
+    const int32_t end = minimum(first + groupsOfScale, to.groups);
+    const RowScale scale = measureColumns(x + first * kGroupColumns, (end - first) * kGroupColumns);
+    for (int32_t g = first; g < end; ++g) roundGroup(x + g * kGroupColumns, scale, format, to.at(g, row));
+  }
 }
 
 }  // namespace

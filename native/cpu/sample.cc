@@ -48,20 +48,40 @@ struct Lane {
   }
 };
 
+// The largest of kStretch logits; +Inf where there is NaN or +Inf. Lanes are independent, for compilers to make
+// vectors.
+constexpr int32_t kStretch = 256;
+
+float largestOf(const float* logits) {
+  constexpr int32_t kLanes = 16;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  float largest[kLanes];
+  std::fill_n(largest, kLanes, -kInfinity);
+  for (int32_t i = 0; i < kStretch; i += kLanes) {
+    for (int32_t lane = 0; lane < kLanes; ++lane) {
+      const float value = logits[i + lane] < kInfinity ? logits[i + lane] : kInfinity;
+      largest[lane] = value > largest[lane] ? value : largest[lane];
+    }
+  }
+  return *std::max_element(largest, largest + kLanes);
+}
+
 // Index of the largest logit, the lowest among equals; -1 for a row with NaN, +Inf or nothing but -Inf.
 int32_t findLargest(const float* logits, int32_t vocab) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   float largest = -kInfinity;
-  int32_t index = -1;
-  bool finite = true;
-  for (int32_t i = 0; i < vocab; ++i) {
-    finite &= logits[i] < kInfinity;
-    if (logits[i] > largest) {
-      largest = logits[i];
-      index = i;
-    }
+  int32_t begin = 0, end = 0;  // where the first that is as large lies
+  const int32_t whole = vocab / kStretch * kStretch;
+  for (int32_t i = 0; i < whole; i += kStretch) {
+    const float value = largestOf(logits + i);
+    if (value > largest) largest = value, begin = i, end = i + kStretch;
   }
-  return finite ? index : -1;
+  for (int32_t i = whole; i < vocab; ++i) {
+    if (!(logits[i] < kInfinity)) return -1;
+    if (logits[i] > largest) largest = logits[i], begin = i, end = i + 1;
+  }
+  if (begin == end || largest == kInfinity) return -1;
+  return static_cast<int32_t>(std::find(logits + begin, logits + end, largest) - logits);
 }
 
 // argmax of weight / e, e = -log(u) exponentially distributed: a draw in proportion to the weights. Since e >= 1 - u,

@@ -1,4 +1,5 @@
-// Codes of GPTQ, AWQ and compressed-tensors as blocks: every storage, in more than one tile, from any row on.
+// Codes of GPTQ, AWQ and compressed-tensors as blocks and numbers: every storage, in more than one tile, from any row
+// on.
 #include "../group-quantized.h"
 
 #include <cstdio>
@@ -29,7 +30,7 @@ struct Layout {
   /// Index and shift of a code and of a zero point.
   std::function<int64_t(int64_t row, int64_t col)> word;
   std::function<int32_t(int64_t row, int64_t col)> shift;
-  std::function<int64_t(int64_t row, int64_t group)> zeroWord;
+  std::function<int64_t(int64_t row, int64_t group)> zeroWord = {};
 };
 
 int32_t awqShift(int64_t row) {
@@ -67,10 +68,24 @@ std::vector<Layout> layouts() {
        [](int64_t row, int64_t group) { return row / 8 * kGroups + group; }},
       {"gptq, 8 bits", sourceOf(CodeStorage::gptq, 8), PAGODA_Q8_0,
        [](int64_t row, int64_t col) { return col / 4 * kRows + row; },
-       [](int64_t, int64_t col) { return static_cast<int32_t>(col % 4 * 8); }, nullptr},
+       [](int64_t, int64_t col) { return static_cast<int32_t>(col % 4 * 8); }},
   };
   all[0].source.zeroShift = 1;
   all[3].source.zeroFile.clear();
+  all[3].source.isSymmetric = true;
+  Layout ordered = all[0];
+  ordered.name = "gptq, columns in another order";
+  ordered.dtype = PAGODA_F32;
+  for (int64_t col = 0; col < kCols; ++col) ordered.source.columnGroups.push_back(hash(col) % kGroups);
+  all.push_back(ordered);
+  Layout wide = all[3];
+  wide.name = "gptq, 8 bits with zero points";
+  wide.dtype = PAGODA_F32;
+  wide.source.zeroFile = kFile;
+  wide.source.zeroShift = 1;
+  wide.source.isSymmetric = false;
+  wide.zeroWord = [](int64_t row, int64_t group) { return group * kRows / 4 + row / 4; };
+  all.push_back(wide);
   return all;
 }
 
@@ -83,7 +98,8 @@ struct File {
 /// Codes, then scales (small halves), then zero points.
 File writeFile(const Layout& layout) {
   const size_t codes = kRows * kCols * layout.source.bits / 32, scales = kRows * kGroups / 2;
-  File file{std::vector<uint32_t>(codes + scales + kRows * kGroups / 8), 4 * codes, 4 * (codes + scales)};
+  const size_t zeros = kRows * kGroups * layout.source.bits / 32;
+  File file{std::vector<uint32_t>(codes + scales + zeros), 4 * codes, 4 * (codes + scales)};
   for (size_t i = 0; i < file.words.size(); ++i) file.words[i] = hash(i);
   for (size_t i = codes; i < codes + scales; ++i) file.words[i] = (file.words[i] & 0x1fff1fffu) | 0x10001000u;
   std::ofstream(kFile, std::ios::binary).write(reinterpret_cast<const char*>(file.words.data()), file.words.size() * 4);
@@ -93,21 +109,31 @@ File writeFile(const Layout& layout) {
 /// One number by the definitions of group-quantized.h.
 float expectedAt(const Layout& layout, const File& file, int64_t row, int64_t col) {
   const int32_t bits = layout.source.bits, mask = (1 << bits) - 1;
-  const int64_t group = col / kGroup;
+  const std::vector<int32_t>& groups = layout.source.columnGroups;
+  const int64_t group = groups.empty() ? col / kGroup : groups[col];
   const bool isTransposed = layout.source.storage != CodeStorage::packed;
   const int64_t at = isTransposed ? group * kRows + row : row * kGroups + group;
-  uint16_t scale;
-  std::memcpy(&scale, reinterpret_cast<const char*>(file.words.data()) + file.scales + 2 * at, sizeof scale);
+  uint16_t half;
+  std::memcpy(&half, reinterpret_cast<const char*>(file.words.data()) + file.scales + 2 * at, sizeof half);
+  const float scale = halfToFloat(half);
   const auto code = static_cast<int32_t>(file.words[layout.word(row, col)] >> layout.shift(row, col)) & mask;
-  if (bits == 8) return halfToFloat(scale) * static_cast<float>(code - 128);
-  const uint32_t zeroWord = file.words[file.zeros / 4 + layout.zeroWord(row, group)];
-  const int32_t shift = layout.source.storage == CodeStorage::awq ? awqShift(row) : static_cast<int32_t>(row % 8 * 4);
-  const int32_t zero = (static_cast<int32_t>(zeroWord >> shift) + layout.source.zeroShift) & mask;
-  const float minimum = halfToFloat(floatToHalf(-halfToFloat(scale) * static_cast<float>(zero)));
-  return halfToFloat(scale) * static_cast<float>(code) + minimum;
+  if (!layout.zeroWord) return scale * static_cast<float>(code - 128);
+  // One is taken from all zero points of a word at once, whatever they borrow from each other.
+  const uint32_t ones = bits == 4 ? 0x11111111u : 0x01010101u;
+  const uint32_t zeroWord = file.words[file.zeros / 4 + layout.zeroWord(row, group)] + layout.source.zeroShift * ones;
+  const int64_t perWord = 32 / bits;
+  const bool isAwq = layout.source.storage == CodeStorage::awq;
+  const int32_t zero = static_cast<int32_t>(zeroWord >> (isAwq ? awqShift(row) : row % perWord * bits)) & mask;
+  if (layout.dtype == PAGODA_F32) return scale * static_cast<float>(code - zero);
+  return scale * static_cast<float>(code) + halfToFloat(floatToHalf(-scale * static_cast<float>(zero)));
 }
 
 float actualAt(const Layout& layout, const char* row, int64_t col) {
+  if (layout.dtype == PAGODA_F32) {
+    float number;
+    std::memcpy(&number, row + 4 * col, sizeof number);
+    return number;
+  }
   const char* block = row + col / 32 * blockFormat(layout.dtype).bytes;
   const auto i = static_cast<int32_t>(col % 32);
   if (layout.dtype == PAGODA_Q8_0) {
@@ -151,6 +177,7 @@ PagodaStatus statusOf(const std::function<void(GroupQuantized&)>& change, Pagoda
   GroupQuantized source = sourceOf(CodeStorage::packed, 4);
   source.tensorRows = 8;
   source.zeroFile.clear();
+  source.isSymmetric = true;
   change(source);
   std::vector<char> row(8 * kCols);
   try {
@@ -180,6 +207,8 @@ void testRefusals() {
       [](GroupQuantized& s) { s.firstRow = 8; },
       [](GroupQuantized& s) { s.scaleDtype = PAGODA_Q4_0; },
       [](GroupQuantized& s) { s.storage = CodeStorage::bytes; },
+      [](GroupQuantized& s) { s.isSymmetric = false; },
+      [](GroupQuantized& s) { s.columnGroups.assign(kCols, 0); },
       [](GroupQuantized& s) {
         s.zeroFile = kFile;
         s.tensorRows = 9;
@@ -190,8 +219,18 @@ void testRefusals() {
   const auto beyond = [](GroupQuantized& s) { s.scaleOffset = 8 * kCols; };
   CHECK(statusOf(beyond, PAGODA_Q4_0, kCols) == PAGODA_IO, "scales beyond the end of the file");
   const auto zeroPoints = [](GroupQuantized& s) { s.zeroFile = kFile; };
-  CHECK(statusOf(zeroPoints, PAGODA_Q4_0, kCols) == PAGODA_IO, "zero points that Q4_0 cannot hold");
-  CHECK(statusOf(zeroPoints, PAGODA_Q4_1, kCols) == PAGODA_OK);
+  CHECK(statusOf(zeroPoints, PAGODA_Q4_0, kCols) == PAGODA_IO, "zero points that are not symmetric");
+  const auto asymmetric = [](GroupQuantized& s) {
+    s.zeroFile = kFile;
+    s.isSymmetric = false;
+  };
+  CHECK(statusOf(asymmetric, PAGODA_Q4_0, kCols) == PAGODA_INVALID);
+  CHECK(statusOf(asymmetric, PAGODA_Q4_1, kCols) == PAGODA_OK);
+  for (const std::vector<int32_t>& groups :
+       {std::vector<int32_t>(kCols - 1), std::vector<int32_t>(kCols, -1), std::vector<int32_t>(kCols, kGroups)}) {
+    const auto outside = [&](GroupQuantized& s) { s.columnGroups = groups; };
+    CHECK(statusOf(outside, PAGODA_F32, kCols) == PAGODA_INVALID, "groups that there are not");
+  }
   std::remove(kFile);
 }
 

@@ -40,14 +40,16 @@ std::vector<float> dequantize(const std::vector<uint8_t>& bytes, PagodaDtype dty
   return values;
 }
 
-// The activations as a linear rounds them: 8 bits and a scale for 32 columns.
-std::vector<double> roundRow(const float* x, int32_t cols) {
+// The activations as a linear rounds them: 8 bits, and a scale for 32 columns beside weights of 8 bits, else for 256.
+std::vector<double> roundRow(const float* x, int32_t cols, PagodaDtype dtype) {
+  const int32_t step = dtype == PAGODA_Q8_0 ? 32 : 256;
   std::vector<double> rounded(cols);
-  for (int32_t col = 0; col < cols; col += 32) {
+  for (int32_t col = 0; col < cols; col += step) {
+    const int32_t end = std::min(col + step, cols);
     float largest = 0;
-    for (int32_t i = col; i < col + 32; ++i) largest = std::fmax(largest, std::fabs(x[i]));
+    for (int32_t i = col; i < end; ++i) largest = std::fmax(largest, std::fabs(x[i]));
     const float inverse = largest >= 0x1p-100f ? 127 / largest : 0;
-    for (int32_t i = col; i < col + 32; ++i) rounded[i] = std::nearbyint(x[i] * inverse) * (double)(largest / 127);
+    for (int32_t i = col; i < end; ++i) rounded[i] = std::nearbyint(x[i] * inverse) * (double)(largest / 127);
   }
   return rounded;
 }
@@ -87,7 +89,7 @@ void testCase(const std::string& isa, PagodaDtype dtype, int32_t rows, int32_t i
   CHECK(out.intact());
   CHECK(weight.packed.intact());
   for (int32_t r = 0; r < rows; ++r) {
-    const std::vector<double> a = roundRow(x.data() + r * inputs, inputs);
+    const std::vector<double> a = roundRow(x.data() + r * inputs, inputs, dtype);
     for (int32_t n = 0; n < outputs; ++n) {
       double sum = b[n], size = std::fabs(b[n]);
       for (int32_t k = 0; k < inputs; ++k) {

@@ -17,6 +17,8 @@ const source = path.join(fixtures, "hf-extra/llama-tied-bias");
 const copies = 225;
 /** In milliseconds; of 8,000 copies none took a fifth of it. */
 const timeLimit = 1_000;
+/** A copy that is slow by itself is slow each time; one that waited for a busy machine is not. */
+const attempts = 5;
 
 /** Codes by which a damaged file may be refused; a load that works is right, too. */
 const refusals = new Set([
@@ -53,13 +55,24 @@ async function verdict(model: string): Promise<string> {
   }
 }
 
+/** The verdict, and the least time that it took: once is enough where that is below the limit. */
+async function timedVerdict(model: string): Promise<{ answer: string; time: number }> {
+  let time = Infinity;
+  let answer = "";
+  for (let attempt = 0; attempt < attempts && time >= timeLimit; attempt++) {
+    const started = performance.now();
+    answer = await verdict(model);
+    time = Math.min(time, performance.now() - started);
+  }
+  return { answer, time };
+}
+
 async function expectVerdicts(prepare: (seed: number) => Promise<string>): Promise<void> {
   const counts = new Map<string, number>();
   for (let seed = 0; seed < copies; seed++) {
     const model = await prepare(seed);
-    const started = performance.now();
-    const answer = await verdict(model);
-    expect(performance.now() - started, `copy ${seed}`).toBeLessThan(timeLimit);
+    const { answer, time } = await timedVerdict(model);
+    expect(time, `copy ${seed}`).toBeLessThan(timeLimit);
     counts.set(answer, (counts.get(answer) ?? 0) + 1);
     await rm(model, { recursive: true });
   }

@@ -61,7 +61,7 @@ const int8CacheTolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
 };
 
 /**
- * Quantised weights: activations are rounded to 8 bits, 32 columns at a time, so the error of one is at most 1/254 of the
+ * Quantised weights: activations are rounded to 8 bits, 32 or 256 columns at a time, so the error of one is at most 1/254 of the
  * largest of them, and their errors in a sum are independent.
  */
 const quantizedTolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {

@@ -47,13 +47,14 @@ function randomWeight(
   return { kind, rows, cols, data, file: { dtype: dtype.toUpperCase() as FileDtype, bytes } };
 }
 
-/** Eight-bit numbers times a power of two for each 32 columns, of which one is 127. */
-function codes(random: Random, length: number): Float32Array {
+/** Eight-bit numbers times a power of two for as many columns as a scale of the activations has; one of each is 127. */
+function codes(random: Random, length: number, dtype: QuantizedDtype): Float32Array {
+  const columns = dtype === "q8_0" ? 32 : 256;
   const values = new Float32Array(length);
-  for (let i = 0; i < length; i += 32) {
+  for (let i = 0; i < length; i += columns) {
     const unit = 2 ** (random.integer(3) - 9);
-    for (let j = i; j < i + 32; j++) values[j] = (random.integer(255) - 127) * unit;
-    values[i + random.integer(32)] = 127 * unit;
+    for (let j = i; j < i + columns; j++) values[j] = (random.integer(255) - 127) * unit;
+    values[i + random.integer(columns)] = 127 * unit;
   }
   return values;
 }
@@ -94,7 +95,7 @@ function fileLinear(dtype: QuantizedDtype, shape: LinearShape): OpCase {
     `${dtype} blocks`,
     shape,
     weight,
-    codes(random, shape.rows * shape.inputs),
+    codes(random, shape.rows * shape.inputs, dtype),
     true,
   );
 }

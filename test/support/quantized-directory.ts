@@ -111,23 +111,26 @@ function storeGptq({ rows, cols, groups, codes, scales, zeros }: Quantized, reci
   const weight = new Uint32Array((rows * cols) / perWord);
   const zero = new Uint32Array((rows * groups) / perWord);
   const scale = new Float64Array(rows * groups);
-  const less = recipe.method === "gptq" ? 1 : 0;
+  // Taken from words, so that a zero point of 0 borrows from the next one.
+  const less = recipe.method === "gptq" ? Math.floor(0xffffffff / (2 ** bits - 1)) : 0;
   for (let row = 0; row < rows; row++) {
     for (let col = 0; col < cols; col++) {
       const at = Math.floor(col / perWord) * rows + row;
       weight[at]! |= codes[row * cols + col]! << (bits * (col % perWord));
     }
     for (let group = 0; group < groups; group++) {
-      const stored = (zeros[row * groups + group]! - less) & (2 ** bits - 1);
       const at = (group * rows) / perWord + Math.floor(row / perWord);
-      zero[at]! |= stored << (bits * (row % perWord));
+      zero[at]! |= zeros[row * groups + group]! << (bits * (row % perWord));
       scale[group * rows + row] = scales[row * groups + group]!;
     }
   }
   const order = Int32Array.from({ length: cols }, (_, col) => Math.floor((col * groups) / cols));
   return Object.entries({
     qweight: words([cols / perWord, rows], weight),
-    qzeros: words([groups, rows / perWord], zero),
+    qzeros: words(
+      [groups, rows / perWord],
+      zero.map((word) => word - less),
+    ),
     scales: numbers([groups, rows], scale, recipe.scaleDtype),
     g_idx: { dtype: "I32", shape: [cols], data: bytesOf(order) },
   });

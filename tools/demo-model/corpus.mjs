@@ -11,46 +11,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
-import { Chooser } from "./corpus/chooser.mjs";
-import {
-  copyChat,
-  jsonChat,
-  mixedChat,
-  qaChat,
-  storyChat,
-  sumsChat,
-} from "./corpus/conversations.mjs";
-import { repeatedLines } from "./corpus/copying.mjs";
-import { allFacts } from "./corpus/facts.mjs";
-import { fixedQuestion, jsonTurn } from "./corpus/json.mjs";
-import { fixedFactTurn, qaText, rowText } from "./corpus/qa.mjs";
-import { storyText } from "./corpus/stories.mjs";
-import { heldOutPairs, sumsText, sumTurn } from "./corpus/sums.mjs";
-
-// Each row: share of the documents, family, generator.
-const families = [
-  [17, { name: "story", make: storyText }],
-  [6, { name: "story-chat", make: storyChat }],
-  [14, { name: "sums", make: sumsText }],
-  [20, { name: "sums-chat", make: sumsChat }],
-  [3, { name: "qa", make: qaText }],
-  [14, { name: "qa-chat", make: qaChat }],
-  [14, { name: "json-chat", make: jsonChat }],
-  [2, { name: "rows", make: rowText }],
-  [2, { name: "copy", make: repeatedLines }],
-  [4, { name: "copy-chat", make: copyChat }],
-  [4, { name: "mixed-chat", make: mixedChat }],
-];
-
-const splitSeeds = { train: 1, "held-out": 2, json: 3 };
-
-/** One document; its seed and number alone decide it. */
-function makeDocument(seed, number) {
-  const c = new Chooser(seed, number);
-  const family = c.weighted(families);
-  const text = family.make(c);
-  return { family: family.name, nats: Number(c.nats.toFixed(4)), text };
-}
+import { evaluationPrompts, makeDocument, seedOf } from "./corpus/documents.mjs";
 
 async function writeDocuments(path, seed, count) {
   const file = createWriteStream(path);
@@ -60,16 +21,6 @@ async function writeDocuments(path, seed, count) {
   }
   file.end();
   await once(file, "finish");
-}
-
-function toPrompt({ user, assistant }) {
-  return { messages: [{ role: "user", content: user }], answer: assistant };
-}
-
-function heldOutJsonPrompts(seed, count) {
-  return Array.from({ length: count }, (_, number) =>
-    toPrompt(jsonTurn(new Chooser(seed, number), { heldOut: true, form: fixedQuestion })),
-  );
 }
 
 function writeJson(path, value) {
@@ -85,15 +36,15 @@ async function main() {
       seed: { type: "string", default: "1" },
     },
   });
-  const seedOf = (split) => Number(values.seed) * 1000 + splitSeeds[split];
+  const seed = Number(values.seed);
   mkdirSync(values.out, { recursive: true });
   for (const split of ["train", "held-out"]) {
     const path = join(values.out, `${split}.jsonl`);
-    await writeDocuments(path, seedOf(split), Number(values[split]));
+    await writeDocuments(path, seedOf(split, seed), Number(values[split]));
   }
-  writeJson(join(values.out, "eval-sums.json"), heldOutPairs.map(sumTurn).map(toPrompt));
-  writeJson(join(values.out, "eval-qa.json"), allFacts.map(fixedFactTurn).map(toPrompt));
-  writeJson(join(values.out, "eval-json.json"), heldOutJsonPrompts(seedOf("json"), 500));
+  for (const [name, prompts] of Object.entries(evaluationPrompts(seed))) {
+    writeJson(join(values.out, `eval-${name}.json`), prompts);
+  }
 }
 
 await main();
