@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <memory>
 
 #include "block-formats.h"
 #include "failure.h"
@@ -15,12 +16,16 @@ namespace {
 constexpr uint64_t kChunkBytes = 2u << 20;
 // Whole panels of all instruction sets, so that none is packed in two goes.
 constexpr int32_t kChunkRows = 64;
+constexpr uint64_t kMaxStride = 1u << 24;  // elements
 
 void checkPart(const PagodaWeight& weight, const WeightPart& part) {
   require(part.rowStart >= 0 && part.rows >= 1 && part.rowStart <= weight.rows - part.rows,
           "A part's rows lie outside its weight");
   require(part.offset <= INT64_MAX, "A part's offset is out of range");
   require(weight.cols % blockFormat(part.dtype).columns == 0, "A part's rows do not consist of whole blocks");
+  if (!part.strides) return;
+  require(!isQuantized(part.dtype) && !part.quantized, "A part with strides is quantised");
+  require(part.strides->row <= kMaxStride && part.strides->col <= kMaxStride, "A part's stride is out of range");
 }
 
 /// A vector is one row for the backend, but may be joined from parts, so its parts are gathered first.
@@ -34,7 +39,13 @@ std::vector<char> gatherVector(const PagodaWeight& weight, const std::vector<Wei
     const uint64_t bytes = static_cast<uint64_t>(part.rows) * elementBytes;
     require(part.dtype == dtype && !part.quantized && part.rows >= 1 && bytes <= data.size() - filled,
             "The parts of a vector do not fit it");
-    File(part.file).read(part.offset, data.data() + filled, bytes);
+    if (part.strides) {
+      require(part.strides->row <= kMaxStride, "A part's stride is out of range");
+      readStrided(File(part.file), {part.offset, {0, part.strides->row}, elementBytes, part.rows}, 0, 1,
+                  data.data() + filled);
+    } else {
+      File(part.file).read(part.offset, data.data() + filled, bytes);
+    }
     filled += bytes;
   }
   require(filled == data.size(), "The parts do not fill the vector");
@@ -44,26 +55,33 @@ std::vector<char> gatherVector(const PagodaWeight& weight, const std::vector<Wei
 /// The rows of one part as they are packed.
 class RowSource {
  public:
-  RowSource(const PagodaWeight& weight, const WeightPart& part)
+  /// `file`: of the part, open, or nullptr.
+  RowSource(const PagodaWeight& weight, const WeightPart& part, std::shared_ptr<const File> file)
       : offset_(part.offset), rowBytes_(static_cast<uint64_t>(rowBytes(part.dtype, weight.cols))) {
     if (part.quantized) {
       blocks_.emplace(*part.quantized, part.file, part.offset, part.dtype, weight.cols);
-    } else {
-      file_.emplace(part.file);
+      return;
     }
+    file_ = file != nullptr ? std::move(file) : std::make_shared<const File>(part.file);
+    if (part.strides) strided_ = {part.offset, *part.strides, blockFormat(part.dtype).bytes, weight.cols};
   }
+
+  /// nullptr for codes.
+  const std::shared_ptr<const File>& file() const { return file_; }
 
   uint64_t rowLength() const { return rowBytes_; }
 
   void read(int32_t row, int32_t rows, char* into) {
     if (blocks_) return blocks_->read(row, rows, into);
+    if (strided_) return readStrided(*file_, *strided_, row, rows, into);
     file_->read(offset_ + row * rowBytes_, into, rows * rowBytes_);
   }
 
  private:
   uint64_t offset_;
   uint64_t rowBytes_;
-  std::optional<File> file_;
+  std::shared_ptr<const File> file_;
+  std::optional<StridedMatrix> strided_;
   std::optional<GroupQuantizedRows> blocks_;
 };
 
@@ -84,9 +102,13 @@ int32_t chunkRows(const WeightPart& part, uint64_t rowBytes) {
 class Chunks {
  public:
   Chunks(const PagodaWeight& weight, const std::vector<WeightPart>& parts) {
+    const WeightPart* last = nullptr;
     for (const WeightPart& part : parts) {
       checkPart(weight, part);
-      RowSource& source = sources_.emplace_back(weight, part);
+      // A weight of many experts has many parts in one file, which is opened once.
+      const bool isOpen = last != nullptr && last->file == part.file;
+      RowSource& source = sources_.emplace_back(weight, part, isOpen ? sources_.back().file() : nullptr);
+      last = &part;
       const int32_t step = chunkRows(part, source.rowLength());
       for (int32_t row = 0; row < part.rows; row += std::min(step, part.rows - row))
         add({&part, &source, row, std::min(step, part.rows - row)});

@@ -9,6 +9,7 @@
 
 #include "group-quantized.h"
 #include "runner.h"
+#include "strided.h"
 
 namespace pagoda {
 
@@ -21,6 +22,8 @@ struct WeightPart {
   int32_t rows;
   /// Where the file holds codes, which become blocks of `dtype`.
   std::optional<GroupQuantized> quantized = {};
+  /// Where the elements do not lie one behind the other; not for quantised ones.
+  std::optional<Strides> strides = {};
 };
 
 /// Reads and packs the parts. Plain reads, no mapping: a file that shrinks meanwhile gives PAGODA_IO, not a SIGBUS.

@@ -214,9 +214,12 @@ void loadQueries(const Work<Products, Source>& work) {
 void storeOutputs(const PagodaAttention& op, const Shape& shape, const AttentionPart& part, int32_t kvHead,
                   const FlashState* states) {
   const int64_t headDim = op.cache.headDim;
+  const float* sinks = static_cast<const float*>(op.sinks.data);
   for (int32_t r = 0; r < part.tokens * shape.group; ++r) {
     const int64_t head = static_cast<int64_t>(kvHead) * shape.group + r % shape.group;
-    normalize(states[r], rowOf(op.out, part.row + r / shape.group) + head * headDim, op.cache.headDim);
+    FlashState state = states[r];
+    if (sinks != nullptr) state.l += exp(sinks[head] - state.m);
+    normalize(state, rowOf(op.out, part.row + r / shape.group) + head * headDim, op.cache.headDim);
   }
 }
 

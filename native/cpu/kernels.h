@@ -29,6 +29,8 @@ struct KernelTable {
 
   uint64_t (*linearScratch)(const PagodaLinear& op, int32_t threads);        // bytes
   uint64_t (*attentionScratch)(const PagodaAttention& op, int32_t threads);  // bytes
+  uint64_t (*routeScratch)(const PagodaRoute& op, int32_t threads);          // bytes
+  uint64_t (*expertsScratch)(const PagodaExperts& op, int32_t threads);      // bytes
 
   void (*embed)(const KernelContext& context, const PagodaEmbed& op);
   void (*rmsNorm)(const KernelContext& context, const PagodaRmsNorm& op);
@@ -39,6 +41,8 @@ struct KernelTable {
   void (*attention)(const KernelContext& context, const PagodaAttention& op);
   void (*gatedActivation)(const KernelContext& context, const PagodaGatedActivation& op);
   void (*add)(const KernelContext& context, const PagodaAdd& op);
+  void (*route)(const KernelContext& context, const PagodaRoute& op);
+  void (*experts)(const KernelContext& context, const PagodaExperts& op);
   void (*takeRows)(const KernelContext& context, const PagodaTakeRows& op);
 
   // Rounds the floats of one block to a type that canQuantize (block-codec.h); the same bytes on all instruction sets.
