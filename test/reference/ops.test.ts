@@ -171,8 +171,8 @@ describe("gatedActivation", () => {
   );
 
   it("limits both sides of clampedSwiglu, and counts up from -1", () => {
-    expect(apply("clampedSwiglu", 1)).toBeCloseTo((3 * 1) / (1 + Math.exp(-1.702)), 6);
-    expect(apply("clampedSwiglu", 1000)).toBeCloseTo((3 * 7) / (1 + Math.exp(-7 * 1.702)), 4);
+    expect(apply("clampedSwiglu", 1)).toBeCloseTo(1.5 / (1 + Math.exp(-1.702)), 6);
+    expect(apply("clampedSwiglu", 1000)).toBeCloseTo((1.5 * 7) / (1 + Math.exp(-7 * 1.702)), 4);
     expect(apply("clampedSwiglu", -1000)).toBeCloseTo(0, 12);
   });
 
