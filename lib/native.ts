@@ -76,6 +76,8 @@ export interface NativeWeightPart {
     /** Row of the tensor that is the part's first. */
     readonly firstRow: number;
   };
+  /** Elements from one row, and from one column, to the next, where they do not follow each other; not if quantised. */
+  readonly strides?: { readonly row: number; readonly col: number };
 }
 
 /** A weight of the plan, by its index, and the parts that fill it. */

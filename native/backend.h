@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define PAGODA_ABI_VERSION 4u
+#define PAGODA_ABI_VERSION 5u
 #define PAGODA_ERROR_LENGTH 256
 
 typedef enum PagodaStatus {
@@ -174,8 +174,9 @@ typedef struct PagodaCopyBlocks {
 /* Causal paged attention; prefill, chunk and decode are one op. Token j of request r (j < query length q) has
  * position p = seqLens[r] - q + j and attends to positions max(0, p - slidingWindow + 1) .. p, read through the block
  * table. Query head h uses KV head h / (numHeads / numKvHeads). score = q . k * scale, then, if softcap > 0,
- * softcap * tanh(score / softcap); softmax; weighted sum of V. Tiled online softmax (Milakov and Gimelshein 2018,
- * arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135). */
+ * softcap * tanh(score / softcap); softmax; weighted sum of V. A sink is one more score in the head's softmax, without
+ * a value (Xiao et al. 2023, arXiv:2309.17453; learned, as in gpt-oss). Tiled online softmax (Milakov and Gimelshein
+ * 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135). */
 typedef struct PagodaAttention {
   PagodaTensor out;   /* [T, numHeads * headDim] */
   PagodaTensor query; /* [T, numHeads * headDim] */
@@ -185,9 +186,17 @@ typedef struct PagodaAttention {
   float scale;
   int32_t slidingWindow; /* tokens, 0: none */
   float softcap;         /* 0: none */
+  PagodaWeight sinks;    /* [numHeads], or data NULL */
 } PagodaAttention;
 
-typedef enum PagodaActivation { PAGODA_SILU = 0, PAGODA_GELU_TANH = 1, PAGODA_GELU = 2 } PagodaActivation;
+/* PAGODA_CLAMPED_SWIGLU (gpt-oss) is a function of both: with g = min(gate, 7) and u = up limited to [-7, 7] it is
+ * g * sigmoid(1.702 * g) * (u + 1). */
+typedef enum PagodaActivation {
+  PAGODA_SILU = 0,
+  PAGODA_GELU_TANH = 1,
+  PAGODA_GELU = 2,
+  PAGODA_CLAMPED_SWIGLU = 3
+} PagodaActivation;
 
 /* out = activation(gate) * up */
 typedef struct PagodaGatedActivation {
@@ -203,6 +212,45 @@ typedef struct PagodaAdd {
   PagodaTensor a;
   PagodaTensor b;
 } PagodaAdd;
+
+typedef enum PagodaScoring { PAGODA_SOFTMAX = 0, PAGODA_SIGMOID = 1 } PagodaScoring;
+typedef enum PagodaGroupScore { PAGODA_GROUP_MAX = 0, PAGODA_GROUP_TOP2_SUM = 1 } PagodaGroupScore;
+
+/* The topK experts of each row, best first, lowest index first among equals, NaN before numbers. Experts are compared
+ * by key = score + bias, score being the softmax over the row's logits or the sigmoid of each. With numGroups > 1 only
+ * experts of topGroups groups of neighbours are chosen: those of the largest groupScore, the largest key or the sum of
+ * the two largest keys of the group (DeepSeek-AI 2024, arXiv:2405.04434 and arXiv:2412.19437). The weight of a chosen
+ * expert is its score, divided by (the sum of the chosen scores + 1e-20) if `normalize`, times scale. */
+typedef struct PagodaRoute {
+  PagodaTensor out;    /* [rows, 2 * topK]: weights, then the numbers of their experts, which f32 holds exactly */
+  PagodaTensor logits; /* [rows, numExperts] */
+  PagodaWeight bias;   /* [numExperts], or data NULL */
+  int32_t topK;        /* <= experts of topGroups groups */
+  PagodaScoring scoring;
+  int32_t normalize;
+  float scale;
+  int32_t numGroups; /* divides numExperts; 1: no groups */
+  int32_t topGroups; /* <= numGroups */
+  PagodaGroupScore groupScore;
+} PagodaRoute;
+
+/* The experts of a mixture (Shazeer et al. 2017, arXiv:1701.06538), those that `route` chose for each row:
+ * out = sum over slots s, in order, of weight_s * (down_e * activation(gate_e * x, up_e * x)), e = expert_s, biases
+ * added to each product where there are any. Matrices hold expert after expert. A linear may round its activations as
+ * PagodaDtype says, and so do gate, up and down. */
+typedef struct PagodaExperts {
+  PagodaTensor out;      /* [rows, N] */
+  PagodaTensor x;        /* [rows, K] */
+  PagodaTensor route;    /* [rows, 2 * topK], as route writes it */
+  PagodaWeight gate;     /* [numExperts * I, K] PAGODA_MATRIX */
+  PagodaWeight up;       /* [numExperts * I, K] PAGODA_MATRIX */
+  PagodaWeight down;     /* [numExperts * N, I] PAGODA_MATRIX */
+  PagodaWeight gateBias; /* [numExperts * I], or data NULL, as are all three then */
+  PagodaWeight upBias;   /* [numExperts * I] */
+  PagodaWeight downBias; /* [numExperts * N] */
+  int32_t numExperts;
+  PagodaActivation activation;
+} PagodaExperts;
 
 /* out[s] = x[rows[s]] */
 typedef struct PagodaTakeRows {
@@ -345,6 +393,8 @@ typedef struct PagodaBackend {
   PagodaStatus (*attention)(PagodaDevice* device, const PagodaAttention* op, PagodaError* error);
   PagodaStatus (*gatedActivation)(PagodaDevice* device, const PagodaGatedActivation* op, PagodaError* error);
   PagodaStatus (*add)(PagodaDevice* device, const PagodaAdd* op, PagodaError* error);
+  PagodaStatus (*route)(PagodaDevice* device, const PagodaRoute* op, PagodaError* error);
+  PagodaStatus (*experts)(PagodaDevice* device, const PagodaExperts* op, PagodaError* error);
   PagodaStatus (*takeRows)(PagodaDevice* device, const PagodaTakeRows* op, PagodaError* error);
   PagodaStatus (*sample)(PagodaDevice* device, const PagodaSample* op, PagodaError* error);
 } PagodaBackend;

@@ -20,12 +20,16 @@ constexpr uint64_t kChunkBytes = 1u << 20;
 constexpr int32_t kChunkRows = 64;
 // ...unless that many rows have more bytes than this.
 constexpr uint64_t kMostChunkBytes = 8u << 20;
+constexpr uint64_t kMaxStride = 1u << 24;  // elements
 
 void checkPart(const PagodaWeight& weight, const WeightPart& part) {
   require(part.rowStart >= 0 && part.rows >= 1 && part.rowStart <= weight.rows - part.rows,
           "A part's rows lie outside its weight");
   require(part.offset <= INT64_MAX, "A part's offset is out of range");
   require(weight.cols % blockFormat(part.dtype).columns == 0, "A part's rows do not consist of whole blocks");
+  if (!part.strides) return;
+  require(!isQuantized(part.dtype) && !part.quantized, "A part with strides is quantised");
+  require(part.strides->row <= kMaxStride && part.strides->col <= kMaxStride, "A part's stride is out of range");
 }
 
 int32_t chunkRows(const WeightPart& part, uint64_t rowBytes) {
@@ -82,16 +86,26 @@ class Chunks {
       require(part.dtype == dtype && !part.quantized && part.rows >= 1 && part.offset <= INT64_MAX &&
                   static_cast<uint64_t>(part.rows) <= weight.cols - filled,
               "The parts of a vector do not fit it");
-      const uint64_t at = filled * elementBytes, bytes = part.rows * elementBytes;
-      reads.push_back([&file = open(part.file), offset = part.offset, at, bytes](char* into) {
-        file.read(offset, into + at, bytes);
-      });
+      reads.push_back([read = elementsOf(part), at = filled * elementBytes](char* into) { read(into + at); });
       filled += part.rows;
     }
     require(filled == static_cast<uint64_t>(weight.cols), "The parts do not fill the vector");
     push({source.index, dtype, 0, 1, filled * elementBytes, [reads = std::move(reads)](char* into) {
             for (const auto& read : reads) read(into);
           }});
+  }
+
+  /// Of a part of a vector, whose rows are its elements.
+  std::function<void(char*)> elementsOf(const WeightPart& part) {
+    const uint64_t elementBytes = blockFormat(part.dtype).bytes;
+    const File& file = open(part.file);
+    if (part.strides) {
+      require(part.strides->row <= kMaxStride, "A part's stride is out of range");
+      const StridedMatrix row = {part.offset, {0, part.strides->row}, elementBytes, part.rows};
+      return [&file, row](char* into) { readStrided(file, row, 0, 1, into); };
+    }
+    const uint64_t bytes = part.rows * elementBytes;
+    return [&file, offset = part.offset, bytes](char* into) { file.read(offset, into, bytes); };
   }
 
   void addRows(int32_t index, const PagodaWeight& weight, const WeightPart& part) {
@@ -111,7 +125,12 @@ class Chunks {
       auto& blocks = quantized_.emplace_back(*part.quantized, part.file, part.offset, part.dtype, weight.cols);
       return [&blocks](int32_t row, int32_t rows, char* into) { blocks.read(row, rows, into); };
     }
-    return [&file = open(part.file), offset = part.offset, rowLength](int32_t row, int32_t rows, char* into) {
+    const File& file = open(part.file);
+    if (part.strides) {
+      const StridedMatrix matrix = {part.offset, *part.strides, blockFormat(part.dtype).bytes, weight.cols};
+      return [&file, matrix](int32_t row, int32_t rows, char* into) { readStrided(file, matrix, row, rows, into); };
+    }
+    return [&file, offset = part.offset, rowLength](int32_t row, int32_t rows, char* into) {
       file.read(offset + row * rowLength, into, rows * rowLength);
     };
   }

@@ -9,6 +9,7 @@
 
 #include "group-quantized.h"
 #include "runner.h"
+#include "strided.h"
 
 namespace pagoda {
 
@@ -21,6 +22,8 @@ struct WeightPart {
   int32_t rows;
   /// Where the file holds codes, which become blocks of `dtype`.
   std::optional<GroupQuantized> quantized = {};
+  /// Where the elements do not lie one behind the other; not for quantised ones.
+  std::optional<Strides> strides = {};
 };
 
 /// A weight of the plan and the parts that fill it.

@@ -14,6 +14,7 @@ namespace {
 constexpr int32_t kMaxDimension = 1 << 24;  // rows and columns of any tensor
 constexpr uint64_t kMaxBytes = 1ull << 46;
 constexpr int32_t kMaxHeadDim = 512;
+constexpr int32_t kMaxExperts = 4096;
 constexpr size_t kMaxGroups = 4096;
 
 bool isInteger(double value, double low, double high) {
@@ -75,6 +76,15 @@ class StepCheck {
   void sameShape(const Operand& a, const Operand& b) const {
     need(a.width == b.width && a.rows == b.rows, "operands of different shapes");
   }
+  void optionalVector(int i, int32_t cols) const {
+    if (step_.weights[i] != PlanStep::kAbsent) vector(i, cols);
+  }
+  const WeightSpec& matrix(int i, int64_t rows, int32_t cols) const {
+    const WeightSpec& spec = weight(i);
+    need(spec.kind == PAGODA_MATRIX && spec.cols == cols && spec.rows == rows,
+         "weight " + spec.name + " does not fit the operands");
+    return spec;
+  }
   void allTokens() const {
     for (const Operand& operand : step_.inputs) need(operand.rows == Rows::tokens, "an input must have token rows");
     if (specOf(step_.op).hasOutput) need(output().rows == Rows::tokens, "the output must have token rows");
@@ -100,6 +110,10 @@ class StepCheck {
         return checkGatedActivation();
       case Op::add:
         return checkAdd();
+      case Op::route:
+        return checkRoute();
+      case Op::experts:
+        return checkExperts();
       case Op::takeRows:
         return checkTakeRows();
       case Op::sample:
@@ -121,11 +135,9 @@ class StepCheck {
     vector(0, static_cast<int32_t>(attribute(0)));
   }
   void checkLinear() const {
-    const WeightSpec& matrix = weight(0);
-    need(matrix.kind == PAGODA_MATRIX && matrix.cols == input(0).width && matrix.rows == output().width,
-         "weight " + matrix.name + " does not fit the operands");
+    matrix(0, output().width, input(0).width);
     need(input(0).rows == output().rows, "operands of different shapes");
-    if (step_.weights[1] != PlanStep::kAbsent) vector(1, output().width);
+    optionalVector(1, output().width);
   }
   void checkRopeTable() const {
     allTokens();
@@ -162,15 +174,59 @@ class StepCheck {
     need(groupWindow == 0 || (attribute(3) > 0 && attribute(3) <= groupWindow),
          "slidingWindow is larger than that of the layer's group");
     need(std::isfinite(attribute(4)) && attribute(4) >= 0, "softcap must be finite and not negative");
+    optionalVector(0, static_cast<int32_t>(attribute(1)));
   }
   void checkGatedActivation() const {
     sameShape(input(0), input(1));
     sameShape(input(0), output());
-    need(isInteger(attribute(0), PAGODA_SILU, PAGODA_GELU), "unknown activation");
+    need(isInteger(attribute(0), PAGODA_SILU, PAGODA_CLAMPED_SWIGLU), "unknown activation");
   }
   void checkAdd() const {
     sameShape(input(0), input(1));
     sameShape(input(0), output());
+  }
+  void checkRoute() const {
+    const int32_t numExperts = input(0).width;
+    need(input(0).rows == output().rows, "operands of different shapes");
+    need(numExperts <= kMaxExperts, "too many experts");
+    need(isInteger(attribute(0), 1, numExperts) && output().width == 2 * static_cast<int32_t>(attribute(0)),
+         "the output must be 2 * topK wide, and topK at most the number of experts");
+    need(isInteger(attribute(1), PAGODA_SOFTMAX, PAGODA_SIGMOID), "unknown scoring");
+    need(isInteger(attribute(2), 0, 1), "normalize must be 0 or 1");
+    need(std::isfinite(attribute(3)), "scale must be finite");
+    checkExpertGroups(numExperts);
+    optionalVector(0, numExperts);
+  }
+  void checkExpertGroups(int32_t numExperts) const {
+    const double numGroups = attribute(4), topGroups = attribute(5);
+    need(isInteger(numGroups, 1, numExperts) && numExperts % static_cast<int32_t>(numGroups) == 0,
+         "numGroups must divide the experts");
+    need(isInteger(topGroups, 1, numGroups), "topGroups must be at most numGroups");
+    const double groupSize = numExperts / numGroups;
+    need(attribute(0) <= topGroups * groupSize, "topK experts are more than the groups have");
+    need(isInteger(attribute(6), PAGODA_GROUP_MAX, PAGODA_GROUP_TOP2_SUM), "unknown groupScore");
+    need(attribute(6) == PAGODA_GROUP_MAX || numGroups == 1 || groupSize >= 2, "groups must have two experts");
+  }
+  void checkExperts() const {
+    const Operand &x = input(0), &route = input(1);
+    need(x.rows == output().rows && route.rows == output().rows, "operands of different shapes");
+    need(isInteger(attribute(0), 1, kMaxExperts), "numExperts is out of range");
+    const auto numExperts = static_cast<int32_t>(attribute(0));
+    need(route.width % 2 == 0 && route.width / 2 <= numExperts, "the route must be 2 * topK wide");
+    need(isInteger(attribute(1), PAGODA_SILU, PAGODA_CLAMPED_SWIGLU), "unknown activation");
+    const int32_t width = weight(2).cols;
+    const int64_t rows = static_cast<int64_t>(numExperts) * width;
+    const int64_t outputs = static_cast<int64_t>(numExperts) * output().width;
+    matrix(0, rows, x.width);
+    matrix(1, rows, x.width);
+    matrix(2, outputs, width);
+    const int absent = (step_.weights[3] == PlanStep::kAbsent) + (step_.weights[4] == PlanStep::kAbsent) +
+                       (step_.weights[5] == PlanStep::kAbsent);
+    need(absent == 0 || absent == 3, "either all biases or none");
+    if (absent == 3) return;
+    vector(3, static_cast<int32_t>(rows));
+    vector(4, static_cast<int32_t>(rows));
+    vector(5, static_cast<int32_t>(outputs));
   }
   void checkTakeRows() const {
     need(input(0).rows == Rows::tokens && output().rows == Rows::outputs, "it turns token rows into output rows");
@@ -242,9 +298,16 @@ const std::vector<OpSpec>& opSpecs() {
       {Op::ropeTable, "ropeTable", 0, 1, true, {"scaling"}},
       {Op::rope, "rope", 2, 0, true, {"headDim", "rotaryDim", "interleaved"}},
       {Op::cacheWrite, "cacheWrite", 2, 0, false, {"layer"}},
-      {Op::attention, "attention", 1, 0, true, {"layer", "numHeads", "scale", "slidingWindow", "softcap"}},
+      {Op::attention, "attention", 1, 1, true, {"layer", "numHeads", "scale", "slidingWindow", "softcap"}},
       {Op::gatedActivation, "gatedActivation", 2, 0, true, {"activation"}},
       {Op::add, "add", 2, 0, true, {}},
+      {Op::route,
+       "route",
+       1,
+       1,
+       true,
+       {"topK", "scoring", "normalize", "scale", "numGroups", "topGroups", "groupScore"}},
+      {Op::experts, "experts", 2, 6, true, {"numExperts", "activation"}},
       {Op::takeRows, "takeRows", 1, 0, true, {}},
       {Op::sample, "sample", 1, 0, false, {}},
   };

@@ -19,6 +19,8 @@ enum class Op {
   attention,
   gatedActivation,
   add,
+  route,
+  experts,
   takeRows,
   sample,
 };

@@ -32,6 +32,10 @@ bool hasOp(const PagodaBackend& backend, Op op) {
       return backend.gatedActivation;
     case Op::add:
       return backend.add;
+    case Op::route:
+      return backend.route;
+    case Op::experts:
+      return backend.experts;
     case Op::takeRows:
       return backend.takeRows;
     case Op::sample:
@@ -292,7 +296,8 @@ PagodaAttention Runner::attention(const PlanStep& step, const StepInput& input, 
           integer(1),
           real(2),
           integer(3),
-          real(4)};
+          real(4),
+          weightOf(step, 0)};
 }
 
 void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploaded& at) {
@@ -325,6 +330,16 @@ void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploade
                  PagodaGatedActivation{out(), in(0), in(1), static_cast<PagodaActivation>(integer(0))});
     case Op::add:
       return run(backend.add, PagodaAdd{out(), in(0), in(1)});
+    case Op::route:
+      return run(backend.route,
+                 PagodaRoute{out(), in(0), weightOf(step, 0), integer(0), static_cast<PagodaScoring>(integer(1)),
+                             integer(2), real(3), integer(4), integer(5), static_cast<PagodaGroupScore>(integer(6))});
+    case Op::experts: {
+      const auto weight = [&](int i) { return weightOf(step, i); };
+      return run(backend.experts,
+                 PagodaExperts{out(), in(0), in(1), weight(0), weight(1), weight(2), weight(3), weight(4), weight(5),
+                               integer(0), static_cast<PagodaActivation>(integer(1))});
+    }
     case Op::takeRows:
       return run(backend.takeRows, PagodaTakeRows{out(), in(0), at.outputRows});
     case Op::sample: {

@@ -1,6 +1,7 @@
 import { argumentError, assert } from "../errors.js";
 import { layOutArena } from "./arena.js";
 import { chooseDtype, modelDtypes, type ChooseDtype, type ModelDtype } from "./choose-dtype.js";
+import { isQuantized } from "./dtypes.js";
 import type { Graph, Tensor } from "./graph.js";
 import { groupKvLayers, type WindowedLayer } from "./kv-groups.js";
 import { opSpecs } from "./ops.js";
@@ -58,11 +59,20 @@ function typedWeights(
       op === "embed" || step === head ? weights : [],
     ),
   );
-  return graph.weights.all.map((weight, index) => ({
-    ...weight,
-    dtype:
-      weight.kind === "vector" ? "f32" : (weight.dtype ?? choose(weight, vocabulary.has(index))),
-  }));
+  const routers = routerWeights(graph);
+  return graph.weights.all.map((weight, index) => {
+    if (weight.kind === "vector") return { ...weight, dtype: "f32" };
+    const chosen = weight.dtype ?? choose(weight, vocabulary.has(index));
+    const isRounded = routers.has(index) && weight.dtype === undefined && isQuantized(chosen);
+    return { ...weight, dtype: isRounded ? "bf16" : chosen };
+  });
+}
+
+/** Weights that give the logits of `route`. They are small, and an error in them chooses another expert. */
+function routerWeights({ steps, values }: Graph): ReadonlySet<number | undefined> {
+  const routes = steps.filter(({ op }) => op === "route");
+  const producers = routes.flatMap(({ inputs }) => inputs.map(({ value }) => values[value]?.step));
+  return new Set(producers.flatMap((step) => steps[step ?? -1]?.weights ?? []));
 }
 
 /** A layer has the largest window of the attentions to it; none if one has none. */

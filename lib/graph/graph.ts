@@ -1,6 +1,14 @@
 import { PagodaError } from "../errors.js";
 import type { KeptDtype } from "./dtypes.js";
-import { activations, type Activation, type Op } from "./ops.js";
+import {
+  activations,
+  groupScores,
+  scorings,
+  type Activation,
+  type GroupScore,
+  type Op,
+  type Scoring,
+} from "./ops.js";
 import type { KvShape, Rows, WeightPart } from "./plan.js";
 import { WeightTable, type Weight } from "./weight-table.js";
 
@@ -56,6 +64,37 @@ export interface AttentionOptions {
   readonly slidingWindow?: number;
   /** Scores become softcap * tanh(score / softcap); 0: no cap. @default 0 */
   readonly softcap?: number;
+  /** `[numHeads]`, one more score in the softmax of each head, without a value. @default none */
+  readonly sinks?: Weight | undefined;
+}
+
+export interface RouteOptions {
+  /** Experts of a row. */
+  readonly topK: number;
+  readonly scoring: Scoring;
+  /** `[experts]`, added to the scores where experts are compared. @default none */
+  readonly bias?: Weight | undefined;
+  /** Whether the weights of a row are divided by their sum. @default false */
+  readonly normalize?: boolean;
+  /** Factor of the weights. @default 1 */
+  readonly scale?: number;
+  /** Groups of neighbouring experts, of which only the best `topGroups` are asked. @default none */
+  readonly groups?: {
+    readonly numGroups: number;
+    readonly topGroups: number;
+    readonly score: GroupScore;
+  };
+}
+
+/** Each holds expert after expert. */
+export interface ExpertWeights {
+  /** `[experts * width, x.width]` */
+  readonly gate: Weight;
+  readonly up: Weight;
+  /** `[experts * outputs, width]` */
+  readonly down: Weight;
+  /** `[experts * width]`, `[experts * width]` and `[experts * outputs]`. @default none */
+  readonly biases?: { readonly gate: Weight; readonly up: Weight; readonly down: Weight };
 }
 
 /**
@@ -126,9 +165,9 @@ export class Graph {
 
   /** One-dimensional weight: checkpoint tensors joined end to end. */
   vector(name: string, parts: readonly WeightPart[]): Weight {
-    for (const { tensor, shape } of parts) {
+    for (const { tensor, shape, strides } of parts) {
       this.#check(
-        shape.length === 1,
+        shape.length === 1 || strides !== undefined,
         "vector",
         this.path(name),
         `${tensor} has shape [${shape.join(", ")}]`,
@@ -233,8 +272,12 @@ export class Graph {
     const grouped = numHeads % cache.numKvHeads === 0;
     const heads = `${numHeads} query heads do not divide over ${cache.numKvHeads} KV heads`;
     this.#check(grouped, "attention", path, heads);
+    const sinks = options.sinks;
+    const sinksFit = sinks === undefined || sinks.cols === numHeads;
+    this.#check(sinksFit, "attention", path, `${numHeads} heads but ${sinks?.cols} sinks`);
     const attributes = { layer: cache.layer, numHeads, scale, slidingWindow, softcap };
-    return this.#step("attention", path, [query], "tokens", width, { attributes });
+    const more = { weights: [sinks], attributes };
+    return this.#step("attention", path, [query], "tokens", width, more);
   }
 
   /** activation(gate) * up */
@@ -249,6 +292,72 @@ export class Graph {
     const path = this.path(name);
     this.#checkSame("add", path, ["a", a], ["b", b]);
     return this.#step("add", path, [a, b], a.rows, a.width);
+  }
+
+  /** The experts of each row by its `[rows, experts]` logits: `[rows, 2 * topK]`, weights, then the experts' numbers. */
+  route(logits: Tensor, options: RouteOptions, name = "route"): Tensor {
+    const path = this.path(name);
+    const { topK, scoring, bias, normalize = false, scale = 1 } = options;
+    const numExperts = logits.width;
+    const { groups = { numGroups: 1, topGroups: 1, score: "max" as const } } = options;
+    const { numGroups, topGroups, score } = groups;
+    const groupSize = numExperts / numGroups;
+    const grouped = Number.isInteger(groupSize) && topGroups >= 1 && topGroups <= numGroups;
+    const text = `${numExperts} experts in ${numGroups} groups, ${topGroups} of them asked`;
+    this.#check(grouped, "route", path, text);
+    this.#check(
+      topK >= 1 && topK <= topGroups * groupSize,
+      "route",
+      path,
+      `top ${topK} of ${text}`,
+    );
+    const paired = numGroups === 1 || score === "max" || groupSize >= 2;
+    this.#check(paired, "route", path, `groups of ${groupSize} have no two best`);
+    const biasFits = bias === undefined || bias.cols === numExperts;
+    this.#check(biasFits, "route", path, `${numExperts} experts but bias is [${bias?.cols}]`);
+    const attributes = {
+      topK,
+      scoring: scorings[scoring],
+      normalize: normalize ? 1 : 0,
+      scale,
+      numGroups,
+      topGroups,
+      groupScore: groupScores[score],
+    };
+    const more = { weights: [bias], attributes };
+    return this.#step("route", path, [logits], logits.rows, 2 * topK, more);
+  }
+
+  /** Sum over the experts of each row of weight * down(activation(gate(x), up(x))): `[rows, outputs]`. */
+  experts(
+    x: Tensor,
+    route: Tensor,
+    weights: ExpertWeights,
+    options: { readonly numExperts: number; readonly activation: Activation },
+    name = "experts",
+  ): Tensor {
+    const path = this.path(name);
+    const { numExperts, activation } = options;
+    const { gate, up, down, biases } = weights;
+    const [width, outputs] = [gate.rows / numExperts, down.rows / numExperts];
+    const routed = route.rows === x.rows && route.width % 2 === 0 && route.width <= 2 * numExperts;
+    this.#check(routed, "experts", path, `x is ${text(x)} but route is ${text(route)}`);
+    const fits =
+      [gate, up].every(({ rows, cols }) => rows === gate.rows && cols === x.width) &&
+      down.cols === width &&
+      Number.isInteger(outputs);
+    const shapes = [gate, up, down].map(({ rows, cols }) => `[${rows}, ${cols}]`).join(", ");
+    this.#check(fits, "experts", path, `x is ${text(x)} but the weights are ${shapes}`);
+    const biasesFit =
+      biases === undefined ||
+      (biases.gate.cols === gate.rows &&
+        biases.up.cols === up.rows &&
+        biases.down.cols === down.rows);
+    this.#check(biasesFit, "experts", path, `the weights are ${shapes} but their biases are not`);
+    return this.#step("experts", path, [x, route], x.rows, outputs, {
+      weights: [gate, up, down, biases?.gate, biases?.up, biases?.down],
+      attributes: { numExperts, activation: activations[activation] },
+    });
   }
 
   /** Of `[tokens, width]` the rows that need logits: `[outputs, width]`. */
@@ -343,8 +452,14 @@ export class Graph {
 
   /** Returns the columns that all parts share. */
   #checkParts(name: string, parts: readonly WeightPart[]): number {
-    const cols = parts[0]?.shape[1] ?? 0;
-    for (const { tensor, shape, rowStart, rows } of parts) {
+    const cols = parts[0]?.strides?.cols ?? parts[0]?.shape[1] ?? 0;
+    for (const { tensor, shape, rowStart, rows, strides } of parts) {
+      if (strides !== undefined) {
+        const last = strides.first + (rows - 1) * strides.row + (cols - 1) * strides.col;
+        const inside = strides.cols === cols && last < shape.reduce((a, b) => a * b, 1);
+        this.#check(inside, "weight", name, `element ${last} of ${tensor} [${shape.join(", ")}]`);
+        continue;
+      }
       const fits = shape.length === 2 && shape[1] === cols && rowStart + rows <= (shape[0] ?? 0);
       const expected = `rows ${rowStart} to ${rowStart + rows} of ${cols} columns`;
       this.#check(

@@ -35,7 +35,7 @@ export const opSpecs = {
   cacheWrite: { inputs: ["key", "value"], weights: [], attributes: ["layer"], hasOutput: false },
   attention: {
     inputs: ["query"],
-    weights: [],
+    weights: ["sinks?"],
     attributes: ["layer", "numHeads", "scale", "slidingWindow", "softcap"],
     hasOutput: true,
   },
@@ -46,6 +46,18 @@ export const opSpecs = {
     hasOutput: true,
   },
   add: { inputs: ["a", "b"], weights: [], attributes: [], hasOutput: true },
+  route: {
+    inputs: ["logits"],
+    weights: ["bias?"],
+    attributes: ["topK", "scoring", "normalize", "scale", "numGroups", "topGroups", "groupScore"],
+    hasOutput: true,
+  },
+  experts: {
+    inputs: ["x", "route"],
+    weights: ["gate", "up", "down", "gateBias?", "upBias?", "downBias?"],
+    attributes: ["numExperts", "activation"],
+    hasOutput: true,
+  },
   takeRows: { inputs: ["x"], weights: [], attributes: [], hasOutput: true },
   sample: { inputs: ["logits"], weights: [], attributes: [], hasOutput: false },
 } as const;
@@ -56,6 +68,16 @@ type OpSpecs<T extends Record<string, OpSpec>> = T;
 export type Op = keyof OpSpecs<typeof opSpecs>;
 
 /** Values of the `activation` attribute, as in `PagodaActivation` of native/backend.h. */
-export const activations = { silu: 0, geluTanh: 1, gelu: 2 } as const;
+export const activations = { silu: 0, geluTanh: 1, gelu: 2, clampedSwiglu: 3 } as const;
 
 export type Activation = keyof typeof activations;
+
+/** Values of the `scoring` attribute, as in `PagodaScoring`. */
+export const scorings = { softmax: 0, sigmoid: 1 } as const;
+
+export type Scoring = keyof typeof scorings;
+
+/** Values of the `groupScore` attribute, as in `PagodaGroupScore`. */
+export const groupScores = { max: 0, top2Sum: 1 } as const;
+
+export type GroupScore = keyof typeof groupScores;

@@ -40,6 +40,16 @@ export interface WeightPart {
   readonly shape: readonly number[];
   readonly rowStart: number;
   readonly rows: number;
+  /** Where the rows are not rows of the tensor, e.g. columns of it; `rowStart` is then 0. */
+  readonly strides?: PartStrides;
+}
+
+/** `[rows, cols]` inside a tensor: element (r, c) is its element `first + r * row + c * col`. */
+export interface PartStrides {
+  readonly first: number;
+  readonly row: number;
+  readonly col: number;
+  readonly cols: number;
 }
 
 /** A weight of the plan: parts of checkpoint tensors stacked by rows (vectors: joined end to end), or constant data. */

@@ -43,7 +43,10 @@ export class WeightTable {
 
   /** One-dimensional checkpoint tensors, joined. */
   vector(name: string, parts: readonly WeightPart[]): Weight {
-    const cols = parts.reduce((sum, part) => sum + (part.shape[0] ?? 0), 0);
+    const cols = parts.reduce(
+      (sum, { shape, strides }) => sum + (strides?.cols ?? shape[0] ?? 0),
+      0,
+    );
     const key = `vector ${JSON.stringify(parts)}`;
     const index = this.#find(key, { name, kind: "vector", rows: 1, cols, source: { parts } });
     return { index, name, rows: 1, cols };

@@ -210,6 +210,7 @@ const architectureOfModelType: ReadonlyMap<string, string> = new Map([
   ["gemma3_text", "Gemma3ForCausalLM"],
   ["phi3", "Phi3ForCausalLM"],
   ["gpt2", "GPT2LMHeadModel"],
+  ["gpt_oss", "GptOssForCausalLM"],
   ["deepseek_v2", "DeepseekV2ForCausalLM"],
   ["deepseek_v3", "DeepseekV3ForCausalLM"],
 ]);

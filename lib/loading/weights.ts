@@ -10,10 +10,10 @@ import {
   type KeptDtype,
   type QuantizedDtype,
 } from "../graph/dtypes.js";
-import type { PlanWeight, WeightPart } from "../graph/plan.js";
+import type { PartStrides, PlanWeight, WeightPart } from "../graph/plan.js";
 import type { NativeWeightPart } from "../native.js";
 import { dequantize } from "../reference/dequantize.js";
-import { halfToNumber } from "../reference/half.js";
+import { halfToNumber, roundToHalf } from "../reference/half.js";
 import { roundToBf16 } from "../reference/matrix.js";
 import { roundToQuantized } from "../reference/quantize.js";
 import type { Checkpoint, TensorEntry } from "./safetensors.js";
@@ -61,10 +61,13 @@ export function resolveWeight(checkpoint: Checkpoint, weight: PlanWeight): Nativ
     const isVector = weight.kind === "vector";
     const stored = fileDtype(entry, isVector ? 1 : weight.cols);
     const dtype = entry.quantized?.readAs ?? stored;
-    const rows = isVector ? (part.shape[0] ?? 0) : part.rows;
-    const place = isVector
-      ? { offset: entry.offset }
-      : placeOfRows(entry, part.rowStart, rowBytes(dtype, weight.cols));
+    const rows = isVector ? (part.strides?.cols ?? part.shape[0] ?? 0) : part.rows;
+    const place =
+      part.strides !== undefined
+        ? placeOfStrided(entry, part.strides, isVector)
+        : isVector
+          ? { offset: entry.offset }
+          : placeOfRows(entry, part.rowStart, rowBytes(dtype, weight.cols));
     const resolved = { file: entry.file, ...place, dtype, rowStart, rows };
     rowStart += rows;
     return resolved;
@@ -79,6 +82,20 @@ function placeOfRows(
 ): Pick<NativeWeightPart, "offset" | "quantized"> {
   if (quantized !== undefined) return { offset, quantized: { ...quantized, firstRow: rowStart } };
   return { offset: offset + rowStart * rowLength };
+}
+
+/** Elements that do not follow each other; those of a vector are its rows. */
+function placeOfStrided(
+  { name, offset, dtype, quantized }: TensorEntry,
+  { first, row, col }: PartStrides,
+  isVector: boolean,
+): Pick<NativeWeightPart, "offset" | "strides"> {
+  const { columns, bytes } = blockFormat(dtype as FileDtype);
+  if (quantized !== undefined || columns > 1) throw mismatch(name, "dtype F32, F16 or BF16", dtype);
+  return {
+    offset: offset + first * bytes,
+    strides: isVector ? { row: col, col: 1 } : { row, col },
+  };
 }
 
 function findTensor(checkpoint: Checkpoint, part: WeightPart): TensorEntry {
@@ -130,17 +147,29 @@ export async function readWeight(
       const message = "The reference backend does not read GPTQ, AWQ or compressed-tensors weights";
       throw new PagodaError("ERR_BACKEND_UNSUPPORTED", message);
     }
-    const length = part.rows * rowBytes(part.dtype, rowLength);
-    const read = decode(await readBytes(part.file, part.offset, length), part.dtype);
+    const read = await readPart(part, rowLength);
     const isExact = part.dtype === weight.dtype.toUpperCase();
     values.set(isExact ? read : roundTo(read, weight.dtype), part.rowStart * rowLength);
   }
   return values;
 }
 
+/** Float32 `[rows, cols]`. */
+async function readPart(part: NativeWeightPart, cols: number): Promise<Float32Array> {
+  const { file, offset, dtype, rows, strides } = part;
+  if (strides === undefined) {
+    return decode(await readBytes(file, offset, rows * rowBytes(dtype, cols)), dtype);
+  }
+  const span = (rows - 1) * strides.row + (cols - 1) * strides.col + 1;
+  const all = decode(await readBytes(file, offset, rowBytes(dtype, span)), dtype);
+  const at = (i: number): number => Math.floor(i / cols) * strides.row + (i % cols) * strides.col;
+  return Float32Array.from({ length: rows * cols }, (_, i) => all[at(i)]!);
+}
+
 /** The nearest values that a type has. @throws ERR_BACKEND_UNSUPPORTED as {@link roundToQuantized} */
 export function roundTo(values: Float32Array, dtype: PlanWeight["dtype"]): Float32Array {
   if (isQuantized(dtype)) return roundToQuantized(values, dtype);
+  if (dtype === "f16") return values.map(roundToHalf);
   return dtype === "bf16" ? roundToBf16(values) : values;
 }
 

@@ -44,6 +44,11 @@ function vectorPart(g: Graph, name: string, length: number): WeightPart {
   return { tensor: `model.${g.path(name)}`, shape: [length], rowStart: 0, rows: 1 };
 }
 
+/** A checkpoint vector below the open scopes, named in full. */
+export function vector(g: Graph, name: string, length: number): Weight {
+  return g.vector(name, [vectorPart(g, name, length)]);
+}
+
 // ---- first and last steps
 
 const embedding = "embed_tokens";
@@ -144,6 +149,8 @@ export interface AttendOptions {
   readonly slidingWindow?: number;
   /** 0: none. @default 0 */
   readonly softcap?: number;
+  /** `[heads]`, see `Graph.attention`. @default none */
+  readonly sinks?: Weight;
 }
 
 /** Rotates queries and keys, stores keys and values in the layer's KV cache, attends: `[tokens, heads * head_dim]`. */
@@ -159,7 +166,8 @@ export function attend(
   const heads = { headDim: c.head_dim, rotaryDim: rope.width, interleaved };
   const q = g.rope(query, rope, heads, "q_rope");
   g.cacheWrite(g.rope(key, rope, heads, "k_rope"), value, cache);
-  return g.attention(q, cache, { numHeads: c.num_attention_heads, scale, slidingWindow, softcap });
+  const numHeads = c.num_attention_heads;
+  return g.attention(q, cache, { numHeads, scale, slidingWindow, softcap, sinks: options.sinks });
 }
 
 /** A linear of one checkpoint matrix `[width, x.width]`, e.g. `o_proj`. */
@@ -231,6 +239,8 @@ export interface LayerParts {
   readonly output: (x: Tensor) => Tensor;
   /** Normed `[rows, hidden]` to `[rows, hidden]`. */
   readonly mlp: (x: Tensor) => Tensor;
+  /** @default "mlp" */
+  readonly mlpScope?: string;
 }
 
 /** x + attention(norm(x)), then x + mlp(norm(x)). */
@@ -252,7 +262,7 @@ export function preNormLayer(
   const normedAgain = norm(g, c, h, "post_attention_layernorm");
   return g.add(
     h,
-    g.scope("mlp", () => parts.mlp(normedAgain)),
+    g.scope(parts.mlpScope ?? "mlp", () => parts.mlp(normedAgain)),
     "mlp_residual",
   );
 }

@@ -6,7 +6,7 @@ import { decoderConfig, type DecoderConfig } from "./fields.js";
 import { qwenWindows } from "./qwen2.js";
 import type { Family } from "./model-definition.js";
 
-interface Qwen3Config extends DecoderConfig {
+export interface Qwen3Config extends DecoderConfig {
   /** Biases of all four attention projections. */
   readonly attention_bias: boolean;
   /** Window of each layer in tokens, 0: none. */
@@ -23,10 +23,15 @@ export function qwen3(config: ConfigReader): Family {
     windows: qwenWindows(config, shared),
     rope: ropeParameters(config, { headDim: shared.head_dim }),
   };
-  return { config: c, build: (g) => build(g, c) };
+  return { config: c, build: (g) => buildQwen3(g, c, (x) => blocks.gatedMlp(g, c, x)) };
 }
 
-function build(g: Graph, c: Qwen3Config): Tensor {
+/** @param mlp the feed-forward part of a layer */
+export function buildQwen3(
+  g: Graph,
+  c: Qwen3Config,
+  mlp: (x: Tensor, layer: number) => Tensor,
+): Tensor {
   const rope = blocks.ropeTable(g, c.rope);
   const bias = c.attention_bias;
   let x = blocks.embedTokens(g, c);
@@ -39,7 +44,7 @@ function build(g: Graph, c: Qwen3Config): Tensor {
         return blocks.attend(g, c, [q, k, value], { rope, slidingWindow: c.windows[layer] ?? 0 });
       },
       output: (x) => blocks.projection(g, x, "o_proj", c.hidden_size, { bias }),
-      mlp: (x) => blocks.gatedMlp(g, c, x),
+      mlp: (x) => mlp(x, layer),
     }),
   );
   return blocks.lmHead(g, c, blocks.norm(g, c, x, "norm"));

@@ -2,11 +2,14 @@ import { describe, PagodaError } from "../errors.js";
 import { architecture as architectureOf, type ConfigReader } from "../loading/config.js";
 import { unsupported } from "./fields.js";
 import { gemma3 } from "./gemma3.js";
+import { gptOss } from "./gpt-oss.js";
 import { llama } from "./llama.js";
 import { mistral } from "./mistral.js";
+import { mixtral } from "./mixtral.js";
 import type { Family, ModelDefinition } from "./model-definition.js";
 import { phi3 } from "./phi3.js";
 import { qwen2 } from "./qwen2.js";
+import { qwen3Moe } from "./qwen3-moe.js";
 import { qwen3 } from "./qwen3.js";
 
 const families: ReadonlyMap<string, (config: ConfigReader) => Family> = new Map([
@@ -16,6 +19,16 @@ const families: ReadonlyMap<string, (config: ConfigReader) => Family> = new Map(
   ["Qwen3ForCausalLM", qwen3],
   ["Phi3ForCausalLM", phi3],
   ["Gemma3ForCausalLM", gemma3],
+  ["MixtralForCausalLM", mixtral],
+  ["Qwen3MoeForCausalLM", qwen3Moe],
+  ["GptOssForCausalLM", gptOss],
+]);
+
+/** Of {@link families}, those that read the number of experts. */
+const mixtures: ReadonlySet<string> = new Set([
+  "MixtralForCausalLM",
+  "Qwen3MoeForCausalLM",
+  "GptOssForCausalLM",
 ]);
 
 /** Hugging Face names of the architectures that can be run. */
@@ -30,7 +43,7 @@ export function defineModel(config: ConfigReader): ModelDefinition {
   const architecture = architectureOf(config);
   const family = families.get(architecture);
   if (family === undefined) throw unknownArchitecture(config, architecture);
-  refuseUnsupported(config);
+  refuseUnsupported(config, mixtures.has(architecture));
   const { config: c, build } = family(config);
   return {
     architecture,
@@ -53,17 +66,21 @@ function unknownArchitecture(config: ConfigReader, architecture: string): Pagoda
   );
 }
 
-/** Fields that change what a model computes, and that no family here has. */
-const unsupportedFields: Readonly<Record<string, string>> = {
+const mixtureFields: Readonly<Record<string, string>> = {
   num_experts: "a mixture of experts",
   num_local_experts: "a mixture of experts",
-  n_routed_experts: "a mixture of experts",
+};
+
+/** Fields that change what a model computes, and that no family here has. */
+const unsupportedFields: Readonly<Record<string, string>> = {
+  n_routed_experts: "a mixture of experts of this kind",
   is_encoder_decoder: "an encoder",
   add_cross_attention: "cross attention",
 };
 
-function refuseUnsupported(config: ConfigReader): void {
-  for (const [field, feature] of Object.entries(unsupportedFields)) {
+function refuseUnsupported(config: ConfigReader, isMixture: boolean): void {
+  const fields = isMixture ? unsupportedFields : { ...unsupportedFields, ...mixtureFields };
+  for (const [field, feature] of Object.entries(fields)) {
     if (config.raw(field)) throw unsupported(config, `${feature} (\`${field}\`)`);
   }
 }

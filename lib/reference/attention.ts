@@ -9,6 +9,8 @@ export interface AttentionAttributes {
   readonly slidingWindow: number;
   /** 0: none. */
   readonly softcap: number;
+  /** [numHeads], one more score of each head, without a value. */
+  readonly sinks?: Float32Array | undefined;
 }
 
 type Batch = Pick<StepInput, "queryStartLoc" | "seqLens" | "blockTable" | "maxBlocks">;
@@ -16,7 +18,8 @@ type Batch = Pick<StepInput, "queryStartLoc" | "seqLens" | "blockTable" | "maxBl
 /**
  * Causal paged attention. Token j of request r, of q tokens in this step, has position p = seqLens[r] - q + j and sees the
  * positions max(0, p - slidingWindow + 1) .. p. Query head h uses KV head h / (numHeads / numKvHeads). With
- * score = q . k * scale, capped to softcap * tanh(score / softcap): out = sum(softmax(score) * v).
+ * score = q . k * scale, capped to softcap * tanh(score / softcap): out = sum(softmax(score) * v). A sink takes its share
+ * in the softmax and gives nothing.
  */
 export function attention(
   out: Matrix, // [tokens, numHeads * headDim]
@@ -51,14 +54,12 @@ function attendToken(
   for (let head = 0; head < attributes.numHeads; head++) {
     const columns = [head * cache.headDim, (head + 1) * cache.headDim] as const;
     const kvHead = Math.floor(head / groupSize);
-    attendHead(
-      out.subarray(...columns),
-      query.subarray(...columns),
-      cache,
-      kvHead,
-      slots,
-      attributes,
-    );
+    const { scale, softcap, sinks } = attributes;
+    attendHead(out.subarray(...columns), query.subarray(...columns), cache, kvHead, slots, {
+      scale,
+      softcap,
+      sink: sinks === undefined ? -Infinity : at(sinks, head),
+    });
   }
 }
 
@@ -83,15 +84,15 @@ function attendHead(
   cache: KvCache,
   kvHead: number,
   slots: readonly number[],
-  { scale, softcap }: AttentionAttributes,
+  { scale, softcap, sink }: { scale: number; softcap: number; sink: number },
 ): void {
   const scores = slots.map((slot) => {
     const score = dot(query, cacheRow(cache, "key", slot, kvHead)) * scale;
     return softcap > 0 ? softcap * Math.tanh(score / softcap) : score;
   });
-  const max = scores.reduce((a, b) => Math.max(a, b), -Infinity);
+  const max = scores.reduce((a, b) => Math.max(a, b), sink);
   const weights = scores.map((score) => Math.exp(score - max));
-  const total = weights.reduce((a, b) => a + b, 0);
+  const total = weights.reduce((a, b) => a + b, Math.exp(sink - max));
   const sums = new Float64Array(out.length);
   for (const [i, slot] of slots.entries()) {
     const value = cacheRow(cache, "value", slot, kvHead);

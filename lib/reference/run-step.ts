@@ -5,6 +5,7 @@ import type { Operand, Plan, PlanStep } from "../graph/plan.js";
 import { add } from "./add.js";
 import { attention } from "./attention.js";
 import { embed } from "./embed.js";
+import { experts } from "./experts.js";
 import { gatedActivation } from "./gated-activation.js";
 import { cacheWrite, type KvCache } from "./kv-cache.js";
 import { linear } from "./linear.js";
@@ -12,6 +13,7 @@ import { matrix, type Matrix } from "./matrix.js";
 import { rmsNorm } from "./rms-norm.js";
 import { ropeTable } from "./rope-table.js";
 import { rope } from "./rope.js";
+import { route } from "./route.js";
 import { sample } from "./sample.js";
 import { takeRows } from "./take-rows.js";
 
@@ -137,11 +139,23 @@ const runners: Record<Op, (step: StepArguments) => StepOutput | undefined | void
   attention: (s) => {
     const attributes = s.attributes("numHeads", "scale", "slidingWindow", "softcap");
     const { cache, blockTable } = s.kv;
-    attention(s.out, s.tensor(0), cache, { ...s.input, blockTable }, attributes);
+    const sinks = s.optionalVector(0);
+    attention(s.out, s.tensor(0), cache, { ...s.input, blockTable }, { ...attributes, sinks });
   },
   gatedActivation: (s) =>
     gatedActivation(s.out, s.tensor(0), s.tensor(1), s.attributes("activation")),
   add: (s) => add(s.out, s.tensor(0), s.tensor(1)),
+  route: (s) => {
+    const choice = s.attributes("topK", "numGroups", "topGroups", "groupScore");
+    const weights = s.attributes("scoring", "normalize", "scale");
+    route(s.out, s.tensor(0), s.optionalVector(0), { ...choice, ...weights });
+  },
+  experts: (s) => {
+    const matrices = { gate: s.weight(0), up: s.weight(1), down: s.weight(2) };
+    const [gateBias, upBias, downBias] = [3, 4, 5].map((index) => s.optionalVector(index));
+    const weights = { ...matrices, gateBias, upBias, downBias };
+    experts(s.out, s.tensor(0), s.tensor(1), weights, s.attributes("activation"));
+  },
   takeRows: (s) => takeRows(s.out, s.tensor(0), s.input.outputRows),
   sample: (s) => sample(s.tensor(0), s.input.sampling),
 };

@@ -112,12 +112,19 @@ GroupQuantized readQuantized(const Napi::Value& value) {
   return source;
 }
 
+Strides readStrides(const Napi::Value& value) {
+  const Napi::Object object = readObject(value, "strides");
+  return {readBytes(object, "row"), readBytes(object, "col")};
+}
+
 WeightPart readPart(const Napi::Value& value) {
   const Napi::Object object = readObject(value, "part");
   WeightPart part = {readString(property(object, "file"), "file"), readBytes(object, "offset"),
                      readDtype(property(object, "dtype")), readInt32(object, "rowStart"), readInt32(object, "rows")};
   const Napi::Value quantized = object.Get("quantized");
   if (!quantized.IsUndefined()) part.quantized = readQuantized(quantized);
+  const Napi::Value strides = object.Get("strides");
+  if (!strides.IsUndefined()) part.strides = readStrides(strides);
   return part;
 }
 

@@ -253,10 +253,13 @@ void loadQueries(const Work<Products, Source>& work) {
   });
 }
 
+// The states are not needed after it.
 template <class Products, class Source>
-void storeOutputs(const Work<Products, Source>& work, const FlashState* states) {
+void storeOutputs(const Work<Products, Source>& work, FlashState* states) {
   const auto& [op, shape, schedule, part, position, cache, scratch] = work;
+  const float* sinks = static_cast<const float*>(op.sinks.data);
   for (int32_t r = 0; r < part.tokens * shape.group; ++r) {
+    if (sinks != nullptr) addSink(states[r], sinks[cache.head * shape.group + r % shape.group], shape.valueWidth);
     float* out = rowOf(op.out, work.tile(0).row + r / shape.group) + headOffset(op, shape, cache.head, r);
     normalize(states[r], out, op.cache.headDim);
   }

@@ -259,6 +259,14 @@ PagodaStatus add(PagodaDevice* device, const PagodaAdd* op, PagodaError* error) 
   return runOp(device, *op, error, noScratch<PagodaAdd>, device->kernels->add);
 }
 
+PagodaStatus route(PagodaDevice* device, const PagodaRoute* op, PagodaError* error) {
+  return runOp(device, *op, error, device->kernels->routeScratch, device->kernels->route);
+}
+
+PagodaStatus experts(PagodaDevice* device, const PagodaExperts* op, PagodaError* error) {
+  return runOp(device, *op, error, device->kernels->expertsScratch, device->kernels->experts);
+}
+
 PagodaStatus takeRows(PagodaDevice* device, const PagodaTakeRows* op, PagodaError* error) {
   return runOp(device, *op, error, noScratch<PagodaTakeRows>, device->kernels->takeRows);
 }
@@ -297,6 +305,8 @@ constexpr PagodaBackend kBackend = {
     .attention = attention,
     .gatedActivation = gatedActivation,
     .add = add,
+    .route = route,
+    .experts = experts,
     .takeRows = takeRows,
     .sample = runSample,
 };

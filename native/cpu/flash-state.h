@@ -42,6 +42,12 @@ inline void merge(FlashState& into, const FlashState& from, int32_t width) {
              [&](int32_t i, int) { store(into.o + i, fma(load(from.o + i), broadcast(factor), load(into.o + i))); });
 }
 
+// Adds a key that has this score and no value.
+inline void addSink(FlashState& state, float score, int32_t width) {
+  if (score > state.m) rescale(state, score, width);
+  if (state.m > -__builtin_inff()) state.l += exp(score - state.m);
+}
+
 // out[outWidth] = o / l. Adding zero makes -0 to 0: the sign of a zero may depend on the keys masked beside it.
 inline void normalize(const FlashState& state, float* out, int32_t outWidth) {
   const f32v factor = broadcast(1.0f / state.l);

@@ -11,6 +11,8 @@ namespace pagoda::PAGODA_ISA {
 
 uint64_t linearScratch(const PagodaLinear& op, int32_t threads);
 uint64_t attentionScratch(const PagodaAttention& op, const AttentionSchedule& schedule, int32_t threads);
+uint64_t routeScratch(const PagodaRoute& op, int32_t threads);
+uint64_t expertsScratch(const PagodaExperts& op, int32_t threads);
 
 void embed(const KernelContext& context, const PagodaEmbed& op);
 void rmsNorm(const KernelContext& context, const PagodaRmsNorm& op);
@@ -21,6 +23,8 @@ void copyBlocks(const KernelContext& context, const PagodaCopyBlocks& op);
 void attention(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule);
 void gatedActivation(const KernelContext& context, const PagodaGatedActivation& op);
 void add(const KernelContext& context, const PagodaAdd& op);
+void route(const KernelContext& context, const PagodaRoute& op);
+void experts(const KernelContext& context, const PagodaExperts& op);
 void takeRows(const KernelContext& context, const PagodaTakeRows& op);
 void quantizeBlock(PagodaDtype dtype, const float* values, void* block);
 

@@ -12,6 +12,8 @@ const KernelTable kKernels = {
     .byteOffset = kByteOffset,
     .linearScratch = linearScratch,
     .attentionScratch = attentionScratch,
+    .routeScratch = routeScratch,
+    .expertsScratch = expertsScratch,
     .embed = embed,
     .rmsNorm = rmsNorm,
     .linear = linear,
@@ -21,6 +23,8 @@ const KernelTable kKernels = {
     .attention = attention,
     .gatedActivation = gatedActivation,
     .add = add,
+    .route = route,
+    .experts = experts,
     .takeRows = takeRows,
     .quantizeBlock = quantizeBlock,
 };

@@ -28,8 +28,11 @@ struct KernelTable {
   // (unsigned).
   int32_t byteOffset;
 
-  uint64_t (*linearScratch)(const PagodaLinear& op, int32_t threads);                                           // bytes
-  uint64_t (*attentionScratch)(const PagodaAttention& op, const AttentionSchedule& schedule, int32_t threads);  // bytes
+  // All in bytes.
+  uint64_t (*linearScratch)(const PagodaLinear& op, int32_t threads);
+  uint64_t (*attentionScratch)(const PagodaAttention& op, const AttentionSchedule& schedule, int32_t threads);
+  uint64_t (*routeScratch)(const PagodaRoute& op, int32_t threads);
+  uint64_t (*expertsScratch)(const PagodaExperts& op, int32_t threads);
 
   void (*embed)(const KernelContext& context, const PagodaEmbed& op);
   void (*rmsNorm)(const KernelContext& context, const PagodaRmsNorm& op);
@@ -40,6 +43,8 @@ struct KernelTable {
   void (*attention)(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule);
   void (*gatedActivation)(const KernelContext& context, const PagodaGatedActivation& op);
   void (*add)(const KernelContext& context, const PagodaAdd& op);
+  void (*route)(const KernelContext& context, const PagodaRoute& op);
+  void (*experts)(const KernelContext& context, const PagodaExperts& op);
   void (*takeRows)(const KernelContext& context, const PagodaTakeRows& op);
 
   // Rounds the floats of one block to a type that canQuantize (block-codec.h); the same bytes on all instruction sets.

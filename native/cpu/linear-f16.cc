@@ -44,17 +44,25 @@ void multiplyPanel(int32_t rows, int32_t depth, const float* x, int64_t stride, 
   }
 }
 
+const uint16_t* panelOf(const PagodaWeight& weight, int32_t panel) {
+  return static_cast<const uint16_t*>(weight.data) + static_cast<int64_t>(panel) * weight.cols * kPanelWidth;
+}
+
 }  // namespace
 
 void linearF16(const KernelContext& context, const PagodaLinear& op) {
   const int32_t depth = op.weight.cols;
-  const auto* weights = static_cast<const uint16_t*>(op.weight.data);
   const Blocks blocks = cut(op, context.pool->threads(), kTileRows);
   forPanels(context, op, blocks, static_cast<float*>(context.scratch),
             [&](int32_t first, int32_t rows, int32_t panel, float* sums) {
-              multiplyPanel(rows, depth, rowOf(op.x, first), op.x.rowStride,
-                            weights + static_cast<int64_t>(panel) * depth * kPanelWidth, sums);
+              multiplyPanel(rows, depth, rowOf(op.x, first), op.x.rowStride, panelOf(op.weight, panel), sums);
             });
+}
+
+void multiplyF16Panel(const PackedRows& x, int32_t first, int32_t count, const PagodaWeight& weight, int32_t panel,
+                      float* sums) {
+  const float* rows = static_cast<const float*>(x.data) + static_cast<int64_t>(first) * x.width;
+  multiplyPanel(count, x.width, rows, x.width, panelOf(weight, panel), sums);
 }
 
 }  // namespace pagoda::PAGODA_ISA

@@ -1,12 +1,12 @@
 // out = x * weight^T + bias for quantised weights
 //
 // Activations are rounded to 8 bits (quantized-rows.h) and multiplied with the codes of the weights as integers, which
-// is exact; the sum of each group of columns (32, Q6_K: 16) becomes a float, is multiplied with the scale of the weights
-// and added to the sums of the groups before it. The scale of the activations comes in with each group where it belongs
-// to one (8 bits), else once for a slice of 256 columns. So each result is one chain over groups and slices in order,
-// with the same bits whatever the rows beside it. Offsets of codes are taken off where the integer sums begin; minima
-// are multiplied with the sums of the activations. Codes are unpacked in registers, once for as many rows as a register
-// block has.
+// is exact; the sum of each group of columns (32, Q6_K: 16) becomes a float, is multiplied with the scale of the
+// weights and added to the sums of the groups before it. The scale of the activations comes in with each group where it
+// belongs to one (8 bits), else once for a slice of 256 columns. So each result is one chain over groups and slices in
+// order, with the same bits whatever the rows beside it. Offsets of codes are taken off where the integer sums begin;
+// minima are multiplied with the sums of the activations. Codes are unpacked in registers, once for as many rows as a
+// register block has.
 #include "linear-quantized.h"
 
 #include "linear-blocks.h"
@@ -19,7 +19,7 @@ namespace {
 // A register block has an integer and a float sum for each of its elements.
 constexpr int kDotVectors = 2;
 constexpr int kDotRows = kAccumulators / (2 * kDotVectors) < 6 ? kAccumulators / (2 * kDotVectors) : 6;
-constexpr int32_t kMaxShares = 4;       // row blocks that fetch the next slice
+constexpr int32_t kMaxShares = 4;  // row blocks that fetch the next slice
 constexpr int32_t kSliceGroups = kSliceColumns / kGroupColumns;
 
 // Bits kFrom and up of each byte, as bits 4 and up, those of kMask.
@@ -252,16 +252,54 @@ QuantizedRows quantizeActivations(const KernelContext& context, const PagodaLine
   return rows;
 }
 
+QuantizedRows quantizedRowsOf(const PackedRows& x) {
+  return {static_cast<QuantizedGroup*>(x.data), x.rows, x.width / kGroupColumns};
+}
+
+template <PackedFormat kFormat>
+int64_t panelBytes(int32_t cols) {
+  return static_cast<int64_t>(cols / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
+}
+
+template <PagodaDtype kDtype>
+struct Constant {
+  constexpr operator PagodaDtype() const { return kDtype; }
+};
+
+// Calls body with the type as a constant.
+template <class Body>
+void withQuantizedDtype(PagodaDtype dtype, Body body) {
+  switch (dtype) {
+    case PAGODA_Q8_0:
+      return body(Constant<PAGODA_Q8_0>());
+    case PAGODA_Q4_0:
+      return body(Constant<PAGODA_Q4_0>());
+    case PAGODA_Q4_1:
+      return body(Constant<PAGODA_Q4_1>());
+    case PAGODA_Q5_0:
+      return body(Constant<PAGODA_Q5_0>());
+    case PAGODA_Q5_1:
+      return body(Constant<PAGODA_Q5_1>());
+    case PAGODA_Q4_K:
+      return body(Constant<PAGODA_Q4_K>());
+    case PAGODA_Q5_K:
+      return body(Constant<PAGODA_Q5_K>());
+    case PAGODA_Q6_K:
+      return body(Constant<PAGODA_Q6_K>());
+    default:
+      return;  // linear.cc
+  }
+}
+
 template <PagodaDtype kDtype>
 void multiplyAll(const KernelContext& context, const PagodaLinear& op) {
   constexpr PackedFormat kFormat = packedFormat(kDtype, kByteOffset);
   const Places places = placesOf(op, context.pool->threads());
   const QuantizedRows x = quantizeActivations(context, op, places);
-  const int64_t panelBytes =
-      static_cast<int64_t>(op.weight.cols / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
   forPanels(context, op, places.blocks, static_cast<float*>(context.scratch),
             [&](int32_t first, int32_t rows, int32_t panel, float* sums) {
-              const uint8_t* weights = static_cast<const uint8_t*>(op.weight.data) + panel * panelBytes;
+              const uint8_t* weights =
+                  static_cast<const uint8_t*>(op.weight.data) + panel * panelBytes<kFormat>(op.weight.cols);
               multiplyPanel<kFormat>(x, first, rows, weights, sums);
             });
 }
@@ -274,26 +312,24 @@ uint64_t linearQuantizedScratch(const PagodaLinear& op, int32_t threads) {
 }
 
 void linearQuantized(const KernelContext& context, const PagodaLinear& op) {
-  switch (op.weight.dtype) {
-    case PAGODA_Q8_0:
-      return multiplyAll<PAGODA_Q8_0>(context, op);
-    case PAGODA_Q4_0:
-      return multiplyAll<PAGODA_Q4_0>(context, op);
-    case PAGODA_Q4_1:
-      return multiplyAll<PAGODA_Q4_1>(context, op);
-    case PAGODA_Q5_0:
-      return multiplyAll<PAGODA_Q5_0>(context, op);
-    case PAGODA_Q5_1:
-      return multiplyAll<PAGODA_Q5_1>(context, op);
-    case PAGODA_Q4_K:
-      return multiplyAll<PAGODA_Q4_K>(context, op);
-    case PAGODA_Q5_K:
-      return multiplyAll<PAGODA_Q5_K>(context, op);
-    case PAGODA_Q6_K:
-      return multiplyAll<PAGODA_Q6_K>(context, op);
-    default:
-      return;  // linear.cc
-  }
+  withQuantizedDtype(op.weight.dtype, [&](auto dtype) { multiplyAll<dtype>(context, op); });
+}
+
+uint64_t packedQuantizedBytes(int64_t rows, int32_t width) {
+  return sizeof(QuantizedGroup) * static_cast<uint64_t>(rows) * (width / kGroupColumns);
+}
+
+void packQuantizedRow(const PackedRows& to, int32_t row, const float* x) {
+  quantizeRow(x, row, packedFormat(to.dtype, kByteOffset), quantizedRowsOf(to));
+}
+
+void multiplyQuantizedPanel(const PackedRows& x, int32_t first, int32_t count, const PagodaWeight& weight,
+                            int32_t panel, float* sums) {
+  withQuantizedDtype(weight.dtype, [&](auto dtype) {
+    constexpr PackedFormat kFormat = packedFormat(dtype, kByteOffset);
+    const uint8_t* weights = static_cast<const uint8_t*>(weight.data) + panel * panelBytes<kFormat>(weight.cols);
+    multiplyPanel<kFormat>(quantizedRowsOf(x), first, count, weights, sums);
+  });
 }
 
 }  // namespace pagoda::PAGODA_ISA

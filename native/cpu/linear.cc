@@ -12,6 +12,7 @@
 #include "linear-blocks.h"
 #include "linear-f16.h"
 #include "linear-quantized.h"
+#include "packed-rows.h"
 #include "tile.h"
 
 namespace pagoda::PAGODA_ISA {
@@ -66,7 +67,24 @@ void multiplyAll(const KernelContext& context, const PagodaLinear& op, const typ
             });
 }
 
+// multiplyPackedPanel for one kind of tile.
+template <class Tile>
+void multiplyRowsOf(const PackedRows& x, int32_t first, int32_t count, const PagodaWeight& weight, int32_t panel,
+                    float* sums) {
+  using A = typename Tile::A;
+  const int64_t lda = roundUp(x.width, sizeof(A) == sizeof(float) ? 1 : 2);
+  const int64_t panelElements = roundUp(x.width, Tile::kDepthPerStep) * kPanelWidth;
+  multiplyPanel<Tile>(count, x.width, static_cast<const A*>(x.data) + first * lda, lda,
+                      static_cast<const typename Tile::B*>(weight.data) + panel * panelElements, sums);
+}
+
 #if defined(__AVX512BF16__)
+
+// Rounds a row to bf16; a zero makes its width even.
+void roundRow(const float* x, int32_t width, uint16_t* to) {
+  forVectors(width, [&](int32_t i, int n) { roundToBf16(to + i, x + i, n); });
+  if (width % 2 != 0) to[width] = 0;
+}
 
 // Rounds the activations to bf16: [rows, K], K made even by a zero.
 const uint16_t* roundActivations(const KernelContext& context, const PagodaLinear& op) {
@@ -74,12 +92,8 @@ const uint16_t* roundActivations(const KernelContext& context, const PagodaLinea
   float* sums = static_cast<float*>(context.scratch);
   uint16_t* rounded = reinterpret_cast<uint16_t*>(sums + context.pool->threads() * sumsPerWorker(blocks));
   const int64_t stride = roundUp(op.x.width, 2);
-  parallelRows(context.pool, op.x.rows, op.x.width, [&](int32_t row) {
-    const float* x = rowOf(op.x, row);
-    uint16_t* to = rounded + row * stride;
-    forVectors(op.x.width, [&](int32_t i, int n) { roundToBf16(to + i, x + i, n); });
-    if (op.x.width < stride) to[op.x.width] = 0;
-  });
+  parallelRows(context.pool, op.x.rows, op.x.width,
+               [&](int32_t row) { roundRow(rowOf(op.x, row), op.x.width, rounded + row * stride); });
   return rounded;
 }
 
@@ -106,6 +120,29 @@ void linear(const KernelContext& context, const PagodaLinear& op) {
 #else
   multiplyAll<Bf16Tile>(context, op, x, op.x.rowStride);
 #endif
+}
+
+uint64_t packedRowsBytes(PagodaDtype dtype, int64_t rows, int32_t width) {
+  if (isQuantized(dtype)) return packedQuantizedBytes(rows, width);
+  return packsAsFloats(dtype) ? sizeof(float) * rows * width : sizeof(uint16_t) * rows * roundUp(width, 2);
+}
+
+void packRow(const PackedRows& to, int32_t row, const float* x) {
+  if (isQuantized(to.dtype)) return packQuantizedRow(to, row, x);
+#if defined(__AVX512BF16__)
+  if (to.dtype == PAGODA_BF16)
+    return roundRow(x, to.width, static_cast<uint16_t*>(to.data) + row * roundUp(to.width, 2));
+#endif
+  float* out = static_cast<float*>(to.data) + static_cast<int64_t>(row) * to.width;
+  forVectors(to.width, [&](int32_t i, int n) { storeSome(out + i, loadSome(x + i, n), n); });
+}
+
+void multiplyPackedPanel(const PackedRows& x, int32_t first, int32_t count, const PagodaWeight& weight, int32_t panel,
+                         float* sums) {
+  if (isQuantized(x.dtype)) return multiplyQuantizedPanel(x, first, count, weight, panel, sums);
+  if (x.dtype == PAGODA_F16) return multiplyF16Panel(x, first, count, weight, panel, sums);
+  if (x.dtype == PAGODA_F32) return multiplyRowsOf<FloatTile>(x, first, count, weight, panel, sums);
+  multiplyRowsOf<Bf16Tile>(x, first, count, weight, panel, sums);
 }
 
 }  // namespace pagoda::PAGODA_ISA

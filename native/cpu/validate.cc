@@ -21,6 +21,7 @@ PagodaStatus fail(PagodaError* error, PagodaStatus status, const char* format, .
 namespace {
 
 constexpr int32_t kMaxHeadDim = 512;
+constexpr int32_t kMaxExperts = 4096;
 constexpr int32_t kMaxSide = 1 << 30;  // of a weight, so that int32 arithmetic on rows and columns cannot overflow
 
 // Collects the first complaint about an op; later checks then do nothing.
@@ -81,6 +82,13 @@ class Checker {
     equal(name, vector.cols, width);
   }
 
+  void matrix(const char* name, const PagodaWeight& matrix, int64_t rows, int32_t cols) {
+    weight(name, matrix);
+    expect(matrix.kind == PAGODA_MATRIX, "Expected a matrix where a vector or table was received");
+    equal(name, matrix.rows, rows);
+    equal(name, matrix.cols, cols);
+  }
+
   void cache(const PagodaKvCache& cache) {
     if (ok()) status_ = validateCache(cache, error_);
     between("cache.numBlocks", cache.numBlocks, 0, INT32_MAX);
@@ -123,6 +131,20 @@ void checkLogprobs(Checker& check, const PagodaLogprobs& logprobs, int32_t rows)
   if (logprobs.maxWanted == 0) return;
   check.notNull("logprobs.topIds", logprobs.topIds);
   check.notNull("logprobs.topLogprobs", logprobs.topLogprobs);
+}
+
+// The second half of each row of the route.
+void checkExpertNumbers(Checker& check, const PagodaExperts& op) {
+  const int32_t topK = op.route.width / 2;
+  for (int32_t row = 0; check.ok() && row < op.route.rows; ++row) {
+    const float* experts = static_cast<const float*>(op.route.data) + row * op.route.rowStride + topK;
+    for (int32_t slot = 0; slot < topK; ++slot) {
+      const float expert = experts[slot];
+      const bool isNumber = expert >= 0 && expert < static_cast<float>(op.numExperts);
+      check.expect(isNumber && static_cast<float>(static_cast<int32_t>(expert)) == expert,
+                   "Expected numbers of experts in `route`");
+    }
+  }
 }
 
 // Pointers only: what lists hold was checked with the step (step.h).
@@ -260,6 +282,7 @@ PagodaStatus validate(const PagodaAttention& op, PagodaError* error) {
   check.equal("batch.numTokens", op.batch.numTokens, op.query.rows);
   check.between("slidingWindow", op.slidingWindow, 0, INT32_MAX);
   check.expect(op.softcap >= 0, "Expected `softcap` of at least 0");
+  if (op.sinks.data != nullptr) check.vector("sinks", op.sinks, op.numHeads);
   const int64_t items = static_cast<int64_t>(op.batch.numTokens) * op.cache.numKvHeads;
   check.between("batch.numTokens * numKvHeads", items, 0, INT32_MAX);
   checkBatch(check, op.batch, op.cache.blockSize);
@@ -271,7 +294,7 @@ PagodaStatus validate(const PagodaGatedActivation& op, PagodaError* error) {
   check.tensor("out", op.out);
   check.sameShape("gate", op.gate, op.out);
   check.sameShape("up", op.up, op.out);
-  check.between("activation", op.activation, PAGODA_SILU, PAGODA_GELU);
+  check.between("activation", op.activation, PAGODA_SILU, PAGODA_CLAMPED_SWIGLU);
   return check.status();
 }
 
@@ -280,6 +303,52 @@ PagodaStatus validate(const PagodaAdd& op, PagodaError* error) {
   check.tensor("out", op.out);
   check.sameShape("a", op.a, op.out);
   check.sameShape("b", op.b, op.out);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaRoute& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.tensor("logits", op.logits);
+  check.equal("logits.rows", op.logits.rows, op.out.rows);
+  check.between("logits.width", op.logits.width, 1, kMaxExperts);
+  check.between("topK", op.topK, 1, op.logits.width);
+  check.equal("out.width", op.out.width, 2 * static_cast<int64_t>(op.topK));
+  check.between("scoring", op.scoring, PAGODA_SOFTMAX, PAGODA_SIGMOID);
+  check.between("numGroups", op.numGroups, 1, op.logits.width);
+  check.between("topGroups", op.topGroups, 1, op.numGroups);
+  check.between("groupScore", op.groupScore, PAGODA_GROUP_MAX, PAGODA_GROUP_TOP2_SUM);
+  if (!check.ok()) return check.status();
+  check.expect(op.logits.width % op.numGroups == 0, "Expected a `numGroups` that divides the experts");
+  check.between("topK", op.topK, 1, op.logits.width / op.numGroups * op.topGroups);
+  if (op.bias.data != nullptr) check.vector("bias", op.bias, op.logits.width);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaExperts& op, PagodaError* error) {
+  Checker check(error);
+  check.tensor("out", op.out);
+  check.tensor("x", op.x);
+  check.tensor("route", op.route);
+  check.equal("x.rows", op.x.rows, op.out.rows);
+  check.equal("route.rows", op.route.rows, op.out.rows);
+  check.between("numExperts", op.numExperts, 1, kMaxExperts);
+  check.between("activation", op.activation, PAGODA_SILU, PAGODA_CLAMPED_SWIGLU);
+  check.equal("route.width", op.route.width % 2, 0);
+  check.between("route.width / 2", op.route.width / 2, 1, op.numExperts);
+  const int64_t rows = static_cast<int64_t>(op.numExperts) * op.down.cols;
+  const int64_t outputs = static_cast<int64_t>(op.numExperts) * op.out.width;
+  check.matrix("down", op.down, outputs, op.down.cols);
+  check.matrix("gate", op.gate, rows, op.x.width);
+  check.matrix("up", op.up, rows, op.x.width);
+  checkExpertNumbers(check, op);
+  const bool isBiased = op.downBias.data != nullptr;
+  check.expect((op.gateBias.data != nullptr) == isBiased && (op.upBias.data != nullptr) == isBiased,
+               "Expected either all biases or none");
+  if (!check.ok() || !isBiased) return check.status();
+  check.vector("gateBias", op.gateBias, op.gate.rows);
+  check.vector("upBias", op.upBias, op.up.rows);
+  check.vector("downBias", op.downBias, op.down.rows);
   return check.status();
 }
 

@@ -20,6 +20,8 @@ PagodaStatus validate(const PagodaCopyBlocks& op, PagodaError* error);
 PagodaStatus validate(const PagodaAttention& op, PagodaError* error);
 PagodaStatus validate(const PagodaGatedActivation& op, PagodaError* error);
 PagodaStatus validate(const PagodaAdd& op, PagodaError* error);
+PagodaStatus validate(const PagodaRoute& op, PagodaError* error);
+PagodaStatus validate(const PagodaExperts& op, PagodaError* error);
 PagodaStatus validate(const PagodaTakeRows& op, PagodaError* error);
 PagodaStatus validate(const PagodaSample& op, PagodaError* error);
 

@@ -130,7 +130,7 @@ void testRowOps(Device& d) {
   refuse<PagodaGatedActivation>(d, "gatedActivation", d.api->gatedActivation, {out, a, b, PAGODA_SILU},
                                 {{kInvalid, [](auto& op) { op.gate.width = 9; }},
                                  {kInvalid, [](auto& op) { op.up.data = nullptr; }},
-                                 {kInvalid, [](auto& op) { op.activation = static_cast<PagodaActivation>(3); }}});
+                                 {kInvalid, [](auto& op) { op.activation = static_cast<PagodaActivation>(4); }}});
   refuse<PagodaTakeRows>(d, "takeRows", d.api->takeRows, {out, a, o.ids.data()},
                          {{kInvalid, [](auto& op) { op.rows = nullptr; }},
                           {kInvalid, [](auto& op) { op.x.rows = 3; }},

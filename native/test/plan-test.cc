@@ -137,7 +137,8 @@ void testCorruptPlans() {
       [](PlanSpec& p) { p.steps[2].inputs.clear(); },
       [](PlanSpec& p) { p.steps[3].output.width = 8; },
       [](PlanSpec& p) {
-        p.steps.push_back({Op::attention, "a", {p.steps[1].output}, p.steps[0].output, {}, {0, 1, 1, 0, 0}});
+        p.steps.push_back(
+            {Op::attention, "a", {p.steps[1].output}, p.steps[0].output, {PlanStep::kAbsent}, {0, 1, 1, 0, 0}});
       },
       [](PlanSpec& p) {
         p.steps.push_back({Op::cacheWrite, "c", {p.steps[1].output, p.steps[1].output}, {}, {}, {-1}});
@@ -146,6 +147,71 @@ void testCorruptPlans() {
   CHECK(!refused([] { checkPlan(smallPlan()); }), "the plan itself is accepted");
   for (size_t i = 0; i < corruptions.size(); ++i) {
     PlanSpec plan = smallPlan();
+    corruptions[i](plan);
+    CHECK(refused([&] { checkPlan(plan); }), "corruption %zu", i);
+  }
+}
+
+// A router of four experts, of which each token asks two, and the experts.
+PlanSpec mixturePlan() {
+  constexpr int32_t kExperts = 4, kTopK = 2, kWidth = 3, kAbsent = PlanStep::kAbsent;
+  PlanSpec plan = smallPlan();
+  const Operand x = plan.steps[0].output;
+  const uint64_t end = plan.arenaBytes;
+  const uint64_t bytes = kTokens * kHidden * sizeof(float);
+  const Operand logits{end, Rows::tokens, kExperts, kExperts};
+  const Operand route{end + bytes, Rows::tokens, 2 * kTopK, 2 * kTopK};
+  const Operand out{end + 2 * bytes, Rows::tokens, kHidden, kHidden};
+  plan.arenaBytes += 3 * bytes;
+  const auto matrix = [&](const char* name, int32_t rows, int32_t cols) {
+    plan.weights.push_back({name, PAGODA_MATRIX, rows, cols, PAGODA_F32});
+    return static_cast<int32_t>(plan.weights.size()) - 1;
+  };
+  const int32_t router = matrix("router", kExperts, kHidden), gate = matrix("gate", kExperts * kWidth, kHidden);
+  const int32_t up = matrix("up", kExperts * kWidth, kHidden), down = matrix("down", kExperts * kHidden, kWidth);
+  plan.steps = {
+      plan.steps[0],
+      {Op::linear, "router", {x}, logits, {router, kAbsent}, {}},
+      {Op::route, "route", {logits}, route, {kAbsent}, {kTopK, PAGODA_SOFTMAX, 1, 1, 2, 2, PAGODA_GROUP_TOP2_SUM}},
+      {Op::experts, "experts", {x, route}, out, {gate, up, down, kAbsent, kAbsent, kAbsent}, {kExperts, PAGODA_SILU}},
+  };
+  return plan;
+}
+
+void testCorruptMixtures() {
+  section("corrupt mixtures of experts");
+  constexpr size_t kRoute = 2, kExperts = 3;
+  std::vector<std::function<void(PlanSpec&)>> corruptions = {
+      [](PlanSpec& p) { p.steps[kRoute].output.width = 3; },
+      [](PlanSpec& p) { p.steps[kRoute].output.rows = Rows::outputs; },
+      [](PlanSpec& p) { p.steps[kRoute].weights[0] = 1; },
+      [](PlanSpec& p) { p.steps[kRoute].weights.clear(); },
+      [](PlanSpec& p) { p.steps[kExperts].inputs[1].width = 3; },
+      [](PlanSpec& p) { p.steps[kExperts].inputs[1].rows = Rows::outputs; },
+      [](PlanSpec& p) { p.steps[kExperts].output.width = kHidden - 1; },
+      [](PlanSpec& p) { p.steps[kExperts].weights[2] = PlanStep::kAbsent; },
+      [](PlanSpec& p) { p.steps[kExperts].weights[3] = 1; },
+      [](PlanSpec& p) { std::swap(p.steps[kExperts].weights[0], p.steps[kExperts].weights[2]); },
+      [](PlanSpec& p) { p.weights.back().rows -= 1; },
+      [](PlanSpec& p) { p.weights.back().cols += 1; },
+      [](PlanSpec& p) { p.weights.back().kind = PAGODA_TABLE; },
+  };
+  const auto attribute = [&](size_t step, size_t index, std::vector<double> values) {
+    for (const double value : values)
+      corruptions.push_back([=](PlanSpec& p) { p.steps[step].attributes[index] = value; });
+  };
+  attribute(kRoute, 0, {0, 1, 5, NAN});         // topK
+  attribute(kRoute, 1, {-1, 2, 0.5});           // scoring
+  attribute(kRoute, 2, {2, NAN});               // normalize
+  attribute(kRoute, 3, {NAN, INFINITY});        // scale
+  attribute(kRoute, 4, {0, 3, 4, 1e9});         // numGroups
+  attribute(kRoute, 5, {0, 3});                 // topGroups
+  attribute(kRoute, 6, {-1, 2});                // groupScore
+  attribute(kExperts, 0, {0, 1, 3, 1e9, NAN});  // numExperts
+  attribute(kExperts, 1, {-1, 4});              // activation
+  CHECK(!refused([] { checkPlan(mixturePlan()); }), "the plan itself is accepted");
+  for (size_t i = 0; i < corruptions.size(); ++i) {
+    PlanSpec plan = mixturePlan();
     corruptions[i](plan);
     CHECK(refused([&] { checkPlan(plan); }), "corruption %zu", i);
   }
@@ -216,9 +282,9 @@ PlanSpec hybridPlan() {
   const Operand a = plan.steps[0].output, b = plan.steps[1].output;
   const std::vector<PlanStep> layers = {
       {Op::cacheWrite, "0.write", {a, a}, {}, {}, {0}},
-      {Op::attention, "0.attention", {a}, b, {}, {0, 1, 1, 0, 0}},
+      {Op::attention, "0.attention", {a}, b, {PlanStep::kAbsent}, {0, 1, 1, 0, 0}},
       {Op::cacheWrite, "1.write", {b, b}, {}, {}, {1}},
-      {Op::attention, "1.attention", {b}, a, {}, {1, 1, 1, 2, 0}},
+      {Op::attention, "1.attention", {b}, a, {PlanStep::kAbsent}, {1, 1, 1, 2, 0}},
   };
   plan.steps.insert(plan.steps.begin() + 1, layers.begin(), layers.end());
   return plan;
@@ -497,6 +563,7 @@ void testMissingOps() {
 int main() {
   pagoda::test::testRun();
   pagoda::test::testCorruptPlans();
+  pagoda::test::testCorruptMixtures();
   pagoda::test::testCorruptSteps();
   pagoda::test::testGroups();
   pagoda::test::testCorruptGroups();

@@ -18,6 +18,10 @@ describe.each([
   ["hf-tiny/gemma3", "f32", "bf16"],
   ["hf-tiny/gemma3", "f32", "int8"],
   ["hf-extra/llama-odd", "f32", "int8"],
+  ["hf-tiny/mixtral", "f32", "f32"],
+  ["hf-tiny/qwen3-moe", "q8", "f32"],
+  ["hf-tiny/gpt-oss", "bf16", "bf16"],
+  ["hf-tiny/gpt-oss", "f32", "f32"],
 ] as const)("%s in %s, KV cache in %s", (name, dtype, kvDtype) => {
   const golden = loadGolden(name, dtype);
 

@@ -43,6 +43,8 @@ const tolerances: Readonly<Record<Subject, Tolerance>> = {
   attention: { absolute: 1e-5, relative: 1e-5, cosine: 1e-9 },
   copyBlocks: { absolute: 1e-5, relative: 1e-5, cosine: 1e-9 }, // read back by attention
   gatedActivation: { absolute: 1e-6, relative: 2e-6, cosine: 1e-10 },
+  route: { absolute: 1e-6, relative: 2e-6, cosine: 1e-10 },
+  experts: { absolute: 2e-5, relative: 2e-5, cosine: 1e-9 },
 };
 
 /**
@@ -51,6 +53,7 @@ const tolerances: Readonly<Record<Subject, Tolerance>> = {
  */
 const bf16Tolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
   linear: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
+  experts: { absolute: 6e-2, relative: 2e-2, cosine: 2e-4 },
   attention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
 };
 
@@ -66,6 +69,7 @@ const int8CacheTolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
  */
 const quantizedTolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
   linear: { absolute: 4e-2, relative: 1e-2, cosine: 1e-4 },
+  experts: { absolute: 8e-2, relative: 2e-2, cosine: 5e-4 },
 };
 
 export interface ConformanceOptions {

@@ -1,6 +1,6 @@
 import type { StepInput } from "../../lib/engine/step.js";
 import type { FileDtype, WeightDtype } from "../../lib/graph/dtypes.js";
-import type { Op } from "../../lib/graph/ops.js";
+import { opSpecs, type Op } from "../../lib/graph/ops.js";
 import type { KvShape, Operand, Plan, PlanStep, Rows, WeightKind } from "../../lib/graph/plan.js";
 import type { KvCacheOptions } from "../../lib/native.js";
 
@@ -113,7 +113,10 @@ function planStep(
     name: `${index}.${op}`,
     inputs: inputs.map(operand),
     ...(output === undefined ? {} : { output: operand(output) }),
-    weights: weights.map((name) => (name === undefined ? undefined : weightNames.indexOf(name))),
+    weights: opSpecs[op].weights.map((_, index) => {
+      const name = weights[index];
+      return name === undefined ? undefined : weightNames.indexOf(name);
+    }),
     attributes,
   };
 }

@@ -1,10 +1,17 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { activations, opSpecs } from "../../lib/graph/ops.js";
+import { activations, groupScores, opSpecs, scorings } from "../../lib/graph/ops.js";
 import { loadNative, packageRoot } from "../../lib/native.js";
 
 const header = readFileSync(join(packageRoot, "native", "backend.h"), "utf8");
+
+/** Enums of native/backend.h that attributes name. */
+const enums = {
+  PagodaActivation: { values: activations, prefix: "" },
+  PagodaScoring: { values: scorings, prefix: "" },
+  PagodaGroupScore: { values: groupScores, prefix: "GROUP_" },
+};
 
 /** Names of the op pointers in the table `PagodaBackend`. */
 function headerOps(): string[] {
@@ -39,19 +46,18 @@ describe("the op table", () => {
       expect(members.has("out")).toBe(spec.hasOutput);
       expect(ofType("PagodaWeight")).toEqual(spec.weights.map((name) => name.replace("?", "")));
       // `layer` stands for the cache.
-      const scalars = ["float", "int32_t", "PagodaActivation"].flatMap(ofType);
+      const scalars = ["float", "int32_t", ...Object.keys(enums)].flatMap(ofType);
       const cache = members.has("cache") ? ["layer"] : [];
       expect([...cache, ...scalars].sort()).toEqual([...spec.attributes].sort());
     },
   );
 
-  it("has the activations of native/backend.h", () => {
-    const body = header.match(/typedef enum PagodaActivation \{(.*?)\}/)?.[1] ?? "";
-    const values = [...body.matchAll(/PAGODA_(\w+) = (\d+)/g)].map((m) => [m[1], Number(m[2])]);
+  it.each(Object.entries(enums))("has the values of %s", (name, { values, prefix }) => {
+    const body = header.match(new RegExp(`typedef enum ${name} \\{([^}]*)\\}`))?.[1] ?? "";
+    const members = [...body.matchAll(/PAGODA_(\w+) = (\d+)/g)].map((m) => [m[1], Number(m[2])]);
     const snake = (name: string): string => name.replace(/[A-Z]/g, (c) => `_${c}`).toUpperCase();
-    expect(values).toEqual(
-      Object.entries(activations).map(([name, value]) => [snake(name), value]),
-    );
+    const expected = Object.entries(values).map(([name, value]) => [prefix + snake(name), value]);
+    expect(members).toEqual(expected);
   });
 
   it("is the same in the addon", () => {

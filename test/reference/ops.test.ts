@@ -170,9 +170,15 @@ describe("gatedActivation", () => {
     },
   );
 
+  it("limits both sides of clampedSwiglu, and counts up from -1", () => {
+    expect(apply("clampedSwiglu", 1)).toBeCloseTo(1.5 / (1 + Math.exp(-1.702)), 6);
+    expect(apply("clampedSwiglu", 1000)).toBeCloseTo((1.5 * 7) / (1 + Math.exp(-7 * 1.702)), 4);
+    expect(apply("clampedSwiglu", -1000)).toBeCloseTo(0, 12);
+  });
+
   it("refuses an unknown activation", () => {
-    expect(() => gatedActivation(empty(1, 1), empty(1, 1), empty(1, 1), { activation: 3 })).toThrow(
-      "activation 3",
+    expect(() => gatedActivation(empty(1, 1), empty(1, 1), empty(1, 1), { activation: 9 })).toThrow(
+      "activation 9",
     );
   });
 });

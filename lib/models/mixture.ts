@@ -1,0 +1,72 @@
+import type { ExpertWeights, Graph, RouteOptions, Tensor } from "../graph/graph.js";
+import type { WeightPart } from "../graph/plan.js";
+import type { Activation } from "../graph/ops.js";
+import type { Weight } from "../graph/weight-table.js";
+import type { ConfigReader } from "../loading/config.js";
+import * as blocks from "./blocks.js";
+
+/** Fields of models with a mixture of experts, checked. */
+export interface MixtureConfig {
+  readonly num_experts: number;
+  readonly num_experts_per_tok: number;
+}
+
+/** Reads `num_experts` or `num_local_experts`, and `num_experts_per_tok`. */
+export function mixtureConfig(
+  config: ConfigReader,
+  defaults: { readonly experts: number; readonly perToken: number },
+): MixtureConfig {
+  const field = config.has("num_experts") ? "num_experts" : "num_local_experts";
+  const num_experts = config.integer(field, { min: 1, max: 4096, default: defaults.experts });
+  const num_experts_per_tok = config.integer("num_experts_per_tok", {
+    min: 1,
+    max: num_experts,
+    default: defaults.perToken,
+  });
+  return { num_experts, num_experts_per_tok };
+}
+
+/** Names of the matrices of an expert in the checkpoint. */
+export interface ExpertNames {
+  readonly gate: string;
+  readonly up: string;
+  readonly down: string;
+}
+
+/** Weights of experts that have a tensor for each matrix, `experts.E.NAME.weight`. */
+export function expertWeights(
+  g: Graph,
+  names: ExpertNames,
+  shape: { readonly numExperts: number; readonly width: number; readonly hidden: number },
+): ExpertWeights {
+  const { numExperts, width, hidden } = shape;
+  const stacked = (name: string, rows: number, cols: number): Weight => {
+    const parts = Array.from({ length: numExperts }, (_, expert): WeightPart => {
+      const tensor = `model.${g.path(`experts.${expert}.${name}.weight`)}`;
+      return { tensor, shape: [rows, cols], rowStart: 0, rows };
+    });
+    return g.matrix(`experts.${name}`, parts);
+  };
+  return {
+    gate: stacked(names.gate, width, hidden),
+    up: stacked(names.up, width, hidden),
+    down: stacked(names.down, hidden, width),
+  };
+}
+
+export interface MixtureOptions {
+  /** Checkpoint name of the matrix that gives the logits of the experts. */
+  readonly router: string;
+  readonly routerBias?: boolean;
+  readonly routing: Omit<RouteOptions, "topK">;
+  readonly weights: ExpertWeights;
+  readonly activation: Activation;
+}
+
+/** A router and its experts in the place of a feed-forward layer (Shazeer et al. 2017, arXiv:1701.06538). */
+export function mixture(g: Graph, c: MixtureConfig, x: Tensor, options: MixtureOptions): Tensor {
+  const { router, routerBias = false, routing, weights, activation } = options;
+  const logits = blocks.projection(g, x, router, c.num_experts, { bias: routerBias });
+  const route = g.route(logits, { topK: c.num_experts_per_tok, ...routing });
+  return g.experts(x, route, weights, { numExperts: c.num_experts, activation });
+}
