@@ -201,6 +201,7 @@ describe("refuses", () => {
   const groups = { group_0: { weights: { num_bits: 8, type: "float" } } };
   it.each<[string, Recipe, Record<string, unknown>, string]>([
     ["another method", gptq, { quant_method: "fp8" }, "fp8"],
+    ["MXFP4", gptq, { quant_method: "mxfp4" }, "mxfp4"],
     ["another format", packed, { format: "marlin-24" }, "marlin-24"],
     ["three bits", gptq, { bits: 3 }, "3"],
     ["groups of 48", gptq, { group_size: 48 }, "48"],

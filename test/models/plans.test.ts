@@ -13,6 +13,9 @@ const models = [
   "hf-tiny/qwen3",
   "hf-extra/phi3-partial",
   "hf-extra/gemma3-old-keys",
+  "hf-tiny/mixtral",
+  "hf-tiny/qwen3-moe",
+  "hf-tiny/gpt-oss",
 ];
 
 it.each(models)("the plan of %s", async (name) => {

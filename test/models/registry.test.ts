@@ -69,6 +69,8 @@ describe("defineModel", () => {
       { layer_types: ["full_attention", "full_attention", "chunked_attention"] },
     ],
     ["longrope", "hf-tiny/phi3", { rope_parameters: { rope_type: "longrope", rope_theta: 1e4 } }],
+    ["swiglu_limit", "hf-tiny/gpt-oss", { swiglu_limit: 10 }],
+    ["n_routed_experts", "hf-tiny/mixtral", { n_routed_experts: 8 }],
     ["linear", "hf-tiny/phi3", { rope_parameters: { rope_type: "linear", factor: 2 } }],
   ])("refuses %s as unsupported", (name, model, change) => {
     const error = errorOf(configOf(model, change));
@@ -236,6 +238,41 @@ describe("Gemma 3", () => {
       configOf("hf-tiny/gemma3", { attn_logit_softcapping: 50, query_pre_attn_scalar: 64 }),
     );
     expect(first).toMatchObject({ softcap: 50, scale: 1 / 8 });
+  });
+});
+
+describe("mixtures of experts", () => {
+  it.each([
+    ["num_local_experts", "hf-tiny/mixtral", 0],
+    ["num_local_experts", "hf-tiny/gpt-oss", 4097],
+    ["num_experts", "hf-tiny/qwen3-moe", 1.5],
+    ["num_experts_per_tok", "hf-tiny/mixtral", 0],
+    ["num_experts_per_tok", "hf-tiny/qwen3-moe", 1000],
+    ["num_experts_per_tok", "hf-tiny/gpt-oss", "2"],
+    ["moe_intermediate_size", "hf-tiny/qwen3-moe", 0],
+    ["decoder_sparse_step", "hf-tiny/qwen3-moe", 0],
+    ["mlp_only_layers", "hf-tiny/qwen3-moe", "0"],
+    ["norm_topk_prob", "hf-tiny/qwen3-moe", 1],
+    ["swiglu_limit", "hf-tiny/gpt-oss", "7"],
+  ])("refuse %s of %s = %s", (field, model, value) => {
+    expect(errorOf(configOf(model, { [field]: value }))).toMatchObject({
+      code: "ERR_CONFIG_INVALID",
+      details: { field },
+    });
+  });
+
+  it("are in the layers that Qwen3-MoE names", () => {
+    const layersOf = (change: Fields): string[] => {
+      const graph = createGraph();
+      defineModel(configOf("hf-tiny/qwen3-moe", change)).build(graph);
+      return graph.steps.filter(({ op }) => op === "experts").map(({ name }) => name);
+    };
+    const all = layersOf({ mlp_only_layers: [], decoder_sparse_step: 1 });
+    expect(all[0]).toContain("layers.0.");
+    expect(layersOf({ mlp_only_layers: [0], decoder_sparse_step: 1 })).toEqual(all.slice(1));
+    expect(layersOf({ mlp_only_layers: [], decoder_sparse_step: 2 })).toEqual(
+      all.filter((_, layer) => layer % 2 === 1),
+    );
   });
 });
 

@@ -21,11 +21,14 @@ interface Options {
   slidingWindow?: number;
   softcap?: number;
   dtype?: "f32" | "bf16" | "int8";
+  /** Added to random sinks of about 1 in size. @default no sinks */
+  sinks?: number;
 }
 
 function attentionCase(options: Options): OpCase {
   const { batch, numHeads = 4, numKvHeads = 2, headDim = 16, blockSize = 16 } = options;
   const { scale = headDim ** -0.5, slidingWindow = 0, softcap = 0, dtype = "f32" } = options;
+  const { sinks } = options;
   const shapes = batches[batch] as readonly RequestShape[];
   const { blocks, numBlocks } = scatterBlocks(shapes, blockSize);
   const random = createRandom(numHeads * 10_000 + headDim * 10 + blockSize);
@@ -51,12 +54,25 @@ function attentionCase(options: Options): OpCase {
       value: { rows: "tokens", width: kvWidth },
       out: { rows: "tokens", width: queryWidth, isOutput: true },
     },
+    ...(sinks !== undefined && {
+      weights: {
+        sinks: {
+          kind: "vector",
+          rows: 1,
+          cols: numHeads,
+          data: createRandom(numHeads)
+            .normals(numHeads)
+            .map((x) => x + sinks),
+        },
+      },
+    }),
     ops: [
       { op: "cacheWrite", inputs: ["key", "value"], attributes: { layer: 0 } },
       {
         op: "attention",
         inputs: ["query"],
         output: "out",
+        ...(sinks !== undefined && { weights: ["sinks"] }),
         attributes: { layer: 0, numHeads, scale, slidingWindow, softcap },
       },
     ],
@@ -88,4 +104,9 @@ conformance("attention", [
   attentionCase({ batch: "mixed", dtype: "int8", headDim: 64, softcap: 2 }),
   attentionCase({ batch: "long context", dtype: "int8", headDim: 65 }),
   attentionCase({ batch: "mixed", dtype: "int8", slidingWindow: 7, blockSize: 3, headDim: 17 }),
+  ...[0, 5, 200, -200, -Infinity].map((sinks) => attentionCase({ batch: "mixed", sinks })),
+  attentionCase({ batch: "long context", sinks: 2, slidingWindow: 600, softcap: 30 }),
+  attentionCase({ batch: "mixed", sinks: 1, numHeads: 14, numKvHeads: 2, slidingWindow: 7 }),
+  attentionCase({ batch: "long context", sinks: 3, dtype: "bf16", headDim: 65 }),
+  attentionCase({ batch: "mixed", sinks: 1, dtype: "int8" }),
 ]);

@@ -106,7 +106,7 @@ conformance(
     }),
     expertsCase("narrow", { rows: 4, inputs: 8, width: 3, outputs: 5, experts: 30, topK: 4 }),
   ],
-  { dtypes: ["f32", "bf16"] },
+  { dtypes: ["f32", "bf16", "f16"] },
 );
 
 const wide = { inputs: 256, width: 256, outputs: 64, experts: 3, topK: 2 };
@@ -120,7 +120,7 @@ conformance(
 const backends = [{ ...reference, name: "reference" }, ...(await opBackends())];
 
 describe.each(backends)("the rows of $name", (backend) => {
-  it.each(["f32", "bf16", "q8_0", "q4_k"] as const)(
+  it.each(["f32", "bf16", "f16", "q8_0", "q4_k"] as const)(
     "do not depend on each other, %s",
     async (dtype) => {
       if (backend.name === "reference" && dtype !== "f32") return;
