@@ -1,9 +1,10 @@
 import { opSpecs } from "./ops.js";
-import type { KvLayer, Operand, Plan, PlanStep, PlanWeight } from "./plan.js";
+import type { KvLayer, Operand, Plan, PlanStep, PlanWeight, WeightPart } from "./plan.js";
 
 /**
  * The plan as text, one line a weight, KV layer and step, for people and for snapshots. An operand reads
- * `[rows, width] @offset` with the arena offset in bytes, and `/stride` where rows are not contiguous.
+ * `[rows, width] @offset` with the arena offset in bytes, and `/stride` where rows are not contiguous. A part of a weight reads
+ * `tensor[first:end]` by its rows, or `tensor @first/row,col` by its first element and its strides in elements.
  */
 export function planToString(plan: Plan): string {
   const { maxTokens, maxOutputs, arenaBytes } = plan;
@@ -34,12 +35,11 @@ function weightLine({ name, kind, rows, cols, dtype, source }: PlanWeight): stri
   return `${name}: ${kind} [${rows}, ${cols}] ${dtype} = ${parts}`;
 }
 
-function partText(part: {
-  tensor: string;
-  shape: readonly number[];
-  rowStart: number;
-  rows: number;
-}): string {
+function partText(part: WeightPart): string {
+  if (part.strides !== undefined) {
+    const { first, row, col } = part.strides;
+    return `${part.tensor} @${first}/${row},${col}`;
+  }
   const whole = part.shape.length === 1 || part.rows === part.shape[0];
   return whole ? part.tensor : `${part.tensor}[${part.rowStart}:${part.rowStart + part.rows}]`;
 }

@@ -1,9 +1,12 @@
 import { expect, it, describe } from "vitest";
+import type { QuantizedDtype } from "../../lib/graph/dtypes.js";
 import { activations, type Activation } from "../../lib/graph/ops.js";
+import { unlessUnsupported } from "../support/devices.js";
 import { createRandom } from "../support/random.js";
 import { opBackends, reference } from "./backends.js";
 import { conformance } from "./conformance.js";
-import { elementsOf, planCase, type CaseWeight, type OpCase } from "./op-case.js";
+import { elementsOf, planCase, type CaseOp, type CaseWeight, type OpCase } from "./op-case.js";
+import { quantizedDtypes, randomWeight } from "./random-blocks.js";
 import { plainStep } from "./steps.js";
 
 interface ExpertsShape {
@@ -17,6 +20,8 @@ interface ExpertsShape {
   readonly biased?: boolean;
   readonly activation?: Activation;
   readonly of?: "outputs";
+  /** Matrices are blocks of this type in files. */
+  readonly blocks?: QuantizedDtype;
   /** Expert of a slot of a row. @default random, different ones */
   readonly expert?: (row: number, slot: number) => number;
 }
@@ -40,9 +45,10 @@ function randomRoute(random: Random, shape: ExpertsShape): Float32Array {
 
 function expertsCase(name: string, shape: ExpertsShape): OpCase {
   const { rows, inputs, width, outputs = inputs, experts, biased = false } = shape;
-  const { activation = "silu", of = "tokens" } = shape;
+  const { activation = "silu", of = "tokens", blocks } = shape;
   const random = createRandom(rows * 10_000 + inputs * 10 + experts);
   const matrixOf = (count: number, cols: number): CaseWeight => {
+    if (blocks !== undefined) return randomWeight(random, "matrix", blocks, count, cols);
     const data = random.normals(count * cols, cols ** -0.5);
     return { kind: "matrix", rows: count, cols, data };
   };
@@ -152,4 +158,48 @@ describe.each(backends)("the rows of $name", (backend) => {
       }
     },
   );
+});
+
+/** The same weights and rows as steps of their own, in the place of one `experts`. */
+function asLinears(opCase: OpCase, width: number): OpCase {
+  const linear = (input: string, output: string, weight: string): CaseOp => {
+    return { op: "linear", inputs: [input], output, weights: [weight] };
+  };
+  const hidden = { rows: "tokens", width, isOutput: true } as const;
+  return {
+    ...opCase,
+    tensors: { ...opCase.tensors, gates: hidden, ups: hidden, hidden },
+    ops: [
+      linear("x", "gates", "gate"),
+      linear("x", "ups", "up"),
+      {
+        op: "gatedActivation",
+        inputs: ["gates", "ups"],
+        output: "hidden",
+        attributes: { activation: activations.silu },
+      },
+      linear("hidden", "out", "down"),
+    ],
+  };
+}
+
+describe.each(await opBackends())("one expert on $name", (backend) => {
+  it.for(quantizedDtypes)("has the bits of linears, %s", async (blocks, { skip }) => {
+    const step = plainStep(9);
+    const shape = { ...wide, rows: 9, outputs: 67, experts: 1, topK: 1, expert: () => 0, blocks };
+    const opCase = expertsCase("one", shape);
+    const route = Float32Array.from({ length: 18 }, (_, i) => 1 - (i % 2));
+    const { x } = opCase.runs[0]!.data as { x: Float32Array };
+    const alone = { ...opCase, runs: [{ step, data: { x, route } }] };
+    const outputOf = async (chosen: OpCase): Promise<Float32Array> => {
+      const casePlan = planCase(chosen, "f32", "packed");
+      const { arena } = await backend.run(chosen, casePlan);
+      return Float32Array.from(elementsOf(casePlan.operands["out"]!, step), (i) => arena[i]!);
+    };
+    await unlessUnsupported(backend, skip, async () => {
+      const output = await outputOf(alone);
+      expect(output.every(Number.isFinite)).toBe(true);
+      expect(output).toEqual(await outputOf(asLinears(alone, shape.width)));
+    });
+  });
 });

@@ -1,0 +1,46 @@
+import {
+  blockFormat,
+  rowBytes,
+  type FileDtype,
+  type QuantizedDtype,
+} from "../../lib/graph/dtypes.js";
+import { dequantize } from "../../lib/reference/dequantize.js";
+import type { createRandom } from "../support/random.js";
+import type { CaseWeight } from "./op-case.js";
+
+type Random = ReturnType<typeof createRandom>;
+
+/** Where a block has its factors, which are f16: all other bytes may be any. */
+const halves: Readonly<Record<QuantizedDtype, readonly number[]>> = {
+  q8_0: [0],
+  q4_0: [0],
+  q4_1: [0, 2],
+  q5_0: [0],
+  q5_1: [0, 2],
+  q4_k: [0, 2],
+  q5_k: [0, 2],
+  q6_k: [208],
+};
+export const quantizedDtypes = Object.keys(halves) as QuantizedDtype[];
+
+/** Random blocks as a file holds them, their factors 2^-e or its negative. */
+export function randomWeight(
+  random: Random,
+  kind: "matrix" | "table",
+  dtype: QuantizedDtype,
+  rows: number,
+  cols: number,
+): CaseWeight {
+  const bytes = Uint8Array.from({ length: rows * rowBytes(dtype, cols) }, () =>
+    random.integer(256),
+  );
+  const isWide = dtype === "q8_0" || dtype.endsWith("k"); // so that values are below 1
+  for (let block = 0; block < bytes.length; block += blockFormat(dtype).bytes) {
+    for (const at of halves[dtype]) {
+      const exponent = (isWide ? 3 : 8) + random.integer(3);
+      bytes.set([0, 4 * exponent + 128 * random.integer(2)], block + at);
+    }
+  }
+  const data = dequantize(new DataView(bytes.buffer), dtype);
+  return { kind, rows, cols, data, file: { dtype: dtype.toUpperCase() as FileDtype, bytes } };
+}
