@@ -160,14 +160,17 @@ describe.each(backends)("the rows of $name", (backend) => {
   );
 });
 
-/** The same weights and rows as steps of their own, in the place of one `experts`. */
-function asLinears(opCase: OpCase, width: number): OpCase {
+/** All rows through one expert of several, as linears in the place of `experts`. */
+function asLinears(opCase: OpCase, width: number, expert: number, experts: number): OpCase {
   const linear = (input: string, output: string, weight: string): CaseOp => {
     return { op: "linear", inputs: [input], output, weights: [weight] };
   };
   const hidden = { rows: "tokens", width, isOutput: true } as const;
   return {
     ...opCase,
+    weights: Object.fromEntries(
+      Object.entries(opCase.weights!).map(([name, all]) => [name, partOf(all, expert, experts)]),
+    ),
     tensors: { ...opCase.tensors, gates: hidden, ups: hidden, hidden },
     ops: [
       linear("x", "gates", "gate"),
@@ -183,23 +186,43 @@ function asLinears(opCase: OpCase, width: number): OpCase {
   };
 }
 
-describe.each(await opBackends())("one expert on $name", (backend) => {
-  it.for(quantizedDtypes)("has the bits of linears, %s", async (blocks, { skip }) => {
+/** One of `count` equal parts, by rows. */
+function partOf(weight: CaseWeight, index: number, count: number): CaseWeight {
+  const part = <A extends Float32Array | Uint8Array>(all: A): A => {
+    const length = all.length / count;
+    return all.slice(index * length, (index + 1) * length) as A;
+  };
+  const { dtype, bytes } = weight.file!;
+  const rows = weight.rows / count;
+  return { ...weight, rows, data: part(weight.data), file: { dtype, bytes: part(bytes) } };
+}
+
+describe.each(await opBackends())("experts on $name", (backend) => {
+  it.for(quantizedDtypes)("have the bits of linears, %s", async (blocks, { skip }) => {
     const step = plainStep(9);
-    const shape = { ...wide, rows: 9, outputs: 67, experts: 1, topK: 1, expert: () => 0, blocks };
-    const opCase = expertsCase("one", shape);
-    const route = Float32Array.from({ length: 18 }, (_, i) => 1 - (i % 2));
+    const expert = (row: number): number => row % wide.experts;
+    const shape = { ...wide, rows: 9, outputs: 67, topK: 1, expert, blocks };
+    const opCase = expertsCase("several", shape);
+    const route = Float32Array.from({ length: 18 }, (_, i) =>
+      i % 2 === 0 ? 1 : expert((i - 1) / 2),
+    );
     const { x } = opCase.runs[0]!.data as { x: Float32Array };
-    const alone = { ...opCase, runs: [{ step, data: { x, route } }] };
+    const several = { ...opCase, runs: [{ step, data: { x, route } }] };
     const outputOf = async (chosen: OpCase): Promise<Float32Array> => {
       const casePlan = planCase(chosen, "f32", "packed");
       const { arena } = await backend.run(chosen, casePlan);
       return Float32Array.from(elementsOf(casePlan.operands["out"]!, step), (i) => arena[i]!);
     };
     await unlessUnsupported(backend, skip, async () => {
-      const output = await outputOf(alone);
+      const output = await outputOf(several);
       expect(output.every(Number.isFinite)).toBe(true);
-      expect(output).toEqual(await outputOf(asLinears(alone, shape.width)));
+      for (let e = 0; e < wide.experts; e++) {
+        const expected = await outputOf(asLinears(several, shape.width, e, wide.experts));
+        for (let row = e; row < shape.rows; row += wide.experts) {
+          const [start, end] = [row * shape.outputs, (row + 1) * shape.outputs];
+          expect(output.slice(start, end)).toEqual(expected.slice(start, end));
+        }
+      }
     });
   });
 });
