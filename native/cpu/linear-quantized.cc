@@ -1,12 +1,12 @@
 // out = x * weight^T + bias for quantised weights
 //
 // Activations are rounded to 8 bits (quantized-rows.h) and multiplied with the codes of the weights as integers, which
-// is exact; the sum of each group of columns (32, Q6_K: 16) becomes a float, is multiplied with the scale of the weights
-// and added to the sums of the groups before it. The scale of the activations comes in with each group where it belongs
-// to one (8 bits), else once for a slice of 256 columns. So each result is one chain over groups and slices in order,
-// with the same bits whatever the rows beside it. Offsets of codes are taken off where the integer sums begin; minima
-// are multiplied with the sums of the activations. Codes are unpacked in registers, once for as many rows as a register
-// block has.
+// is exact; the sum of each group of columns (32, Q6_K: 16) becomes a float, is multiplied with the scale of the
+// weights and added to the sums of the groups before it. The scale of the activations comes in with each group where it
+// belongs to one (8 bits), else once for a slice of 256 columns. So each result is one chain over groups and slices in
+// order, with the same bits whatever the rows beside it. Offsets of codes are taken off where the integer sums begin;
+// minima are multiplied with the sums of the activations. Codes are unpacked in registers, once for as many rows as a
+// register block has.
 #include "linear-quantized.h"
 
 #include "linear-blocks.h"
@@ -19,7 +19,7 @@ namespace {
 // A register block has an integer and a float sum for each of its elements.
 constexpr int kDotVectors = 2;
 constexpr int kDotRows = kAccumulators / (2 * kDotVectors) < 6 ? kAccumulators / (2 * kDotVectors) : 6;
-constexpr int32_t kMaxShares = 4;       // row blocks that fetch the next slice
+constexpr int32_t kMaxShares = 4;  // row blocks that fetch the next slice
 constexpr int32_t kSliceGroups = kSliceColumns / kGroupColumns;
 
 // Bits kFrom and up of each byte, as bits 4 and up, those of kMask.
