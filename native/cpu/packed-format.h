@@ -39,8 +39,8 @@ struct PackedFormat {
   constexpr int32_t groups() const { return header ? 8 : 1; }
   constexpr int32_t columns() const { return groups() * kGroupColumns; }
 
-  // Of a row of activations that share a scale. 8 bits are for exactness; below, what 256 columns for one scale add to the
-  // error is little beside that of the weights, and each sum of 32 columns takes a multiplication less.
+  // Of a row of activations that share a scale. 8 bits are for exactness; below, what 256 columns for one scale add to
+  // the error is little beside that of the weights, and each sum of 32 columns takes a multiplication less.
   constexpr int32_t activationColumns() const { return bits == 8 ? kGroupColumns : kSliceColumns; }
 
   // Bytes, and places in a block, of one output, so all to be multiplied by W.

@@ -1,9 +1,9 @@
 // Rows of activations as 8-bit codes: x is about scale * code, code in [-127, 127].
 //
-// A scale belongs to 32 columns of a row where weights have 8 bits, else to 256 (PackedFormat::activationColumns). It is
-// the largest absolute value of its columns over 127, and a code the nearest integer, ties to even; so the error of an
-// element is at most scale / 2. Columns that are all below 2^-100 count as zero, and where one is not finite, scale is
-// NaN and so is every result of the row.
+// A scale belongs to 32 columns of a row where weights have 8 bits, else to 256 (PackedFormat::activationColumns). It
+// is the largest absolute value of its columns over 127, and a code the nearest integer, ties to even; so the error of
+// an element is at most scale / 2. Columns that are all below 2^-100 count as zero, and where one is not finite, scale
+// is NaN and so is every result of the row.
 #ifndef PAGODA_CPU_QUANTIZED_ROWS_H
 #define PAGODA_CPU_QUANTIZED_ROWS_H
 
