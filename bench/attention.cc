@@ -137,7 +137,7 @@ class Bench {
   }
 
   void runSchedule() {
-    const PagodaKvCache cache = {nullptr, 1 << 24, kBlockSize, kKvHeads, 64, PAGODA_BF16};
+    const PagodaKvCache cache = {nullptr, 1 << 24, kBlockSize, kKvHeads, 64, PAGODA_BF16, 0};
     const Load load = {256, 1, 4096 + kOwnTokens};
     const auto timeOfSchedule = [&](const std::vector<int32_t>& table) {
       const Batch batch(cache, load, table);
@@ -181,7 +181,7 @@ class Bench {
 
   // A cache of kPoolBytes, every slot written.
   PagodaKvCache createCache(PagodaDtype dtype, int32_t headDim) {
-    PagodaKvCache cache = {nullptr, 0, kBlockSize, kKvHeads, headDim, dtype};
+    PagodaKvCache cache = {nullptr, 0, kBlockSize, kKvHeads, headDim, dtype, 0};
     check(api_->kvBlockBytes(device_, &cache, &blockBytes_, &error_));
     cache.numBlocks = static_cast<int32_t>(kPoolBytes / blockBytes_);
     check(api_->allocate(device_, cache.numBlocks * blockBytes_, &cache.data, &error_));

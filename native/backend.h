@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define PAGODA_ABI_VERSION 5u
+#define PAGODA_ABI_VERSION 6u
 #define PAGODA_ERROR_LENGTH 256
 
 typedef enum PagodaStatus {
@@ -57,7 +57,9 @@ typedef enum PagodaDtype {
   PAGODA_Q4_K = 8,
   PAGODA_Q5_K = 9,
   PAGODA_Q6_K = 10,
-  PAGODA_INT8 = 11 /* of a KV cache only: codes with a scale for each token, KV head and for each of K and V */
+  /* Of a KV cache only: codes with a scale for each token, KV head and for each of K and V, or of latent and rope key.
+   */
+  PAGODA_INT8 = 11
 } PagodaDtype;
 
 /* Activations: [rows, width], row r at data + r * rowStride elements. A column range of a tensor is again one. */
@@ -84,7 +86,10 @@ typedef struct PagodaWeight {
   PagodaDtype dtype;
 } PagodaWeight;
 
-/* One layer of the paged KV cache: numBlocks blocks of blockSize tokens, layout private to the backend. */
+/* One layer of the paged KV cache: numBlocks blocks of blockSize tokens, layout private to the backend. With latentDim
+ * > 0 it is a latent cache (multi-head latent attention, DeepSeek-V2, arXiv:2405.04434): a token is one row of headDim
+ * columns, [latent of latentDim | rope key], which all query heads share. K is the whole row, V its latent; the row is
+ * stored once. Both parts have an even number of columns. */
 typedef struct PagodaKvCache {
   void* data; /* numBlocks * kvBlockBytes bytes */
   int32_t numBlocks;
@@ -92,6 +97,7 @@ typedef struct PagodaKvCache {
   int32_t numKvHeads;
   int32_t headDim;
   PagodaDtype dtype;
+  int32_t latentDim; /* 0: K and V apart, headDim columns a head each; > 0: numKvHeads is 1 */
 } PagodaKvCache;
 
 /* The ragged batch of one step: R requests, T scheduled tokens (T = queryStartLoc[R]). */
@@ -156,13 +162,33 @@ typedef struct PagodaRope {
   int32_t interleaved;
 } PagodaRope;
 
-/* Writes K and V of each token into its slot = block * blockSize + offset. A negative slot is not written. */
+/* Writes K and V of each token into its slot = block * blockSize + offset. A negative slot is not written. Not for
+ * latent caches: latentWrite. */
 typedef struct PagodaCacheWrite {
   PagodaTensor key;   /* [T, numKvHeads * headDim] */
   PagodaTensor value; /* [T, numKvHeads * headDim] */
   PagodaKvCache cache;
   const int32_t* slotMapping; /* device [T] */
 } PagodaCacheWrite;
+
+/* cacheWrite of a latent cache. */
+typedef struct PagodaLatentWrite {
+  PagodaTensor latent;  /* [T, latentDim], after its norm */
+  PagodaTensor ropeKey; /* [T, headDim - latentDim], after rope */
+  PagodaKvCache cache;
+  const int32_t* slotMapping; /* device [T] */
+} PagodaLatentWrite;
+
+/* Reads tokens back from where a block table scatters them, as f32: the inverse of cacheWrite and latentWrite. Row
+ * queryStartLoc[r] + j is position seqLens[r] - q + j of sequence r, q being its number of rows; so queryStartLoc holds
+ * cumulative lengths, and a sequence may be read from any token to any other. A row is K of all heads, then V of all
+ * heads; of a latent cache it is [latent | rope key], in which V is a range of columns of K. Values are those that
+ * attention sees: bf16 widened, codes of int8 multiplied with their scales. */
+typedef struct PagodaGatherKv {
+  PagodaTensor out; /* [T, 2 * numKvHeads * headDim]; of a latent cache [T, headDim] */
+  PagodaKvCache cache;
+  PagodaBatch batch;
+} PagodaGatherKv;
 
 /* Copies whole blocks, in order: for each pair, block pairs[2 c] to block pairs[2 c + 1]. */
 typedef struct PagodaCopyBlocks {
@@ -188,6 +214,20 @@ typedef struct PagodaAttention {
   float softcap;         /* 0: none */
   PagodaWeight sinks;    /* [numHeads], or data NULL */
 } PagodaAttention;
+
+/* Multi-head latent attention in its absorbed form: causal paged attention whose heads all meet the same rows of a
+ * latent cache. The query of head h is [query | queryRope], `query` being its part without rope times W_UK of the head;
+ * out is the weighted sum of latents, which W_UV of the head turns into the head's output. Positions and order as in
+ * PagodaAttention; score = ([query | queryRope] . row) * scale. */
+typedef struct PagodaMlaAttention {
+  PagodaTensor out;       /* [T, numHeads * latentDim] */
+  PagodaTensor query;     /* [T, numHeads * latentDim] */
+  PagodaTensor queryRope; /* [T, numHeads * (headDim - latentDim)] */
+  PagodaKvCache cache;    /* a latent cache */
+  PagodaBatch batch;
+  int32_t numHeads;
+  float scale;
+} PagodaMlaAttention;
 
 /* PAGODA_CLAMPED_SWIGLU (gpt-oss) is a function of both: with g = min(gate, 7) and u = up limited to [-7, 7] it is
  * g * sigmoid(1.702 * g) * (u + 1). */
@@ -391,6 +431,9 @@ typedef struct PagodaBackend {
   PagodaStatus (*cacheWrite)(PagodaDevice* device, const PagodaCacheWrite* op, PagodaError* error);
   PagodaStatus (*copyBlocks)(PagodaDevice* device, const PagodaCopyBlocks* op, PagodaError* error);
   PagodaStatus (*attention)(PagodaDevice* device, const PagodaAttention* op, PagodaError* error);
+  PagodaStatus (*latentWrite)(PagodaDevice* device, const PagodaLatentWrite* op, PagodaError* error);
+  PagodaStatus (*mlaAttention)(PagodaDevice* device, const PagodaMlaAttention* op, PagodaError* error);
+  PagodaStatus (*gatherKv)(PagodaDevice* device, const PagodaGatherKv* op, PagodaError* error);
   PagodaStatus (*gatedActivation)(PagodaDevice* device, const PagodaGatedActivation* op, PagodaError* error);
   PagodaStatus (*add)(PagodaDevice* device, const PagodaAdd* op, PagodaError* error);
   PagodaStatus (*route)(PagodaDevice* device, const PagodaRoute* op, PagodaError* error);

@@ -15,6 +15,7 @@ constexpr int32_t kMaxDimension = 1 << 24;  // rows and columns of any tensor
 constexpr uint64_t kMaxBytes = 1ull << 46;
 constexpr int32_t kMaxHeadDim = 512;
 constexpr int32_t kMaxExperts = 4096;
+constexpr int32_t kMaxLatentRow = 1024;
 constexpr size_t kMaxGroups = 4096;
 
 bool isInteger(double value, double low, double high) {
@@ -106,6 +107,12 @@ class StepCheck {
         return checkCacheWrite();
       case Op::attention:
         return checkAttention();
+      case Op::latentWrite:
+        return checkLatentWrite();
+      case Op::mlaAttention:
+        return checkMlaAttention();
+      case Op::gatherKv:
+        return checkGatherKv();
       case Op::gatedActivation:
         return checkGatedActivation();
       case Op::add:
@@ -154,16 +161,26 @@ class StepCheck {
              input(1).width == static_cast<int32_t>(rotaryDim),
          "rotaryDim must be even, at most headDim, and the table's width");
   }
+  const KvLayer& latentLayer() const {
+    const KvLayer& kv = layer(attribute(0));
+    need(kv.latentDim > 0, "the layer has no latent cache");
+    return kv;
+  }
+  const KvLayer& separateLayer() const {
+    const KvLayer& kv = layer(attribute(0));
+    need(kv.latentDim == 0, "the layer has a latent cache");
+    return kv;
+  }
   void checkCacheWrite() const {
     allTokens();
-    const KvLayer& kv = layer(attribute(0));
+    const KvLayer& kv = separateLayer();
     for (const Operand& operand : step_.inputs)
       need(operand.width == kv.numKvHeads * kv.headDim, "key and value must be as wide as the cache");
   }
   void checkAttention() const {
     allTokens();
     sameShape(input(0), output());
-    const KvLayer& kv = layer(attribute(0));
+    const KvLayer& kv = separateLayer();
     need(isInteger(attribute(1), 1, 4096) && static_cast<int32_t>(attribute(1)) % kv.numKvHeads == 0,
          "numHeads must be a multiple of the KV heads");
     need(input(0).width == static_cast<int32_t>(attribute(1)) * kv.headDim,
@@ -175,6 +192,28 @@ class StepCheck {
          "slidingWindow is larger than that of the layer's group");
     need(std::isfinite(attribute(4)) && attribute(4) >= 0, "softcap must be finite and not negative");
     optionalVector(0, static_cast<int32_t>(attribute(1)));
+  }
+  void checkLatentWrite() const {
+    allTokens();
+    const KvLayer& kv = latentLayer();
+    need(input(0).width == kv.latentDim && input(1).width == kv.headDim - kv.latentDim,
+         "latent and ropeKey must be as wide as the cache");
+  }
+  void checkMlaAttention() const {
+    allTokens();
+    sameShape(input(0), output());
+    const KvLayer& kv = latentLayer();
+    need(isInteger(attribute(1), 1, 4096), "numHeads is out of range");
+    const auto numHeads = static_cast<int32_t>(attribute(1));
+    need(input(0).width == numHeads * kv.latentDim, "the query must be numHeads * latentDim wide");
+    need(input(1).width == numHeads * (kv.headDim - kv.latentDim), "queryRope must be numHeads * ropeDim wide");
+    need(std::isfinite(attribute(2)), "scale must be finite");
+    need(plan_.kvGroups[kv.group].slidingWindow == 0, "the layer's group has a window");
+  }
+  void checkGatherKv() const {
+    allTokens();
+    const KvLayer& kv = layer(attribute(0));
+    need(output().width == (kv.latentDim > 0 ? 1 : 2 * kv.numKvHeads) * kv.headDim, "the output must hold K and V");
   }
   void checkGatedActivation() const {
     sameShape(input(0), input(1));
@@ -254,9 +293,17 @@ void checkWeight(const WeightSpec& weight) {
           "Weight " + weight.name + ": its columns are not a multiple of " + std::to_string(format.columns));
 }
 
+void checkLatentLayer(const KvLayer& layer) {
+  require(layer.numKvHeads == 1, "A latent cache has one head");
+  require(layer.latentDim > 0 && layer.latentDim < layer.headDim, "latentDim is out of range");
+  require(layer.latentDim % 2 == 0 && layer.headDim % 2 == 0, "latentDim and headDim must be even");
+}
+
 void checkKvLayer(const KvLayer& layer, const PlanSpec& plan) {
   require(layer.numKvHeads > 0 && layer.numKvHeads <= 4096, "numKvHeads is out of range");
-  require(layer.headDim > 0 && layer.headDim <= kMaxHeadDim, "headDim is out of range");
+  require(layer.headDim > 0 && layer.headDim <= (layer.latentDim != 0 ? kMaxLatentRow : kMaxHeadDim),
+          "headDim is out of range");
+  if (layer.latentDim != 0) checkLatentLayer(layer);
   require(layer.group >= 0 && static_cast<size_t>(layer.group) < plan.numGroups(),
           "A KV layer's group is out of range");
   require(layer.slot >= 0 && static_cast<size_t>(layer.slot) < plan.kvLayers.size(),
@@ -273,7 +320,8 @@ void checkKvLayers(const PlanSpec& plan) {
   std::set<std::pair<int32_t, int32_t>> places;
   for (const KvLayer& layer : plan.kvLayers) {
     const KvLayer& slot = slots[layer.slot];
-    require(layer.numKvHeads == slot.numKvHeads && layer.headDim == slot.headDim, "Layers of a KV slot differ");
+    require(layer.numKvHeads == slot.numKvHeads && layer.headDim == slot.headDim && layer.latentDim == slot.latentDim,
+            "Layers of a KV slot differ");
     require(places.insert({layer.group, layer.slot}).second, "Two KV layers have one place");
   }
 }
@@ -299,6 +347,9 @@ const std::vector<OpSpec>& opSpecs() {
       {Op::rope, "rope", 2, 0, true, {"headDim", "rotaryDim", "interleaved"}},
       {Op::cacheWrite, "cacheWrite", 2, 0, false, {"layer"}},
       {Op::attention, "attention", 1, 1, true, {"layer", "numHeads", "scale", "slidingWindow", "softcap"}},
+      {Op::latentWrite, "latentWrite", 2, 0, false, {"layer"}},
+      {Op::mlaAttention, "mlaAttention", 2, 0, true, {"layer", "numHeads", "scale"}},
+      {Op::gatherKv, "gatherKv", 0, 0, true, {"layer"}},
       {Op::gatedActivation, "gatedActivation", 2, 0, true, {"activation"}},
       {Op::add, "add", 2, 0, true, {}},
       {Op::route,

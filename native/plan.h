@@ -17,6 +17,9 @@ enum class Op {
   rope,
   cacheWrite,
   attention,
+  latentWrite,
+  mlaAttention,
+  gatherKv,
   gatedActivation,
   add,
   route,
@@ -80,6 +83,7 @@ struct KvLayer {
   int32_t headDim;
   int32_t group;
   int32_t slot;
+  int32_t latentDim = 0;  // of a latent cache, see PagodaKvCache
 };
 
 struct PlanSpec {

@@ -28,6 +28,12 @@ bool hasOp(const PagodaBackend& backend, Op op) {
       return backend.cacheWrite;
     case Op::attention:
       return backend.attention;
+    case Op::latentWrite:
+      return backend.latentWrite;
+    case Op::mlaAttention:
+      return backend.mlaAttention;
+    case Op::gatherKv:
+      return backend.gatherKv;
     case Op::gatedActivation:
       return backend.gatedActivation;
     case Op::add:
@@ -57,7 +63,7 @@ void checkOps(const PagodaBackend& backend, const PlanSpec& plan) {
 }
 
 PagodaKvCache describeCache(const KvLayer& slot, const KvOptions& kv) {
-  return {nullptr, kv.numBlocks, kv.blockSize, slot.numKvHeads, slot.headDim, kv.dtype};
+  return {nullptr, kv.numBlocks, kv.blockSize, slot.numKvHeads, slot.headDim, kv.dtype, slot.latentDim};
 }
 
 PagodaWeight describeWeight(const WeightSpec& spec) { return {nullptr, spec.kind, spec.rows, spec.cols, spec.dtype}; }
@@ -277,27 +283,44 @@ PagodaCacheWrite Runner::cacheWrite(const PlanStep& step, const StepInput& input
   return {tensor(step.inputs[0], input), tensor(step.inputs[1], input), caches_[layer.slot], slotMapping};
 }
 
-PagodaAttention Runner::attention(const PlanStep& step, const StepInput& input, const Uploaded& at) const {
-  const KvLayer& layer = layerOf(step);
+PagodaLatentWrite Runner::latentWrite(const PlanStep& step, const StepInput& input, const Uploaded& at) const {
+  const PagodaCacheWrite write = cacheWrite(step, input, at);
+  return {write.key, write.value, write.cache, write.slotMapping};
+}
+
+PagodaBatch Runner::batch(const PlanStep& step, const StepInput& input, const Uploaded& at) const {
   const int32_t maxSeqLen = *std::max_element(input.seqLens.begin(), input.seqLens.end());
   int32_t maxQueryLen = 0;
   for (int32_t r = 0; r < input.numRequests(); ++r)
     maxQueryLen = std::max(maxQueryLen, input.queryStartLoc[r + 1] - input.queryStartLoc[r]);
   const size_t tableSize = static_cast<size_t>(input.numRequests()) * input.maxBlocks;
-  const int32_t* blockTable = at.blockTable + layer.group * tableSize;
-  const PagodaBatch batch{input.numRequests(), input.numTokens(), input.maxBlocks, maxQueryLen,
-                          maxSeqLen,           at.queryStartLoc,  at.seqLens,      blockTable};
+  const int32_t* blockTable = at.blockTable + layerOf(step).group * tableSize;
+  return {input.numRequests(), input.numTokens(), input.maxBlocks, maxQueryLen,
+          maxSeqLen,           at.queryStartLoc,  at.seqLens,      blockTable};
+}
+
+PagodaAttention Runner::attention(const PlanStep& step, const StepInput& input, const Uploaded& at) const {
   const auto real = [&](int i) { return static_cast<float>(step.attributes[i]); };
   const auto integer = [&](int i) { return static_cast<int32_t>(step.attributes[i]); };
   return {tensor(step.output, input),
           tensor(step.inputs[0], input),
-          caches_[layer.slot],
-          batch,
+          caches_[layerOf(step).slot],
+          batch(step, input, at),
           integer(1),
           real(2),
           integer(3),
           real(4),
           weightOf(step, 0)};
+}
+
+PagodaMlaAttention Runner::mlaAttention(const PlanStep& step, const StepInput& input, const Uploaded& at) const {
+  return {tensor(step.output, input),
+          tensor(step.inputs[0], input),
+          tensor(step.inputs[1], input),
+          caches_[layerOf(step).slot],
+          batch(step, input, at),
+          static_cast<int32_t>(step.attributes[1]),
+          static_cast<float>(step.attributes[2])};
 }
 
 void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploaded& at) {
@@ -325,6 +348,12 @@ void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploade
       return run(backend.cacheWrite, cacheWrite(step, input, at));
     case Op::attention:
       return run(backend.attention, attention(step, input, at));
+    case Op::latentWrite:
+      return run(backend.latentWrite, latentWrite(step, input, at));
+    case Op::mlaAttention:
+      return run(backend.mlaAttention, mlaAttention(step, input, at));
+    case Op::gatherKv:
+      return run(backend.gatherKv, PagodaGatherKv{out(), caches_[layerOf(step).slot], batch(step, input, at)});
     case Op::gatedActivation:
       return run(backend.gatedActivation,
                  PagodaGatedActivation{out(), in(0), in(1), static_cast<PagodaActivation>(integer(0))});

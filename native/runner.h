@@ -69,7 +69,10 @@ class Runner {
   PagodaWeight weightOf(const PlanStep& step, int i) const;
   const KvLayer& layerOf(const PlanStep& step) const;
   PagodaCacheWrite cacheWrite(const PlanStep& step, const StepInput& input, const Uploaded& at) const;
+  PagodaLatentWrite latentWrite(const PlanStep& step, const StepInput& input, const Uploaded& at) const;
+  PagodaBatch batch(const PlanStep& step, const StepInput& input, const Uploaded& at) const;
   PagodaAttention attention(const PlanStep& step, const StepInput& input, const Uploaded& at) const;
+  PagodaMlaAttention mlaAttention(const PlanStep& step, const StepInput& input, const Uploaded& at) const;
 
   Device& device_;
   const PlanSpec plan_;

@@ -1,7 +1,7 @@
 import { compileCheckpoint, type CompiledCheckpoint } from "../engine/compile-checkpoint.js";
 import type { ModelDtype } from "../graph/choose-dtype.js";
 import { rowBytes } from "../graph/dtypes.js";
-import { kvSlots } from "../graph/kv-groups.js";
+import { elementsPerToken, kvSlots } from "../graph/kv-groups.js";
 import { planToString } from "../graph/plan-to-string.js";
 import type { Plan, PlanWeight } from "../graph/plan.js";
 import { openModel } from "../loading/model-directory.js";
@@ -92,7 +92,7 @@ function weightBytes({ rows, cols, dtype }: PlanWeight): number {
 
 /** K and V in all slots of every KV group. */
 function kvBytesPerToken(plan: Plan, dtype: CompiledCheckpoint["kvDtype"]): number {
-  const elements = kvSlots(plan).reduce((sum, kv) => sum + 2 * kv.numKvHeads * kv.headDim, 0);
+  const elements = kvSlots(plan).reduce((sum, kv) => sum + elementsPerToken(kv), 0);
   return plan.kvGroups.length * rowBytes(dtype, elements);
 }
 

@@ -1,4 +1,5 @@
 import { argumentError } from "../errors.js";
+import { shapeText } from "../graph/kv-groups.js";
 import type { Plan } from "../graph/plan.js";
 import type { KvCacheOptions } from "../native.js";
 import type { Executor } from "./executor.js";
@@ -25,7 +26,7 @@ export interface KvLayoutInput {
 export function kvLayout({ backend, isa, plan, kv }: KvLayoutInput): string {
   const device = isa === "" ? backend : `${backend}/${isa}`;
   const weights = [...new Set(plan.weights.map(({ dtype }) => dtype))].sort().join("+");
-  const layers = runLengths(plan.kvLayers.map((layer) => `${layer.numKvHeads}x${layer.headDim}`));
+  const layers = runLengths(plan.kvLayers.map(shapeText));
   const windows = runLengths(plan.kvGroups.map(({ slidingWindow }) => `window ${slidingWindow}`));
   const groups = plan.kvGroups.length === 1 ? "" : `, groups ${windows}`;
   return `v${layoutVersion} ${device}, weights ${weights}, kv ${kv.dtype}, blocks of ${kv.blockSize}, layers ${layers}${groups}`;

@@ -84,9 +84,7 @@ function windowedLayers({ kvLayers, steps }: Graph): WindowedLayer[] {
     const other = windows.get(layer) ?? slidingWindow;
     windows.set(layer, slidingWindow === 0 || other === 0 ? 0 : Math.max(slidingWindow, other));
   }
-  return kvLayers.map(({ numKvHeads, headDim }, layer) => {
-    return { numKvHeads, headDim, slidingWindow: windows.get(layer) ?? 0 };
-  });
+  return kvLayers.map((shape, layer) => ({ ...shape, slidingWindow: windows.get(layer) ?? 0 }));
 }
 
 function checkOptions({ maxTokens, maxOutputs, dtype }: CompileOptions): void {

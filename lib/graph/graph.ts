@@ -1,5 +1,6 @@
 import { PagodaError } from "../errors.js";
 import type { KeptDtype } from "./dtypes.js";
+import { elementsPerToken } from "./kv-groups.js";
 import {
   activations,
   groupScores,
@@ -238,12 +239,18 @@ export class Graph {
 
   /** Adds an attention layer's KV cache to the model. */
   kvCache(layer: KvShape): KvCache {
+    const { numKvHeads, headDim, latentDim = 0 } = layer;
+    const isEven = latentDim % 2 === 0 && headDim % 2 === 0;
+    const fits = numKvHeads === 1 && isEven && latentDim > 0 && latentDim < headDim;
+    const shape = `${numKvHeads} heads of ${headDim} with latents of ${latentDim}`;
+    this.#check(layer.latentDim === undefined || fits, "kvCache", this.path("kv_cache"), shape);
     return { layer: this.#kvLayers.push(layer) - 1, ...layer };
   }
 
   /** Stores K and V of this step's tokens, each `[tokens, numKvHeads * headDim]`. */
   cacheWrite(key: Tensor, value: Tensor, cache: KvCache, name = "cache_write"): void {
     const path = this.path(name);
+    this.#checkLatent("cacheWrite", path, cache, false);
     const width = cache.numKvHeads * cache.headDim;
     const fits = [key, value].every((x) => x.width === width && x.rows === "tokens");
     const operands = `key is ${text(key)}, value is ${text(value)}`;
@@ -261,6 +268,7 @@ export class Graph {
   attention(query: Tensor, cache: KvCache, options: AttentionOptions, name = "attention"): Tensor {
     const path = this.path(name);
     const { numHeads, scale, slidingWindow = 0, softcap = 0 } = options;
+    this.#checkLatent("attention", path, cache, false);
     const width = numHeads * cache.headDim;
     const fits = query.width === width && query.rows === "tokens";
     this.#check(
@@ -278,6 +286,63 @@ export class Graph {
     const attributes = { layer: cache.layer, numHeads, scale, slidingWindow, softcap };
     const more = { weights: [sinks], attributes };
     return this.#step("attention", path, [query], "tokens", width, more);
+  }
+
+  /** Stores `[latent | ropeKey]` of this step's tokens in a latent cache. */
+  latentWrite(latent: Tensor, ropeKey: Tensor, cache: KvCache, name = "latent_write"): void {
+    const path = this.path(name);
+    const latentDim = this.#checkLatent("latentWrite", path, cache, true);
+    const ropeDim = cache.headDim - latentDim;
+    const operands = `latent is ${text(latent)}, ropeKey is ${text(ropeKey)}`;
+    const tokens = latent.rows === "tokens" && ropeKey.rows === "tokens";
+    const fits = tokens && latent.width === latentDim && ropeKey.width === ropeDim;
+    const holds = `[tokens, ${latentDim} + ${ropeDim}]`;
+    this.#check(fits, "latentWrite", path, `${operands}, but the cache holds ${holds}`);
+    this.#append({
+      op: "latentWrite",
+      name: path,
+      inputs: [latent, ropeKey],
+      weights: [],
+      attributes: { layer: cache.layer },
+    });
+  }
+
+  /**
+   * Multi-head latent attention in its absorbed form (DeepSeek-V2, arXiv:2405.04434) over a latent cache; what was written
+   * before counts. `query` `[tokens, numHeads * latentDim]` is the part without rope times W_UK of each head, `queryRope`
+   * `[tokens, numHeads * ropeDim]` the rest. Gives weighted sums of latents, `[tokens, numHeads * latentDim]`.
+   */
+  mlaAttention(
+    query: Tensor,
+    queryRope: Tensor,
+    cache: KvCache,
+    options: Pick<AttentionOptions, "numHeads" | "scale">,
+    name = "attention",
+  ): Tensor {
+    const path = this.path(name);
+    const { numHeads, scale } = options;
+    const latentDim = this.#checkLatent("mlaAttention", path, cache, true);
+    const ropeDim = cache.headDim - latentDim;
+    const tokens = query.rows === "tokens" && queryRope.rows === "tokens";
+    const fits =
+      tokens && query.width === numHeads * latentDim && queryRope.width === numHeads * ropeDim;
+    const operands = `query is ${text(query)}, queryRope is ${text(queryRope)}`;
+    const heads = `${numHeads} heads of ${latentDim} + ${ropeDim}`;
+    this.#check(fits, "mlaAttention", path, `${operands}, but there are ${heads}`);
+    const attributes = { layer: cache.layer, numHeads, scale };
+    return this.#step("mlaAttention", path, [query, queryRope], "tokens", query.width, {
+      attributes,
+    });
+  }
+
+  /**
+   * Reads this step's tokens back from the cache, as attention sees them: K of all heads, then V of all heads,
+   * `[tokens, 2 * numKvHeads * headDim]`; of a latent cache `[latent | rope key]`, `[tokens, headDim]`.
+   */
+  gatherKv(cache: KvCache, name = "gather_kv"): Tensor {
+    const attributes = { layer: cache.layer };
+    const width = elementsPerToken(cache);
+    return this.#step("gatherKv", this.path(name), [], "tokens", width, { attributes });
   }
 
   /** activation(gate) * up */
@@ -480,6 +545,13 @@ export class Graph {
   ): void {
     const same = a.rows === b.rows && a.width === b.width;
     this.#check(same, op, path, `${aName} is ${text(a)} but ${bName} is ${text(b)}`);
+  }
+
+  /** `latentDim` of a latent cache; 0 of another. */
+  #checkLatent(op: Op, path: string, { latentDim = 0 }: KvCache, isLatent: boolean): number {
+    const what = isLatent ? "the cache holds K and V apart" : "the cache is a latent one";
+    this.#check(latentDim > 0 === isLatent, op, path, what);
+    return latentDim;
   }
 
   #check(condition: boolean, op: string, path: string, what: string): asserts condition {

@@ -33,8 +33,7 @@ export function groupKvLayers(layers: readonly WindowedLayer[]): {
     for (const [i, layer] of members.entries()) {
       const slot = i % perGroup;
       if (slot === 0) kvGroups.push({ slidingWindow });
-      const { numKvHeads, headDim } = layers[layer]!;
-      kvLayers[layer] = { numKvHeads, headDim, group: kvGroups.length - 1, slot };
+      kvLayers[layer] = { ...shapeOf(layers[layer]!), group: kvGroups.length - 1, slot };
     }
   }
   return { kvGroups, kvLayers };
@@ -51,19 +50,34 @@ function layersPerGroup(counts: readonly number[]): number {
 }
 
 function oneGroup(layers: readonly WindowedLayer[]): { kvGroups: KvGroup[]; kvLayers: KvLayer[] } {
-  const kvLayers = layers.map(({ numKvHeads, headDim }, slot) => {
-    return { numKvHeads, headDim, group: 0, slot };
-  });
+  const kvLayers = layers.map((layer, slot) => ({ ...shapeOf(layer), group: 0, slot }));
   return { kvGroups: [{ slidingWindow: 0 }], kvLayers };
 }
 
 function sameShape(a: KvShape, b: KvShape): boolean {
-  return a.numKvHeads === b.numKvHeads && a.headDim === b.headDim;
+  return a.numKvHeads === b.numKvHeads && a.headDim === b.headDim && a.latentDim === b.latentDim;
+}
+
+/** The shape alone, of something that has more. */
+function shapeOf({ numKvHeads, headDim, latentDim }: KvShape): KvShape {
+  return { numKvHeads, headDim, ...(latentDim !== undefined && { latentDim }) };
+}
+
+/** Elements that one token takes. */
+export function elementsPerToken({ numKvHeads, headDim, latentDim }: KvShape): number {
+  return latentDim === undefined ? 2 * numKvHeads * headDim : headDim;
+}
+
+/** For example `4x64`, or `512+64` of a latent cache. */
+export function shapeText({ numKvHeads, headDim, latentDim }: KvShape): string {
+  return latentDim === undefined
+    ? `${numKvHeads}x${headDim}`
+    : `${latentDim}+${headDim - latentDim}`;
 }
 
 /** The memory of a plan's KV cache: what one layer stores, for each slot. */
 export function kvSlots({ kvLayers }: { readonly kvLayers: readonly KvLayer[] }): KvShape[] {
   const slots: KvShape[] = [];
-  for (const { slot, numKvHeads, headDim } of kvLayers) slots[slot] = { numKvHeads, headDim };
+  for (const layer of kvLayers) slots[layer.slot] = shapeOf(layer);
   return slots;
 }

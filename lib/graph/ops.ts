@@ -39,6 +39,19 @@ export const opSpecs = {
     attributes: ["layer", "numHeads", "scale", "slidingWindow", "softcap"],
     hasOutput: true,
   },
+  latentWrite: {
+    inputs: ["latent", "ropeKey"],
+    weights: [],
+    attributes: ["layer"],
+    hasOutput: false,
+  },
+  mlaAttention: {
+    inputs: ["query", "queryRope"],
+    weights: [],
+    attributes: ["layer", "numHeads", "scale"],
+    hasOutput: true,
+  },
+  gatherKv: { inputs: [], weights: [], attributes: ["layer"], hasOutput: true },
   gatedActivation: {
     inputs: ["gate", "up"],
     weights: [],

@@ -22,8 +22,12 @@ export function planToString(plan: Plan): string {
 }
 
 /** Group and slot where they say something: a plan with one group has a slot for each layer. */
-function kvLayerText({ kvGroups }: Plan, { numKvHeads, headDim, group, slot }: KvLayer): string {
-  const shape = `${numKvHeads} heads of ${headDim}`;
+function kvLayerText({ kvGroups }: Plan, layer: KvLayer): string {
+  const { numKvHeads, headDim, latentDim, group, slot } = layer;
+  const shape =
+    latentDim === undefined
+      ? `${numKvHeads} heads of ${headDim}`
+      : `latent ${latentDim}, rope key ${headDim - latentDim}`;
   if (kvGroups.length === 1) return shape;
   const { slidingWindow = 0 } = kvGroups[group] ?? {};
   const window = slidingWindow === 0 ? "all tokens" : `window ${slidingWindow}`;

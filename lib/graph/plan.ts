@@ -67,6 +67,12 @@ export interface PlanWeight {
 export interface KvShape {
   readonly numKvHeads: number;
   readonly headDim: number;
+  /**
+   * Makes it a latent cache (multi-head latent attention): one head, whose K is a row `[latent | rope key]` of `headDim`
+   * columns and whose V is the first `latentDim` columns of the same row, stored once. Both parts have an even number of
+   * columns.
+   */
+  readonly latentDim?: number;
 }
 
 /** Attention layers with the same window, which therefore share a block table; see `groupKvLayers`. */

@@ -64,7 +64,7 @@ function attendToken(
 }
 
 /** Slots of the positions that a token at `position` sees, oldest first. */
-function visibleSlots(
+export function visibleSlots(
   cache: KvCache,
   blocks: Int32Array,
   position: number,

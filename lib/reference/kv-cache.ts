@@ -2,7 +2,10 @@ import type { KvShape } from "../graph/plan.js";
 import type { KvCacheOptions } from "../native.js";
 import { at, roundToBf16, rowOf, type Matrix } from "./matrix.js";
 
-/** The paged KV cache of one slot; `key` and `value` are `[numBlocks, blockSize, numKvHeads, headDim]`. */
+/**
+ * The paged KV cache of one slot; `key` and `value` are `[numBlocks, blockSize, numKvHeads, headDim]`. Of a latent cache, `key`
+ * holds the rows and `value` is empty.
+ */
 export interface KvCache extends KvShape {
   readonly key: Float32Array;
   readonly value: Float32Array;
@@ -15,7 +18,8 @@ export function createKvCache(shape: KvShape, options: KvCacheOptions): KvCache 
   const { numBlocks, blockSize, dtype } = options;
   const length = numBlocks * blockSize * shape.numKvHeads * shape.headDim;
   const key = new Float32Array(length).fill(NaN);
-  return { ...shape, blockSize, dtype, key, value: key.slice() };
+  const value = shape.latentDim === undefined ? key.slice() : new Float32Array();
+  return { ...shape, blockSize, dtype, key, value };
 }
 
 /** A view of the vector of one KV head in one slot (= block * blockSize + offset), `[headDim]`. */
@@ -36,16 +40,33 @@ export function cacheWrite(
   value: Matrix, // [tokens, numKvHeads * headDim]
   slotMapping: Int32Array, // [tokens]
 ): void {
-  const stored = (row: Float32Array): Float32Array => {
-    if (cache.dtype === "int8") return roundToInt8(row, cache.headDim);
-    return cache.dtype === "bf16" ? roundToBf16(row) : row;
-  };
   for (const [token, slot] of slotMapping.entries()) {
     if (slot < 0) continue;
     const start = slot * cache.numKvHeads * cache.headDim;
-    cache.key.set(stored(rowOf(key, token)), start);
-    cache.value.set(stored(rowOf(value, token)), start);
+    cache.key.set(stored(cache, rowOf(key, token), cache.headDim), start);
+    cache.value.set(stored(cache, rowOf(value, token), cache.headDim), start);
   }
+}
+
+/** Writes `[latent | rope key]` of each token into its slot, each rounded for itself. A negative slot is not written. */
+export function latentWrite(
+  cache: KvCache,
+  latent: Matrix, // [tokens, latentDim]
+  ropeKey: Matrix, // [tokens, headDim - latentDim]
+  slotMapping: Int32Array, // [tokens]
+): void {
+  for (const [token, slot] of slotMapping.entries()) {
+    if (slot < 0) continue;
+    const start = slot * cache.headDim;
+    cache.key.set(stored(cache, rowOf(latent, token), latent.width), start);
+    cache.key.set(stored(cache, rowOf(ropeKey, token), ropeKey.width), start + latent.width);
+  }
+}
+
+/** `row` as the cache gives it back; in int8 each `width` elements have a scale. */
+function stored({ dtype }: KvCache, row: Float32Array, width: number): Float32Array {
+  if (dtype === "int8") return roundToInt8(row, width);
+  return dtype === "bf16" ? roundToBf16(row) : row;
 }
 
 /**
@@ -81,11 +102,13 @@ export function copyBlocks(cache: KvCache, pairs: Int32Array): void {
   }
 }
 
-/** Views of the bytes of one block: its keys and its values, float32 whatever `dtype` they are rounded to. */
+/** Views of the bytes of one block: its keys and its values (none of a latent cache), float32 whatever the `dtype`. */
 export function blockParts(cache: KvCache, block: number): [Uint8Array, Uint8Array] {
   const length = blockElements(cache) * Float32Array.BYTES_PER_ELEMENT;
-  const part = ({ buffer, byteOffset }: Float32Array): Uint8Array =>
-    new Uint8Array(buffer, byteOffset + block * length, length);
+  const part = ({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array =>
+    byteLength === 0
+      ? new Uint8Array()
+      : new Uint8Array(buffer, byteOffset + block * length, length);
   return [part(cache.key), part(cache.value)];
 }
 

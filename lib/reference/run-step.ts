@@ -7,9 +7,11 @@ import { attention } from "./attention.js";
 import { embed } from "./embed.js";
 import { experts } from "./experts.js";
 import { gatedActivation } from "./gated-activation.js";
-import { cacheWrite, type KvCache } from "./kv-cache.js";
+import { gatherKv } from "./gather-kv.js";
+import { cacheWrite, latentWrite, type KvCache } from "./kv-cache.js";
 import { linear } from "./linear.js";
 import { matrix, type Matrix } from "./matrix.js";
+import { mlaAttention } from "./mla-attention.js";
 import { rmsNorm } from "./rms-norm.js";
 import { ropeTable } from "./rope-table.js";
 import { rope } from "./rope.js";
@@ -141,6 +143,19 @@ const runners: Record<Op, (step: StepArguments) => StepOutput | undefined | void
     const { cache, blockTable } = s.kv;
     const sinks = s.optionalVector(0);
     attention(s.out, s.tensor(0), cache, { ...s.input, blockTable }, { ...attributes, sinks });
+  },
+  latentWrite: (s) => {
+    const { cache, slotMapping } = s.kv;
+    latentWrite(cache, s.tensor(0), s.tensor(1), slotMapping);
+  },
+  mlaAttention: (s) => {
+    const { cache, blockTable } = s.kv;
+    const batch = { ...s.input, blockTable };
+    mlaAttention(s.out, s.tensor(0), s.tensor(1), cache, batch, s.attributes("numHeads", "scale"));
+  },
+  gatherKv: (s) => {
+    const { cache, blockTable } = s.kv;
+    gatherKv(s.out, cache, { ...s.input, blockTable });
   },
   gatedActivation: (s) =>
     gatedActivation(s.out, s.tensor(0), s.tensor(1), s.attributes("activation")),

@@ -73,8 +73,9 @@ WeightSpec readWeight(const Napi::Value& value) {
 
 KvLayer readKvLayer(const Napi::Value& value) {
   const Napi::Object object = readObject(value, "kvLayer");
+  const bool isLatent = !object.Get("latentDim").IsUndefined();
   return {readInt32(object, "numKvHeads"), readInt32(object, "headDim"), readInt32(object, "group"),
-          readInt32(object, "slot")};
+          readInt32(object, "slot"), isLatent ? readInt32(object, "latentDim") : 0};
 }
 
 KvGroup readKvGroup(const Napi::Value& value) { return {readInt32(readObject(value, "kvGroup"), "slidingWindow")}; }

@@ -12,10 +12,14 @@
 // the largest |v|. Otherwise all products are f32. Codes of an int8 cache are multiplied like bf16, which they are
 // exactly; scores and weights then take the scales of their keys.
 //
+// mlaAttention is the same over a latent cache: all heads are the rows of one tile, and each row of the cache is read
+// once, as K and as V (latent-tile.h).
+//
 // Only cache slots that some row of the tile attends to are read. Block ids are trusted.
 #include "attention-schedule.h"
 #include "flash-state.h"
 #include "key-tile.h"
+#include "latent-tile.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
@@ -29,13 +33,13 @@ struct Shape {
   int32_t group;       // query heads of one KV head
   int32_t rows;        // largest number of rows of a part
   int32_t queryWidth;  // headDim in whole pairs
-  int32_t valueWidth;  // headDim in whole vectors
+  int32_t valueWidth;  // columns of V in whole vectors
 };
 
 Shape shapeOf(const PagodaAttention& op, const AttentionSchedule& schedule) {
   const int32_t group = op.numHeads / op.cache.numKvHeads;
   return {group, schedule.tokensPerTile * group, static_cast<int32_t>(roundUp(op.cache.headDim, 2)),
-          static_cast<int32_t>(roundUp(op.cache.headDim, kLanes))};
+          static_cast<int32_t>(roundUp(valueDim(op.cache), kLanes))};
 }
 
 // ---- memory ----------------------------------------------------------------------------------------
@@ -118,14 +122,14 @@ class States {
 // ---- one tile of keys ------------------------------------------------------------------------------
 
 // A part for one KV head. Its rows are those of its tiles, one behind the other.
-template <class Products, class Source>
+template <class Products, class Cache>
 struct Work {
   const PagodaAttention& op;
   const Shape& shape;
   const AttentionSchedule& schedule;
   const AttentionPart& part;
   int32_t position;  // of the first token of the first tile
-  HeadCache<Source> cache;
+  Cache cache;       // HeadCache or LatentCache
   const Scratch<Products>& scratch;
 
   const QueryTile& tile(int32_t member) const { return schedule.tiles[schedule.members[part.firstMember + member]]; }
@@ -138,8 +142,8 @@ Range visible(const PagodaAttention& op, int32_t position, int32_t tileStart) {
 }
 
 // Those that tokens [first, last] of the part attend to, together. Several tiles see all keys of their splits.
-template <class Products, class Source>
-Range visible(const Work<Products, Source>& work, int32_t first, int32_t last, int32_t tileStart) {
+template <class Products, class Cache>
+Range visible(const Work<Products, Cache>& work, int32_t first, int32_t last, int32_t tileStart) {
   if (work.part.numMembers > 1) return {0, kKeys};
   return {visible(work.op, work.position + first, tileStart).begin,
           visible(work.op, work.position + last, tileStart).end};
@@ -173,8 +177,8 @@ void softmaxRow(const PagodaAttention& op, float* scores, int32_t columns, Range
 }
 
 // Scores, softmax and weighted values of rows [first, first + rows) against the gathered keys.
-template <class Products, class Source>
-void attendRows(const Work<Products, Source>& work, int32_t tileStart, int32_t first, int32_t rows) {
+template <class Products, class Cache>
+void attendRows(const Work<Products, Cache>& work, int32_t tileStart, int32_t first, int32_t rows) {
   using Tile = typename Products::Tile;
   constexpr int32_t kStep = Tile::kDepthPerStep;
   const Shape& shape = work.shape;
@@ -203,8 +207,8 @@ void attendRows(const Work<Products, Source>& work, int32_t tileStart, int32_t f
 }
 
 // Tokens [first, last] of the part against the keys of one tile.
-template <class Products, class Source>
-void attendTokens(const Work<Products, Source>& work, int32_t tileStart, int32_t first, int32_t last) {
+template <class Products, class Cache>
+void attendTokens(const Work<Products, Cache>& work, int32_t tileStart, int32_t first, int32_t last) {
   const Range range = visible(work, first, last, tileStart);
   gatherKeys(work.cache, tileStart, range, work.scratch.tile);
   gatherValues(work.cache, tileStart, range, work.scratch.tile);
@@ -213,8 +217,8 @@ void attendTokens(const Work<Products, Source>& work, int32_t tileStart, int32_t
                [&](int32_t r, int32_t n) { attendRows(work, tileStart, first * work.shape.group + r, n); });
 }
 
-template <class Products, class Source>
-void attendTile(const Work<Products, Source>& work, int32_t tileStart) {
+template <class Products, class Cache>
+void attendTile(const Work<Products, Cache>& work, int32_t tileStart) {
   const int32_t last = work.part.tokens - 1;
   const Range all = visible(work, 0, last, tileStart);
   const bool sameRange =
@@ -227,8 +231,8 @@ void attendTile(const Work<Products, Source>& work, int32_t tileStart) {
 // ---- one work item ---------------------------------------------------------------------------------
 
 // Calls body(tile, firstRow, rows) for each query tile of the part.
-template <class Products, class Source, class Body>
-void forTiles(const Work<Products, Source>& work, Body body) {
+template <class Products, class Cache, class Body>
+void forTiles(const Work<Products, Cache>& work, Body body) {
   int32_t first = 0;
   for (int32_t m = 0; m < work.part.numMembers; ++m) {
     const int32_t rows = work.tile(m).tokens * work.shape.group;
@@ -237,31 +241,47 @@ void forTiles(const Work<Products, Source>& work, Body body) {
   }
 }
 
-// Offset of row `r` of a query tile among the heads of the query or output tensor.
-int64_t headOffset(const PagodaAttention& op, const Shape& shape, int32_t kvHead, int32_t r) {
-  return (static_cast<int64_t>(kvHead) * shape.group + r % shape.group) * op.cache.headDim;
+// The query head of row `r` of a query tile.
+int64_t queryHead(const Shape& shape, int32_t kvHead, int32_t r) {
+  return static_cast<int64_t>(kvHead) * shape.group + r % shape.group;
 }
 
+// The query of one head of a row of the batch as a left operand, [queryWidth].
 template <class Products, class Source>
-void loadQueries(const Work<Products, Source>& work) {
+void storeQuery(const PagodaAttention& op, const HeadCache<Source>&, int64_t row, int64_t head,
+                typename Products::Tile::A* to) {
+  Products::storeLeft(to, rowOf(op.query, row) + head * op.cache.headDim, op.cache.headDim);
+}
+template <class Products, class Source>
+void storeQuery(const PagodaAttention& op, const LatentCache<Source>& cache, int64_t row, int64_t head,
+                typename Products::Tile::A* to) {
+  const int32_t latentDim = op.cache.latentDim;
+  const int32_t ropeDim = op.cache.headDim - latentDim;
+  Products::storeLeft(to, rowOf(op.query, row) + head * latentDim, latentDim);
+  Products::storeLeft(to + latentDim, rowOf(cache.queryRope, row) + head * ropeDim, ropeDim);
+}
+
+template <class Products, class Cache>
+void loadQueries(const Work<Products, Cache>& work) {
   const auto& [op, shape, schedule, part, position, cache, scratch] = work;
   forTiles(work, [&](const QueryTile& tile, int32_t first, int32_t rows) {
     for (int32_t r = 0; r < rows; ++r) {
-      const float* query = rowOf(op.query, tile.row + r / shape.group) + headOffset(op, shape, cache.head, r);
-      Products::storeLeft(scratch.query + static_cast<int64_t>(first + r) * shape.queryWidth, query, op.cache.headDim);
+      storeQuery<Products>(op, cache, tile.row + r / shape.group, queryHead(shape, cache.head, r),
+                           scratch.query + static_cast<int64_t>(first + r) * shape.queryWidth);
     }
   });
 }
 
 // The states are not needed after it.
-template <class Products, class Source>
-void storeOutputs(const Work<Products, Source>& work, FlashState* states) {
+template <class Products, class Cache>
+void storeOutputs(const Work<Products, Cache>& work, FlashState* states) {
   const auto& [op, shape, schedule, part, position, cache, scratch] = work;
   const float* sinks = static_cast<const float*>(op.sinks.data);
+  const int32_t width = valueDim(op.cache);
   for (int32_t r = 0; r < part.tokens * shape.group; ++r) {
-    if (sinks != nullptr) addSink(states[r], sinks[cache.head * shape.group + r % shape.group], shape.valueWidth);
-    float* out = rowOf(op.out, work.tile(0).row + r / shape.group) + headOffset(op, shape, cache.head, r);
-    normalize(states[r], out, op.cache.headDim);
+    const int64_t head = queryHead(shape, cache.head, r);
+    if (sinks != nullptr) addSink(states[r], sinks[head], shape.valueWidth);
+    normalize(states[r], rowOf(op.out, work.tile(0).row + r / shape.group) + head * width, width);
   }
 }
 
@@ -282,8 +302,8 @@ void copyRows(const Shape& shape, FlashState* to, const FlashState* from, int32_
 }
 
 // Tiles of keys of one split that some token of the part sees.
-template <class Products, class Source>
-Range keyTiles(const Work<Products, Source>& work, int32_t split) {
+template <class Products, class Cache>
+Range keyTiles(const Work<Products, Cache>& work, int32_t split) {
   const Range all = {split * kKeyTilesSplit, (split + 1) * kKeyTilesSplit};
   if (work.part.numMembers > 1) return all;
   const int32_t window = work.op.slidingWindow;
@@ -293,23 +313,23 @@ Range keyTiles(const Work<Products, Source>& work, int32_t split) {
 }
 
 // Asks for all keys and values of the first tile at once, else each block would be waited for in turn.
-template <class Products, class Source>
-void prefetchFirst(const Work<Products, Source>& work) {
+template <class Products, class Cache>
+void prefetchFirst(const Work<Products, Cache>& work) {
   const int32_t tileStart = keyTiles(work, work.part.firstSplit).begin * kKeys;
   prefetchTile(work.cache, tileStart, visible(work, 0, work.part.tokens - 1, tileStart));
 }
 
 // The keys of one split, into scratch.split.
-template <class Products, class Source>
-void attendSplit(const Work<Products, Source>& work, int32_t split) {
+template <class Products, class Cache>
+void attendSplit(const Work<Products, Cache>& work, int32_t split) {
   initRows(work.shape, work.scratch.split, work.part.tokens * work.shape.group);
   const Range tiles = keyTiles(work, split);
   for (int32_t j = tiles.begin; j < tiles.end; ++j) attendTile(work, j * kKeys);
 }
 
 // Takes scratch.split over into the states of the tiles.
-template <class Products, class Source>
-void keepSplit(const Work<Products, Source>& work, const States& states, int32_t split) {
+template <class Products, class Cache>
+void keepSplit(const Work<Products, Cache>& work, const States& states, int32_t split) {
   forTiles(work, [&](const QueryTile& tile, int32_t first, int32_t rows) {
     const bool isFolded = split < tile.foldedEnd;
     FlashState* into = states.of(tile, isFolded ? 0 : 1 + split - tile.foldedEnd, work.cache.head);
@@ -320,8 +340,8 @@ void keepSplit(const Work<Products, Source>& work, const States& states, int32_t
 }
 
 // The result of a query tile: its states, in order, then the splits of the part.
-template <class Products, class Source>
-void finishTile(const Work<Products, Source>& work, const States& states) {
+template <class Products, class Cache>
+void finishTile(const Work<Products, Cache>& work, const States& states) {
   const QueryTile& tile = work.tile(0);
   const int32_t rows = tile.tokens * work.shape.group;
   FlashState* total = work.scratch.total;
@@ -338,16 +358,15 @@ void finishTile(const Work<Products, Source>& work, const States& states) {
   storeOutputs(work, total);
 }
 
-template <class Products, class Source>
+template <class Products, class Cache>
 void attendPart(const PagodaAttention& op, const Shape& shape, const AttentionSchedule& schedule,
-                const AttentionPart& part, int32_t kvHead, const States& states, const Scratch<Products>& scratch) {
+                const AttentionPart& part, Cache cache, const States& states, const Scratch<Products>& scratch) {
   const QueryTile& tile = schedule.tiles[schedule.members[part.firstMember]];
-  const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(tile.request) * op.batch.maxBlocks;
+  cache.blocks = op.batch.blockTable + static_cast<int64_t>(tile.request) * op.batch.maxBlocks;
   const int64_t endOfSplits = static_cast<int64_t>(part.endSplit) * kSplitKeys;
   const int32_t endOfTile = tile.position + tile.tokens;
-  const int32_t end = endOfTile < endOfSplits ? endOfTile : static_cast<int32_t>(endOfSplits);
-  const Work<Products, Source> work = {op,     shape, schedule, part, tile.position, {op.cache, blocks, kvHead, end},
-                                       scratch};
+  cache.end = endOfTile < endOfSplits ? endOfTile : static_cast<int32_t>(endOfSplits);
+  const Work<Products, Cache> work = {op, shape, schedule, part, tile.position, cache, scratch};
   if (part.firstSplit < part.endSplit) {
     prefetchFirst(work);
     loadQueries(work);
@@ -361,18 +380,20 @@ void attendPart(const PagodaAttention& op, const Shape& shape, const AttentionSc
 
 // ---- the batch -------------------------------------------------------------------------------------
 
-template <class Products, class Source>
-void attend(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule) {
+template <class Products, class Cache>
+void attend(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule, Cache cache) {
   const Shape shape = shapeOf(op, schedule);
   const int32_t kvHeads = op.cache.numKvHeads;
-  const bool hasScales = op.cache.dtype == PAGODA_INT8;
+  const bool hasScales = op.cache.dtype == PAGODA_INT8 && op.cache.latentDim == 0;
   float* workers = static_cast<float*>(context.scratch);
   const States states(shape, kvHeads, schedule.numStateRows, workers + context.pool->threads() * scratchFloats(shape));
   auto runPass = [&](const AttentionPart* parts, int32_t count) {
     auto runParts = [&](int32_t begin, int32_t end, int32_t worker) {
       const auto scratch = scratchOf<Products>(shape, hasScales, workers + worker * scratchFloats(shape));
       for (int32_t i = begin; i < end; ++i) {
-        attendPart<Products, Source>(op, shape, schedule, parts[i / kvHeads], i % kvHeads, states, scratch);
+        Cache head = cache;
+        head.head = i % kvHeads;
+        attendPart<Products, Cache>(op, shape, schedule, parts[i / kvHeads], head, states, scratch);
       }
     };
     parallel(context.pool, count * kvHeads, 1, runParts);
@@ -392,11 +413,25 @@ void attention(const KernelContext& context, const PagodaAttention& op, const At
   if (op.batch.numTokens == 0) return;
   switch (op.cache.dtype) {
     case PAGODA_BF16:
-      return attend<Bf16Products, uint16_t>(context, op, schedule);
+      return attend<Bf16Products>(context, op, schedule, HeadCache<uint16_t>{op.cache, nullptr, 0, 0});
     case PAGODA_INT8:
-      return attend<Bf16Products, int8_t>(context, op, schedule);
+      return attend<Bf16Products>(context, op, schedule, HeadCache<int8_t>{op.cache, nullptr, 0, 0});
     default:
-      return attend<FloatProducts, float>(context, op, schedule);
+      return attend<FloatProducts>(context, op, schedule, HeadCache<float>{op.cache, nullptr, 0, 0});
+  }
+}
+
+void mlaAttention(const KernelContext& context, const PagodaMlaAttention& op, const AttentionSchedule& schedule) {
+  if (op.batch.numTokens == 0) return;
+  const PagodaAttention absorbed = asAttention(op);
+  const PagodaTensor& rope = op.queryRope;
+  switch (op.cache.dtype) {
+    case PAGODA_BF16:
+      return attend<Bf16Products>(context, absorbed, schedule, LatentCache<uint16_t>{op.cache, rope, nullptr, 0, 0});
+    case PAGODA_INT8:
+      return attend<Bf16Products>(context, absorbed, schedule, LatentCache<int8_t>{op.cache, rope, nullptr, 0, 0});
+    default:
+      return attend<FloatProducts>(context, absorbed, schedule, LatentCache<float>{op.cache, rope, nullptr, 0, 0});
   }
 }
 

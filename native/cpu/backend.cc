@@ -251,6 +251,31 @@ PagodaStatus attention(PagodaDevice* device, const PagodaAttention* op, PagodaEr
   }
 }
 
+PagodaStatus latentWrite(PagodaDevice* device, const PagodaLatentWrite* op, PagodaError* error) {
+  return runOp(device, *op, error, noScratch<PagodaLatentWrite>, device->kernels->latentWrite);
+}
+
+PagodaStatus mlaAttention(PagodaDevice* device, const PagodaMlaAttention* op, PagodaError* error) {
+  AttentionSchedule schedule = {};
+  const auto scratchBytes = [&](const PagodaMlaAttention& op, int32_t threads) {
+    const PagodaAttention attention = asAttention(op);
+    schedule = device->attentionScheduler.schedule(attention, threads);
+    return device->kernels->attentionScratch(attention, schedule, threads);
+  };
+  const auto kernel = [&](const KernelContext& context, const PagodaMlaAttention& op) {
+    device->kernels->mlaAttention(context, op, schedule);
+  };
+  try {
+    return runOp(device, *op, error, scratchBytes, kernel);
+  } catch (const std::bad_alloc&) {
+    return fail(error, PAGODA_OUT_OF_MEMORY, "Could not allocate memory for the schedule of attention");
+  }
+}
+
+PagodaStatus gatherKv(PagodaDevice* device, const PagodaGatherKv* op, PagodaError* error) {
+  return runOp(device, *op, error, noScratch<PagodaGatherKv>, device->kernels->gatherKv);
+}
+
 PagodaStatus gatedActivation(PagodaDevice* device, const PagodaGatedActivation* op, PagodaError* error) {
   return runOp(device, *op, error, noScratch<PagodaGatedActivation>, device->kernels->gatedActivation);
 }
@@ -303,6 +328,9 @@ constexpr PagodaBackend kBackend = {
     .cacheWrite = cacheWrite,
     .copyBlocks = copyBlocks,
     .attention = attention,
+    .latentWrite = latentWrite,
+    .mlaAttention = mlaAttention,
+    .gatherKv = gatherKv,
     .gatedActivation = gatedActivation,
     .add = add,
     .route = route,

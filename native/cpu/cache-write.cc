@@ -1,43 +1,8 @@
 // Writes K and V of each token into its slot of the paged cache (layout: kv-layout.h).
-#include "bf16.h"
-#include "isa-kernels.h"
-#include "kv-layout.h"
+#include "kv-elements.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
-
-void put(float* to, float value) { *to = value; }
-void put(uint16_t* to, float value) { *to = floatToBf16(value); }
-
-// Writes n numbers as elements `stride` apart. `scale` is for types that have one.
-template <class Element>
-void writeRow(const float* from, int64_t n, Element* to, int64_t stride, float*) {
-  for (int64_t i = 0; i < n; ++i) put(to + i * stride, from[i]);
-}
-
-// The largest |x|; NaN if there is a NaN or an infinity.
-float largestOf(const float* from, int64_t n) {
-  float largest = 0.0f;
-  float zeros = 0.0f;
-  for (int64_t i = 0; i < n; ++i) {
-    const float size = __builtin_fabsf(from[i]);
-    largest = size > largest ? size : largest;
-    zeros += size * 0.0f;
-  }
-  return largest + zeros;
-}
-
-void writeRow(const float* from, int64_t n, int8_t* to, int64_t stride, float* scale) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, nearest even
-  constexpr float kMost = 127.0f;
-  *scale = largestOf(from, n) / kMost;
-  const bool isScaled = *scale > 0.0f;  // neither zero nor NaN
-  for (int64_t i = 0; i < n; ++i) {
-    float code = isScaled ? from[i] / *scale : 0.0f;
-    code = code > kMost ? kMost : code < -kMost ? -kMost : code;  // a subnormal scale may be too small
-    to[i * stride] = static_cast<int8_t>((code + kMagic) - kMagic);
-  }
-}
 
 template <class Element>
 void writeToken(const PagodaCacheWrite& op, int32_t token) {

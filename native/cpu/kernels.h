@@ -41,6 +41,9 @@ struct KernelTable {
   void (*cacheWrite)(const KernelContext& context, const PagodaCacheWrite& op);
   void (*copyBlocks)(const KernelContext& context, const PagodaCopyBlocks& op);
   void (*attention)(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule);
+  void (*latentWrite)(const KernelContext& context, const PagodaLatentWrite& op);
+  void (*mlaAttention)(const KernelContext& context, const PagodaMlaAttention& op, const AttentionSchedule& schedule);
+  void (*gatherKv)(const KernelContext& context, const PagodaGatherKv& op);
   void (*gatedActivation)(const KernelContext& context, const PagodaGatedActivation& op);
   void (*add)(const KernelContext& context, const PagodaAdd& op);
   void (*route)(const KernelContext& context, const PagodaRoute& op);

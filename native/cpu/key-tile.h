@@ -27,6 +27,7 @@ struct FloatProducts {
     forVectors(n, [&](int32_t i, int count) { storeSome(to + i, loadSome(from + i, count), count); });
   }
   PAGODA_INLINE static void storeStep(float* to, f32v row, f32v, int n) { storeSome(to, row, n); }
+  PAGODA_INLINE static f32v rounded(f32v v) { return v; }
 };
 
 #if defined(__AVX512BF16__)
@@ -39,7 +40,9 @@ struct Bf16Products {
     forVectors(n, [&](int32_t i, int count) { roundToBf16(to + i, from + i, count); });
     if (n % 2 != 0) to[n] = 0;
   }
+  // Of numbers that are rounded.
   PAGODA_INLINE static void storeStep(uint16_t* to, f32v even, f32v odd, int n) { storeBf16Pairs(to, even, odd, n); }
+  PAGODA_INLINE static f32v rounded(f32v v) { return roundToBf16(v); }
 };
 
 #else

@@ -103,6 +103,7 @@ PAGODA_INLINE void roundToBf16(uint16_t* to, const float* from, int n) {
   const __m256bh rounded = _mm512_cvtneps_pbh(loadPartial(from, n));
   _mm256_mask_storeu_epi16(to, firstLanes(n), reinterpret_cast<__m256i>(rounded));
 }
+PAGODA_INLINE f32v roundToBf16(f32v v) { return widenBf16(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v))); }
 
 #else
 

@@ -22,6 +22,7 @@ namespace {
 
 constexpr int32_t kMaxHeadDim = 512;
 constexpr int32_t kMaxExperts = 4096;
+constexpr int32_t kMaxLatentRow = 1024;
 constexpr int32_t kMaxSide = 1 << 30;  // of a weight, so that int32 arithmetic on rows and columns cannot overflow
 
 // Collects the first complaint about an op; later checks then do nothing.
@@ -89,10 +90,25 @@ class Checker {
     equal(name, matrix.cols, cols);
   }
 
+  void kvDtype(PagodaDtype dtype) {
+    supported(dtype == PAGODA_F32 || dtype == PAGODA_BF16 || dtype == PAGODA_INT8,
+              "The CPU backend keeps the KV cache as f32, bf16 or int8");
+  }
+
   void cache(const PagodaKvCache& cache) {
     if (ok()) status_ = validateCache(cache, error_);
     between("cache.numBlocks", cache.numBlocks, 0, INT32_MAX);
     if (cache.numBlocks > 0) notNull("cache", cache.data);
+  }
+
+  void separateCache(const PagodaKvCache& received) {
+    cache(received);
+    expect(received.latentDim == 0, "Expected a cache of K and V apart for `cache` but received a latent one");
+  }
+
+  void latentCache(const PagodaKvCache& received) {
+    cache(received);
+    expect(received.latentDim > 0, "Expected a latent cache for `cache` but received one of K and V apart");
   }
 
   // Each of `values` in [least, bound).
@@ -121,6 +137,15 @@ void checkBatch(Checker& check, const PagodaBatch& batch, int32_t blockSize) {
     check.between("batch.seqLens", batch.seqLens[r], 0, room < INT32_MAX ? room : INT32_MAX - 64);
     check.between("batch.queryStartLoc", length, 0, batch.seqLens[r]);
   }
+}
+
+PagodaStatus validateLatentCache(const PagodaKvCache& cache, Checker& check) {
+  check.equal("cache.numKvHeads", cache.numKvHeads, 1);
+  check.between("cache.latentDim", cache.latentDim, 2, static_cast<int64_t>(cache.headDim) - 2);
+  check.expect(cache.latentDim % 2 == 0 && cache.headDim % 2 == 0, "Expected even `latentDim` and `headDim`");
+  check.supported(cache.headDim <= kMaxLatentRow, "The CPU backend supports latent rows of at most 1024 columns");
+  check.kvDtype(cache.dtype);
+  return check.status();
 }
 
 void checkLogprobs(Checker& check, const PagodaLogprobs& logprobs, int32_t rows) {
@@ -188,9 +213,10 @@ PagodaStatus validateCache(const PagodaKvCache& cache, PagodaError* error) {
   check.between("cache.blockSize", cache.blockSize, 1, 1 << 20);
   check.between("cache.numKvHeads", cache.numKvHeads, 1, 1 << 16);
   check.between("cache.headDim", cache.headDim, 1, INT32_MAX);
+  check.between("cache.latentDim", cache.latentDim, 0, INT32_MAX);
+  if (cache.latentDim > 0) return validateLatentCache(cache, check);
   check.supported(cache.headDim <= kMaxHeadDim, "The CPU backend supports a headDim of at most 512");
-  check.supported(cache.dtype == PAGODA_F32 || cache.dtype == PAGODA_BF16 || cache.dtype == PAGODA_INT8,
-                  "The CPU backend keeps the KV cache as f32, bf16 or int8");
+  check.kvDtype(cache.dtype);
   return check.status();
 }
 
@@ -253,7 +279,7 @@ PagodaStatus validate(const PagodaRope& op, PagodaError* error) {
 
 PagodaStatus validate(const PagodaCacheWrite& op, PagodaError* error) {
   Checker check(error);
-  check.cache(op.cache);
+  check.separateCache(op.cache);
   check.tensor("key", op.key);
   check.sameShape("value", op.value, op.key);
   check.equal("key.width", op.key.width, static_cast<int64_t>(op.cache.numKvHeads) * op.cache.headDim);
@@ -270,9 +296,49 @@ PagodaStatus validate(const PagodaCopyBlocks& op, PagodaError* error) {
   return check.status();
 }
 
-PagodaStatus validate(const PagodaAttention& op, PagodaError* error) {
+PagodaStatus validate(const PagodaLatentWrite& op, PagodaError* error) {
+  Checker check(error);
+  check.latentCache(op.cache);
+  check.tensor("latent", op.latent);
+  check.tensor("ropeKey", op.ropeKey);
+  check.equal("latent.width", op.latent.width, op.cache.latentDim);
+  check.equal("ropeKey.width", op.ropeKey.width, static_cast<int64_t>(op.cache.headDim) - op.cache.latentDim);
+  check.equal("ropeKey.rows", op.ropeKey.rows, op.latent.rows);
+  const int64_t slots = static_cast<int64_t>(op.cache.numBlocks) * op.cache.blockSize;
+  check.indices("slotMapping", op.slotMapping, op.latent.rows, INT32_MIN, slots);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaMlaAttention& op, PagodaError* error) {
+  Checker check(error);
+  check.latentCache(op.cache);
+  check.tensor("out", op.out);
+  check.sameShape("query", op.query, op.out);
+  check.tensor("queryRope", op.queryRope);
+  check.between("numHeads", op.numHeads, 1, 1 << 16);
+  const int64_t ropeDim = static_cast<int64_t>(op.cache.headDim) - op.cache.latentDim;
+  check.equal("query.width", op.query.width, static_cast<int64_t>(op.numHeads) * op.cache.latentDim);
+  check.equal("queryRope.width", op.queryRope.width, op.numHeads * ropeDim);
+  check.equal("queryRope.rows", op.queryRope.rows, op.query.rows);
+  check.equal("batch.numTokens", op.batch.numTokens, op.query.rows);
+  checkBatch(check, op.batch, op.cache.blockSize);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaGatherKv& op, PagodaError* error) {
   Checker check(error);
   check.cache(op.cache);
+  check.tensor("out", op.out);
+  const int64_t width = op.cache.latentDim > 0 ? 1 : 2 * static_cast<int64_t>(op.cache.numKvHeads);
+  check.equal("out.width", op.out.width, width * op.cache.headDim);
+  check.equal("batch.numTokens", op.batch.numTokens, op.out.rows);
+  checkBatch(check, op.batch, op.cache.blockSize);
+  return check.status();
+}
+
+PagodaStatus validate(const PagodaAttention& op, PagodaError* error) {
+  Checker check(error);
+  check.separateCache(op.cache);
   check.tensor("out", op.out);
   check.sameShape("query", op.query, op.out);
   check.between("numHeads", op.numHeads, 1, 1 << 16);

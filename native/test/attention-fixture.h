@@ -58,7 +58,8 @@ class Cache {
               .blockSize = blockSize,
               .numKvHeads = shape.numKvHeads,
               .headDim = shape.headDim,
-              .dtype = shape.dtype} {
+              .dtype = shape.dtype,
+              .latentDim = 0} {
     CHECK(device.api->kvBlockBytes(device.handle, &cache, &blockBytes, &device.error) == PAGODA_OK);
     CHECK(blockBytes == 2ull * shape.numKvHeads * partBytes(shape, blockSize));
     memory.assign(numBlocks * blockBytes, 0xff);  // NaN in all types, scales of int8 included

@@ -170,7 +170,7 @@ void testRowOps(Device& d) {
 void testCacheOps(Device& d) {
   Operands o;
   std::vector<float> blocks(2 * 4 * 2 * 8 * 3, 0.0f);
-  const PagodaKvCache cache = {blocks.data(), 3, 4, 1, 8, PAGODA_F32};
+  const PagodaKvCache cache = {blocks.data(), 3, 4, 1, 8, PAGODA_F32, 0};
   const PagodaTensor a = tensorOf(o.a, 4, 8);
   const PagodaTensor b = tensorOf(o.b, 4, 8);
   refuse<PagodaCacheWrite>(d, "cacheWrite", d.api->cacheWrite, {a, b, cache, o.ids.data()},

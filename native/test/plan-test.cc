@@ -557,6 +557,60 @@ void testMissingOps() {
   }
 }
 
+// Writes, attends to and reads a latent cache of rows [6 | 2].
+PlanSpec latentPlan() {
+  PlanSpec plan = smallPlan();
+  const auto columns = [&](int32_t start, int32_t width) {
+    return Operand{start * sizeof(float), Rows::tokens, width, kHidden};
+  };
+  plan.kvLayers = {{.numKvHeads = 1, .headDim = kHidden, .group = 0, .slot = 0, .latentDim = 6}};
+  const Operand out{plan.steps[1].output.offset, Rows::tokens, 6, kHidden};
+  plan.steps.insert(plan.steps.begin() + 1,
+                    {{Op::latentWrite, "write", {columns(0, 6), columns(6, 2)}, {}, {}, {0}},
+                     {Op::mlaAttention, "attend", {columns(0, 6), columns(6, 2)}, out, {}, {0, 1, 1}},
+                     {Op::gatherKv, "gather", {}, plan.steps[1].output, {}, {0}}});
+  return plan;
+}
+
+void testLatentPlan() {
+  section("latent caches: a plan and its corruptions");
+  Device device = openCpu();
+  Runner runner(device, latentPlan(), kKv, 4);
+  setWeight(runner, 0, testWeight(kVocab * kHidden));
+  setWeight(runner, 1, std::vector<float>(kHidden, 1.0f));
+  runner.poison();
+  for (float value : runner.runLogits(smallStep())) CHECK(std::isfinite(value));
+  const std::vector<std::function<void(PlanSpec&)>> corruptions = {
+      [](PlanSpec& p) { p.kvLayers[0].latentDim = 0; },
+      [](PlanSpec& p) { p.kvLayers[0].latentDim = -6; },
+      [](PlanSpec& p) { p.kvLayers[0].latentDim = 5; },
+      [](PlanSpec& p) { p.kvLayers[0].latentDim = 8; },
+      [](PlanSpec& p) { p.kvLayers[0].headDim = 7; },
+      [](PlanSpec& p) { p.kvLayers[0].headDim = 2048; },
+      [](PlanSpec& p) { p.kvLayers[0].numKvHeads = 2; },
+      [](PlanSpec& p) { p.kvGroups[0].slidingWindow = 4; },
+      [](PlanSpec& p) { p.steps[1].op = Op::cacheWrite; },
+      [](PlanSpec& p) { p.steps[1].inputs[0].width = 4; },
+      [](PlanSpec& p) { p.steps[1].inputs[1].width = 1; },
+      [](PlanSpec& p) { p.steps[1].attributes[0] = 1; },
+      [](PlanSpec& p) { p.steps[2].attributes[1] = 2; },
+      [](PlanSpec& p) { p.steps[2].attributes[1] = 0.5; },
+      [](PlanSpec& p) { p.steps[2].attributes[2] = NAN; },
+      [](PlanSpec& p) { p.steps[2].inputs[1].width = 1; },
+      [](PlanSpec& p) { p.steps[2].output.width = 5; },
+      [](PlanSpec& p) { p.steps[2].inputs[0].rows = Rows::outputs; },
+      [](PlanSpec& p) { p.steps[3].output.width = 6; },
+      [](PlanSpec& p) { p.steps[3].output.rows = Rows::outputs; },
+      [](PlanSpec& p) { p.steps[3].attributes[0] = -1; },
+  };
+  CHECK(!refused([] { checkPlan(latentPlan()); }), "the plan itself is accepted");
+  for (size_t i = 0; i < corruptions.size(); ++i) {
+    PlanSpec plan = latentPlan();
+    corruptions[i](plan);
+    CHECK(refused([&] { checkPlan(plan); }), "corruption %zu", i);
+  }
+}
+
 }  // namespace
 }  // namespace pagoda::test
 
@@ -567,6 +621,7 @@ int main() {
   pagoda::test::testCorruptSteps();
   pagoda::test::testGroups();
   pagoda::test::testCorruptGroups();
+  pagoda::test::testLatentPlan();
   pagoda::test::testControlledRun();
   pagoda::test::testCorruptControls();
   pagoda::test::testLoader();

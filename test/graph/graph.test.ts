@@ -62,6 +62,12 @@ describe("shapes", () => {
     expect(g.ropeTable(g.constant("frequency", new Float32Array(3)))).toMatchObject({ width: 6 });
     const cache = g.kvCache({ numKvHeads: 2, headDim: 2 });
     expect(g.attention(x, cache, { numHeads: 4, scale: 1 })).toMatchObject({ width: 8 });
+    const latent = g.kvCache({ numKvHeads: 1, headDim: 6, latentDim: 4 });
+    const [query, queryRope] = [x, g.columns(x, 0, 4)];
+    const attended = g.mlaAttention(query, queryRope, latent, { numHeads: 2, scale: 1 }, "mla");
+    expect(attended).toMatchObject({ rows: "tokens", width: 8 });
+    expect(g.gatherKv(cache)).toMatchObject({ rows: "tokens", width: 8 });
+    expect(g.gatherKv(latent, "gather_latent")).toMatchObject({ rows: "tokens", width: 6 });
   });
 
   const mistakes: [string, (g: Graph, x: Tensor) => unknown, string][] = [
@@ -125,6 +131,49 @@ describe("shapes", () => {
       "attention",
       (g, x) => g.attention(x, g.kvCache({ numKvHeads: 1, headDim: 4 }), { numHeads: 3, scale: 1 }),
       "[attention] attention: query is [tokens, 8] but the heads are [tokens, 12]",
+    ],
+    [
+      "cacheWrite to a latent cache",
+      (g, x) => g.cacheWrite(x, x, g.kvCache({ numKvHeads: 1, headDim: 8, latentDim: 4 })),
+      "[cache_write] cacheWrite: the cache is a latent one",
+    ],
+    [
+      "attention over a latent cache",
+      (g, x) =>
+        g.attention(x, g.kvCache({ numKvHeads: 1, headDim: 8, latentDim: 4 }), {
+          numHeads: 1,
+          scale: 1,
+        }),
+      "[attention] attention: the cache is a latent one",
+    ],
+    [
+      "latentWrite",
+      (g, x) => g.latentWrite(x, x, g.kvCache({ numKvHeads: 1, headDim: 12, latentDim: 8 })),
+      "latent is [tokens, 8], ropeKey is [tokens, 8], but the cache holds [tokens, 8 + 4]",
+    ],
+    [
+      "latentWrite to another cache",
+      (g, x) => g.latentWrite(x, x, g.kvCache({ numKvHeads: 1, headDim: 16 })),
+      "[latent_write] latentWrite: the cache holds K and V apart",
+    ],
+    [
+      "mlaAttention",
+      (g, x) =>
+        g.mlaAttention(x, x, g.kvCache({ numKvHeads: 1, headDim: 6, latentDim: 4 }), {
+          numHeads: 2,
+          scale: 1,
+        }),
+      "query is [tokens, 8], queryRope is [tokens, 8], but there are 2 heads of 4 + 2",
+    ],
+    [
+      "kvCache, odd latents",
+      (g) => g.kvCache({ numKvHeads: 1, headDim: 8, latentDim: 3 }),
+      "kvCache: 1 heads of 8 with latents of 3",
+    ],
+    [
+      "kvCache, latents of several heads",
+      (g) => g.kvCache({ numKvHeads: 2, headDim: 8, latentDim: 4 }),
+      "kvCache: 2 heads of 8 with latents of 4",
     ],
     [
       "attention, groups",

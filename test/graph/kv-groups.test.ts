@@ -1,5 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { groupKvLayers, kvSlots, type WindowedLayer } from "../../lib/graph/kv-groups.js";
+import {
+  elementsPerToken,
+  groupKvLayers,
+  kvSlots,
+  shapeText,
+  type WindowedLayer,
+} from "../../lib/graph/kv-groups.js";
 import { loadGolden } from "../support/golden.js";
 
 const shape = { numKvHeads: 2, headDim: 8 };
@@ -32,6 +38,16 @@ describe("layers of one window", () => {
     const { kvGroups, kvLayers } = groupKvLayers([one!, { ...other!, headDim: 16 }]);
     expect(kvGroups).toEqual([{ slidingWindow: 64 }]);
     expect(kvSlots({ kvLayers })).toEqual([shape, { ...shape, headDim: 16 }]);
+  });
+
+  it("may be latent caches, which take a row a token", () => {
+    const latent = { numKvHeads: 1, headDim: 576, latentDim: 512 };
+    const { kvLayers } = groupKvLayers([{ ...latent, slidingWindow: 0 }]);
+    expect(kvLayers).toEqual([{ ...latent, group: 0, slot: 0 }]);
+    expect(kvSlots({ kvLayers })).toEqual([latent]);
+    expect(elementsPerToken(latent)).toBe(576);
+    expect(elementsPerToken(shape)).toBe(2 * 2 * 8);
+    expect([latent, shape].map(shapeText)).toEqual(["512+64", "2x8"]);
   });
 
   it("may be none", () => {

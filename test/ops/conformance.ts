@@ -41,6 +41,9 @@ const tolerances: Readonly<Record<Subject, Tolerance>> = {
   ropeTable: { absolute: 2e-7, relative: 1e-6, cosine: 1e-10 },
   rope: { absolute: 1e-6, relative: 1e-6, cosine: 1e-10 },
   attention: { absolute: 1e-5, relative: 1e-5, cosine: 1e-9 },
+  latentWrite: exact,
+  gatherKv: exact,
+  mlaAttention: { absolute: 1e-5, relative: 1e-5, cosine: 1e-9 },
   copyBlocks: { absolute: 1e-5, relative: 1e-5, cosine: 1e-9 }, // read back by attention
   gatedActivation: { absolute: 1e-6, relative: 2e-6, cosine: 1e-10 },
   route: { absolute: 1e-6, relative: 2e-6, cosine: 1e-10 },
@@ -55,10 +58,12 @@ const bf16Tolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
   linear: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
   experts: { absolute: 6e-2, relative: 2e-2, cosine: 2e-4 },
   attention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
+  mlaAttention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
 };
 
 const int8CacheTolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
   attention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
+  mlaAttention: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
   cacheWrite: { absolute: 1e-6, relative: 2 ** -8, cosine: 1e-4 },
   copyBlocks: { absolute: 3e-2, relative: 1e-2, cosine: 1e-4 },
 };

@@ -1,0 +1,90 @@
+import { createRandom } from "../support/random.js";
+import { conformance } from "./conformance.js";
+import type { CaseRun, OpCase } from "./op-case.js";
+import {
+  attendStep,
+  batches,
+  scatterBlocks,
+  writeContextStep,
+  type RequestShape,
+} from "./steps.js";
+
+interface Options {
+  batch: string;
+  numHeads?: number;
+  latentDim?: number;
+  ropeDim?: number;
+  blockSize?: number;
+  scale?: number;
+  dtype?: "f32" | "bf16" | "int8";
+}
+
+function mlaCase(options: Options): OpCase {
+  const { batch, numHeads = 4, latentDim = 32, ropeDim = 8, blockSize = 16 } = options;
+  const { scale = (latentDim + ropeDim) ** -0.5, dtype = "f32" } = options;
+  const shapes = batches[batch] as readonly RequestShape[];
+  const { blocks, numBlocks } = scatterBlocks(shapes, blockSize);
+  const random = createRandom(numHeads * 10_000 + latentDim * 10 + blockSize);
+  const widths = {
+    query: numHeads * latentDim,
+    queryRope: numHeads * ropeDim,
+    latent: latentDim,
+    ropeKey: ropeDim,
+  };
+  const run = (step: CaseRun["step"]): CaseRun => {
+    const tokens = step.tokenIds.length;
+    const data = Object.entries(widths).map(([name, width]) => {
+      return [name, random.normals(tokens * width)] as const;
+    });
+    return { step, data: Object.fromEntries(data) };
+  };
+  const hasContext = shapes.some(({ context }) => context > 0);
+  return {
+    name: Object.entries(options)
+      .map(([name, value]) => `${name} ${value}`)
+      .join(", "),
+    tensors: {
+      ...Object.fromEntries(
+        Object.entries(widths).map(([name, width]) => [name, { rows: "tokens", width }] as const),
+      ),
+      out: { rows: "tokens", width: widths.query, isOutput: true },
+    },
+    ops: [
+      { op: "latentWrite", inputs: ["latent", "ropeKey"], attributes: { layer: 0 } },
+      {
+        op: "mlaAttention",
+        inputs: ["query", "queryRope"],
+        output: "out",
+        attributes: { layer: 0, numHeads, scale },
+      },
+    ],
+    kv: {
+      layer: { numKvHeads: 1, headDim: latentDim + ropeDim, latentDim },
+      numBlocks,
+      blockSize,
+      dtype,
+    },
+    runs: [
+      ...(hasContext ? [run(writeContextStep(shapes, blocks, blockSize))] : []),
+      run(attendStep(shapes, blocks, blockSize)),
+    ],
+  };
+}
+
+conformance("mlaAttention", [
+  ...Object.keys(batches).map((batch) => mlaCase({ batch })),
+  ...[1, 3, 16, 256].map((blockSize) => mlaCase({ batch: "mixed", blockSize })),
+  ...[1, 3, 16, 128, 200].map((numHeads) => mlaCase({ batch: "mixed", numHeads })),
+  mlaCase({ batch: "mixed", latentDim: 2, ropeDim: 2 }),
+  mlaCase({ batch: "mixed", latentDim: 34, ropeDim: 10 }),
+  mlaCase({ batch: "mixed", latentDim: 256, ropeDim: 32 }), // MiniCPM3
+  mlaCase({ batch: "chunk", latentDim: 512, ropeDim: 64, numHeads: 16 }), // DeepSeek-V2-Lite
+  mlaCase({ batch: "mixed", scale: 30 }), // nearly one-hot
+  mlaCase({ batch: "mixed", scale: 0 }), // the mean of the latents
+  ...(["bf16", "int8"] as const).flatMap((dtype) => [
+    mlaCase({ batch: "mixed", dtype }),
+    mlaCase({ batch: "long context", dtype, latentDim: 34, ropeDim: 10 }),
+    mlaCase({ batch: "mixed", dtype, blockSize: 3, numHeads: 5 }),
+    mlaCase({ batch: "chunk", dtype, latentDim: 512, ropeDim: 64, numHeads: 16 }),
+  ]),
+]);
