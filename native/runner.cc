@@ -132,7 +132,7 @@ void Runner::allocateWeights() {
 }
 
 // Blocks are handed out in order. The pages of the first ones are made ready here, so that the first requests need not
-// wait for them.
+// wait for them, and the device learns which pages come quickly.
 uint64_t Runner::readyBlocks() const {
   constexpr uint64_t kReadyBytes = 32u << 20;
   uint64_t blockBytes = 0;

@@ -120,8 +120,8 @@ PagodaStatus deviceInfo(PagodaDevice* device, PagodaDeviceInfo* info, PagodaErro
 
 // ---- memory ----------------------------------------------------------------------------------------
 
-PagodaStatus allocate(PagodaDevice*, uint64_t bytes, void** address, PagodaError* error) {
-  *address = allocateAligned(bytes);
+PagodaStatus allocate(PagodaDevice* device, uint64_t bytes, void** address, PagodaError* error) {
+  *address = allocateAligned(bytes, device->pages.largeOnesAreQuick());
   return *address != nullptr ? PAGODA_OK : outOfMemory(error, bytes);
 }
 
