@@ -1,5 +1,6 @@
-// How near do linears come to the limits of the machine? Times the linears of a Llama-3.2-1B for each type of weights
-// and several numbers of rows, and sets them beside the read bandwidth, the bf16 and the int8 peak of the same minute.
+// How near do linears come to the limits of the machine? Times the linears of a SmolLM2-135M and a Llama-3.2-1B for
+// each type of weights and several numbers of rows, and sets them beside the read bandwidth, the bf16 and the int8 peak
+// of the same minute.
 //
 //   cmake -S . -B build/bench -DPAGODA_BUILD_ADDON=OFF -DPAGODA_BUILD_BENCH=ON
 //   cmake --build build/bench -j --target linear-bench && build/bench/linear-bench [threads] [type...]
@@ -28,7 +29,8 @@ struct Shape {
   int32_t outputs;
   int32_t inputs;
 };
-constexpr Shape kShapes[] = {{2048, 2048}, {8192, 2048}, {2048, 8192}, {128256, 2048}};
+constexpr Shape kShapes[] = {{960, 576},   {576, 576},   {3072, 576},  {576, 1536},
+                             {2048, 2048}, {8192, 2048}, {2048, 8192}, {128256, 2048}};
 constexpr int32_t kRows[] = {1, 8, 32, 512};
 
 class Bench {

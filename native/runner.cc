@@ -137,13 +137,24 @@ void Runner::allocateWeights() {
   for (size_t i = 0; i < weights_.size(); ++i) weights_[i].data = weightMemory_.at(offsets[i]);
 }
 
+// Blocks are handed out in order. The pages of the first ones are made ready here, so that the first requests need not
+// wait for them, and the device learns which pages come quickly.
+uint64_t Runner::readyBlocks() const {
+  constexpr uint64_t kReadyBytes = 32u << 20;
+  uint64_t blockBytes = 0;
+  for (const KvLayer& slot : kvSlots(plan_)) blockBytes += device_.kvBlockBytes(describeCache(slot, kv_));
+  return std::min<uint64_t>(kv_.numBlocks, kReadyBytes / std::max<uint64_t>(blockBytes, 1));
+}
+
 void Runner::allocateKv() {
+  const uint64_t ready = readyBlocks();
   for (const KvLayer& slot : kvSlots(plan_)) {
     PagodaKvCache cache = describeCache(slot, kv_);
     const uint64_t blockBytes = device_.kvBlockBytes(cache);
     require(blockBytes <= INT64_MAX / static_cast<uint64_t>(kv_.numBlocks), "KV cache size overflows");
     kvMemory_.emplace_back(device_, "KV cache", blockBytes * kv_.numBlocks);
     cache.data = kvMemory_.back().at(0);
+    device_.fill(cache.data, 0, ready * blockBytes);
     caches_.push_back(cache);
   }
 }

@@ -59,6 +59,7 @@ class Runner {
   struct Uploaded;  // device addresses of one step's inputs
 
   void allocateWeights();
+  uint64_t readyBlocks() const;
   void allocateKv();
   Uploaded upload(const StepInput& step);
   StepResult download(const Uploaded& uploaded, size_t outputs);

@@ -122,8 +122,8 @@ PagodaStatus deviceInfo(PagodaDevice* device, PagodaDeviceInfo* info, PagodaErro
 
 // ---- memory ----------------------------------------------------------------------------------------
 
-PagodaStatus allocate(PagodaDevice*, uint64_t bytes, void** address, PagodaError* error) {
-  *address = allocateAligned(bytes);
+PagodaStatus allocate(PagodaDevice* device, uint64_t bytes, void** address, PagodaError* error) {
+  *address = allocateAligned(bytes, device->pages.largeOnesAreQuick());
   return *address != nullptr ? PAGODA_OK : outOfMemory(error, bytes);
 }
 
@@ -136,9 +136,10 @@ PagodaStatus copy(PagodaDevice*, void* to, const void* from, uint64_t bytes, Pag
   return PAGODA_OK;
 }
 
-PagodaStatus fill(PagodaDevice*, void* to, uint8_t value, uint64_t bytes, PagodaError* error) {
+PagodaStatus fill(PagodaDevice* device, void* to, uint8_t value, uint64_t bytes, PagodaError* error) {
   if (bytes == 0) return PAGODA_OK;
   if (to == nullptr) return fail(error, PAGODA_INVALID, "Expected an address but received NULL");
+  device->pages.prepare(to, bytes, 0, bytes, device->pool);
   std::memset(to, value, bytes);
   return PAGODA_OK;
 }

@@ -198,16 +198,17 @@ void attendRows(const Work<Products, Cache>& work, const KeyTile<Products>& tile
   if (all.begin >= all.end) return;
   const int32_t vectors = static_cast<int32_t>(ceilDiv(all.end, kLanes));
   multiply<Tile>(rows, vectors, shape.keyDim, scratch.query + static_cast<int64_t>(first) * shape.queryWidth,
-                 shape.queryWidth, tile.keys, kKeys * kStep, scratch.scores, kKeys, false);
+                 shape.queryWidth, tile.keys, kKeys * kStep, {nullptr, 0, scratch.scores, kKeys});
   for (int32_t r = 0; r < rows; ++r) {
     float* scores = scratch.scores + r * kKeys;
     softmaxRow(work.op, scores, vectors * kLanes, ranges[r], scratch.split[first + r], tile);
     Products::storeLeft(scratch.weights + r * kKeys, scores, vectors * kLanes);
   }
   const int32_t begin = all.begin - all.begin % kStep;
+  float* sums = scratch.split[first].o;
   multiply<Tile>(rows, shape.valueWidth / kLanes, all.end - begin, scratch.weights + begin, kKeys,
                  tile.values + static_cast<int64_t>(begin) * shape.valueWidth, shape.valueWidth * kStep,
-                 scratch.split[first].o, shape.valueWidth, true);
+                 {sums, shape.valueWidth, sums, shape.valueWidth});
 }
 
 // The operands of a tile, for keys of `range`. Caches that have them ready do without `memory`.

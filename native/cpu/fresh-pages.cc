@@ -21,7 +21,7 @@ namespace {
 constexpr uintptr_t kPage = 4096;  // where the system's are larger, it refuses what is not aligned to them
 constexpr uintptr_t kLargePage = 2u << 20;
 constexpr uint64_t kWindow = 4 * kLargePage;
-// A large page that takes longer is slow; 0.1 to 0.3 ms are usual.
+// A large page that takes longer, for any part of it, is slow; 0.1 to 0.3 ms are usual.
 constexpr int64_t kSlowNanoseconds = 1'000'000;
 constexpr int32_t kMostSlowPages = 4;
 
@@ -60,19 +60,22 @@ void FreshPages::prepare(void* memory, uint64_t size, uint64_t begin, uint64_t e
       &range);
 }
 
+bool FreshPages::largeOnesAreQuick() const { return slowPages_.load(std::memory_order_relaxed) < kMostSlowPages; }
+
 void FreshPages::populate(char* begin, char* end) {
   const auto bytes = static_cast<uintptr_t>(end - begin);
-  const bool large = slowPages_.load(std::memory_order_relaxed) < kMostSlowPages;
+  const bool large = largeOnesAreQuick();
   if (!large) madvise(begin, bytes, MADV_NOHUGEPAGE);
   const int64_t start = processorNanoseconds();
   madvise(begin, bytes, MADV_POPULATE_WRITE);
-  if (large && bytes == kLargePage && processorNanoseconds() - start > kSlowNanoseconds) slowPages_.fetch_add(1);
+  if (large && processorNanoseconds() - start > kSlowNanoseconds) slowPages_.fetch_add(1);
 }
 
 #else
 
 void FreshPages::prepare(void*, uint64_t, uint64_t, uint64_t, ThreadPool&) {}
 void FreshPages::populate(char*, char*) {}
+bool FreshPages::largeOnesAreQuick() const { return true; }
 
 #endif
 

@@ -24,6 +24,9 @@ class FreshPages {
   // window is made ready with the first of its bytes. Only a matter of speed: failing is fine.
   void prepare(void* memory, uint64_t size, uint64_t begin, uint64_t end, ThreadPool& pool);
 
+  // Whether new memory should be of large pages, going by those that were prepared.
+  bool largeOnesAreQuick() const;
+
  private:
   void populate(char* begin, char* end);
 

@@ -142,13 +142,14 @@ PAGODA_INLINE void loadSums(f32v (&c)[kRows][kVectors], const float* from, int64
 
 alignas(64) constexpr float kZeros[kPanelWidth] = {};
 
-// out[kRows, kVectors * kLanes] (+)= rows from `row` on times outputs from `output` on
+// to[kRows, kVectors * kLanes] = what is before + rows from `row` on times outputs from `output` on
 template <PackedFormat kFormat, int kRows, int kVectors>
-void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, int32_t output, float* out, Ahead ahead) {
+void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, int32_t output, const Target& to,
+                  Ahead ahead) {
   constexpr int32_t kHeaderBytes = kFormat.headerBytes() * kPanelWidth;
   constexpr int32_t kGroupBytes = kFormat.groupBytes() * kPanelWidth;
-  const float* before = slice.begin == 0 ? kZeros : out;
-  const int64_t stride = slice.begin == 0 ? 0 : kPanelWidth;
+  const float* before = to.before == nullptr ? kZeros : to.before;
+  const int64_t stride = to.before == nullptr ? 0 : to.beforeStride;
   f32v c[kRows][kVectors];
   if constexpr (kScaledGroups<kFormat>) {
     loadSums(c, before, stride);
@@ -171,22 +172,31 @@ void multiplyTile(const QuantizedRows& rows, int32_t row, const Slice& slice, in
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) {
       const f32v scaled = fma(c[r][v], broadcast(scales[r].scale), load(before + r * stride + v * kLanes));
-      store(out + r * kPanelWidth + v * kLanes, kScaledGroups<kFormat> ? c[r][v] : scaled);
+      store(to.c + r * to.stride + v * kLanes, kScaledGroups<kFormat> ? c[r][v] : scaled);
     }
   }
 }
 
-// All outputs of the panel for kRows rows.
-template <PackedFormat kFormat, int kRows>
-void multiplyRows(const QuantizedRows& x, int32_t row, const Slice& slice, float* out, Ahead ahead) {
-  constexpr int kVectors = kRows * kPanelVectors * 2 <= kAccumulators ? kPanelVectors : kDotVectors;
-  constexpr int32_t kParts = kPanelVectors / kVectors;
-  const int32_t lines = static_cast<int32_t>(ceilDiv(ahead.lines, kParts * kSliceGroups));
-  for (int32_t part = 0; part < kParts; ++part) {
-    const int32_t output = part * kVectors * kLanes;
-    const Ahead share = {ahead.address + static_cast<int64_t>(part) * kSliceGroups * lines * 64, lines};
-    multiplyTile<kFormat, kRows, kVectors>(x, row, slice, output, out + output, share);
+// kRows rows times some vectors of the panel, of which `ahead` fetches an equal share with each register block.
+template <PackedFormat kFormat, int kRows, int kVectors>
+void multiplyVectors(const QuantizedRows& x, int32_t row, const Slice& slice, Vectors vectors, const Target& to,
+                     Ahead ahead) {
+  const int32_t blocks = (vectors.end - vectors.first) / kVectors;
+  const int32_t lines = static_cast<int32_t>(ceilDiv(ahead.lines, blocks * kSliceGroups));
+  for (int32_t block = 0; block < blocks; ++block) {
+    const int32_t column = block * kVectors * kLanes;
+    const Ahead share = {ahead.address + static_cast<int64_t>(block) * kSliceGroups * lines * 64, lines};
+    multiplyTile<kFormat, kRows, kVectors>(x, row, slice, vectors.first * kLanes + column, to.at(column), share);
   }
+}
+
+template <PackedFormat kFormat, int kRows>
+void multiplyRows(const QuantizedRows& x, int32_t row, const Slice& slice, Vectors vectors, const Target& to,
+                  Ahead ahead) {
+  constexpr int kVectors = kRows * kPanelVectors * 2 <= kAccumulators ? kPanelVectors : kDotVectors;
+  const bool isWhole = vectors.end - vectors.first == kPanelVectors;
+  if (isWhole) return multiplyVectors<kFormat, kRows, kVectors>(x, row, slice, vectors, to, ahead);
+  multiplyVectors<kFormat, kRows, kDotVectors>(x, row, slice, vectors, to, ahead);
 }
 
 // Row counts that no register block has are never asked for.
@@ -194,41 +204,56 @@ template <int kCount>
 constexpr int kRowsOf = kCount <= kDotRows ? kCount : 1;
 
 template <PackedFormat kFormat>
-void multiplyRowBlock(const QuantizedRows& x, int32_t row, int32_t count, const Slice& slice, float* out, Ahead ahead) {
+void multiplyRowBlock(const QuantizedRows& x, int32_t row, int32_t count, const Slice& slice, Vectors vectors,
+                      const Target& to, Ahead ahead) {
   switch (count) {
     case 1:
-      return multiplyRows<kFormat, 1>(x, row, slice, out, ahead);
+      return multiplyRows<kFormat, 1>(x, row, slice, vectors, to, ahead);
     case 2:
-      return multiplyRows<kFormat, kRowsOf<2>>(x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<2>>(x, row, slice, vectors, to, ahead);
     case 3:
-      return multiplyRows<kFormat, kRowsOf<3>>(x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<3>>(x, row, slice, vectors, to, ahead);
     case 4:
-      return multiplyRows<kFormat, kRowsOf<4>>(x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<4>>(x, row, slice, vectors, to, ahead);
     case 5:
-      return multiplyRows<kFormat, kRowsOf<5>>(x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<5>>(x, row, slice, vectors, to, ahead);
     case 6:
-      return multiplyRows<kFormat, kRowsOf<6>>(x, row, slice, out, ahead);
+      return multiplyRows<kFormat, kRowsOf<6>>(x, row, slice, vectors, to, ahead);
   }
 }
 
-// sums[rows, kPanelWidth] = rows from `first` on times the panel. The first row blocks of a slice fetch the next slice,
-// an equal share each. A single row streams through the panel as it is, but for K types, whose lines it does not read
-// in order.
+// How many of the first row blocks of a slice fetch the next one, an equal share each. A single row streams through the
+// panel as it is, but for K types, whose lines it does not read in order. Of a part of a panel nothing is fetched.
 template <PackedFormat kFormat>
-void multiplyPanel(const QuantizedRows& x, int32_t first, int32_t rows, const uint8_t* panel, float* sums) {
+int32_t sharesOf(const Item& item) {
+  const bool isWhole = item.vectors.end - item.vectors.first == kPanelVectors;
+  if (!isWhole || (item.rows == 1 && !kFormat.header)) return 0;
+  return minimum(static_cast<int32_t>(ceilDiv(item.rows, kDotRows)), kMaxShares);
+}
+
+template <PackedFormat kFormat>
+int64_t panelBytes(int32_t groups) {
+  return static_cast<int64_t>(groups / kFormat.groups()) * kFormat.blockBytes() * kPanelWidth;
+}
+
+// The rows and outputs of the item.
+template <PackedFormat kFormat>
+void multiplyItem(const QuantizedRows& x, const void* weights, const Item& item, const Sums& sums) {
   constexpr int64_t kSliceBytes =
       static_cast<int64_t>(kSliceColumns / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
-  const int32_t shares =
-      rows == 1 && !kFormat.header ? 0 : minimum(static_cast<int32_t>(ceilDiv(rows, kDotRows)), kMaxShares);
+  const uint8_t* panel = static_cast<const uint8_t*>(weights) + item.panel * panelBytes<kFormat>(x.groups);
+  const int32_t column = item.vectors.first * kLanes;
+  const int32_t shares = sharesOf<kFormat>(item);
   const int64_t shareBytes = shares == 0 ? 0 : ceilDiv(kSliceBytes, shares);
   for (int32_t begin = 0; begin < x.groups; begin += kSliceGroups, panel += kSliceBytes) {
     const Slice slice = {begin, minimum(begin + kSliceGroups, x.groups), panel};
     const char* next = reinterpret_cast<const char*>(panel) + kSliceBytes;
     int32_t share = 0;
-    forRowBlocks(rows, kDotRows, [&](int32_t row, int32_t count) {
+    forRowBlocks(item.rows, kDotRows, [&](int32_t row, int32_t count) {
       const Ahead ahead =
           share < shares ? Ahead{next + share++ * shareBytes, static_cast<int32_t>(ceilDiv(shareBytes, 64))} : Ahead{};
-      multiplyRowBlock<kFormat>(x, first + row, count, slice, sums + static_cast<int64_t>(row) * kPanelWidth, ahead);
+      const Target to = sums.target(row, column, begin == 0, slice.end == x.groups);
+      multiplyRowBlock<kFormat>(x, item.firstRow + row, count, slice, item.vectors, to, ahead);
     });
   }
 }
@@ -254,11 +279,6 @@ QuantizedRows quantizeActivations(const KernelContext& context, const PagodaLine
 
 QuantizedRows quantizedRowsOf(const PackedRows& x) {
   return {static_cast<QuantizedGroup*>(x.data), x.rows, x.width / kGroupColumns};
-}
-
-template <PackedFormat kFormat>
-int64_t panelBytes(int32_t cols) {
-  return static_cast<int64_t>(cols / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
 }
 
 template <PagodaDtype kDtype>
@@ -296,12 +316,8 @@ void multiplyAll(const KernelContext& context, const PagodaLinear& op) {
   constexpr PackedFormat kFormat = packedFormat(kDtype, kByteOffset);
   const Places places = placesOf(op, context.pool->threads());
   const QuantizedRows x = quantizeActivations(context, op, places);
-  forPanels(context, op, places.blocks, static_cast<float*>(context.scratch),
-            [&](int32_t first, int32_t rows, int32_t panel, float* sums) {
-              const uint8_t* weights =
-                  static_cast<const uint8_t*>(op.weight.data) + panel * panelBytes<kFormat>(op.weight.cols);
-              multiplyPanel<kFormat>(x, first, rows, weights, sums);
-            });
+  forItems(context, op, places.blocks, static_cast<float*>(context.scratch),
+           [&](const Item& item, const Sums& sums) { multiplyItem<kFormat>(x, op.weight.data, item, sums); });
 }
 
 }  // namespace
@@ -325,10 +341,9 @@ void packQuantizedRow(const PackedRows& to, int32_t row, const float* x) {
 
 void multiplyQuantizedPanel(const PackedRows& x, int32_t first, int32_t count, const PagodaWeight& weight,
                             int32_t panel, float* sums) {
+  const Item item = {first, count, panel, kWholePanel};
   withQuantizedDtype(weight.dtype, [&](auto dtype) {
-    constexpr PackedFormat kFormat = packedFormat(dtype, kByteOffset);
-    const uint8_t* weights = static_cast<const uint8_t*>(weight.data) + panel * panelBytes<kFormat>(weight.cols);
-    multiplyPanel<kFormat>(quantizedRowsOf(x), first, count, weights, sums);
+    multiplyItem<packedFormat(dtype, kByteOffset)>(quantizedRowsOf(x), weight.data, item, {sums, sums, kPanelWidth});
   });
 }
 

@@ -5,12 +5,11 @@
 // of the panel stays in the cache while the rows stream, and the next part is fetched meanwhile. Each weight is read
 // from memory once for as many rows as a work item has.
 //
-// Quantised weights: linear-quantized.cc, f16 ones: linear-f16.cc. f32 weights: f32 multiply-adds. bf16 weights: with
-// AVX-512 the activations are rounded to bf16 (nearest even) and multiplied in pairs; the other instruction sets widen
-// the weights and leave the activations alone.
+// Quantised weights: linear-quantized.cc. f32 weights: f32 multiply-adds. f16 weights: the same after they are widened,
+// so with the bits of f32 weights. bf16 weights: with AVX-512 the activations are rounded to bf16 (nearest even) and
+// multiplied in pairs; the other instruction sets widen the weights and leave the activations alone.
 #include "isa-kernels.h"
 #include "linear-blocks.h"
-#include "linear-f16.h"
 #include "linear-quantized.h"
 #include "packed-rows.h"
 #include "tile.h"
@@ -18,64 +17,76 @@
 namespace pagoda::PAGODA_ISA {
 namespace {
 
-constexpr int32_t kStreamedRows = 16;
+// Bytes of one step of the depth of a panel.
+template <class Tile>
+constexpr int64_t kStepBytes = static_cast<int64_t>(sizeof(typename Tile::B)) * Tile::kDepthPerStep* kPanelWidth;
 
-// Steps of the depth of a panel that lie in the cache at a time: few where memory bounds the time, so that the next
-// ones are fetched evenly, else many, so that sums are seldom loaded and stored.
-int32_t depthSteps(int32_t rows) {
-  constexpr int32_t kStepBytes = kPanelWidth * 4;
-  return (rows <= kStreamedRows ? 16 * 1024 : 128 * 1024) / kStepBytes;
+// Steps of a panel that lie in the cache at a time: few where memory bounds the time, so that the next ones are fetched
+// evenly, else many, so that sums are seldom loaded and stored.
+template <class Tile>
+int32_t stepsPerPart(int32_t rows) {
+  return static_cast<int32_t>((rows <= kStreamedRows ? 16 * 1024 : 128 * 1024) / kStepBytes<Tile>);
 }
 
 // The first row blocks of a part of the panel, `steps` long, fetch what lies behind it, an equal share each. A single
 // row block streams through the panel as it is.
+template <class Tile>
 Ahead nextPart(const void* part, int64_t steps, int32_t rowBlock, int32_t rows) {
-  constexpr int32_t kLines = kPanelWidth * 4 / 64;  // of a step
+  constexpr int32_t kLines = kStepBytes<Tile> / 64;
   const int32_t shares = rows > (kLines - 1) * kTileRows ? kLines : minimum(2, kLines);
   if (rows <= kTileRows || rowBlock >= shares) return {};
   const int32_t lines = kLines / shares;
   return {static_cast<const char*>(part) + steps * 64 * (kLines + rowBlock * lines), lines};
 }
 
-// sums[rows, kPanelWidth] = A[rows, depth] panel
+// Rows of activations: [rows, depth].
 template <class Tile>
-void multiplyPanel(int32_t rows, int32_t depth, const typename Tile::A* a, int64_t lda, const typename Tile::B* panel,
-                   float* sums) {
+struct Operand {
+  const typename Tile::A* data;
+  int64_t stride;
+};
+
+// Rows [0, item.rows) of x times the panel.
+template <class Tile>
+void multiplyPanel(const Operand<Tile>& x, int32_t depth, const Item& item, const typename Tile::B* panel,
+                   const Sums& sums) {
   constexpr int64_t ldb = static_cast<int64_t>(kPanelWidth) * Tile::kDepthPerStep;
-  const int32_t partDepth = depthSteps(rows) * Tile::kDepthPerStep;
+  const int32_t column = item.vectors.first * kLanes;
+  const int32_t partDepth = stepsPerPart<Tile>(item.rows) * Tile::kDepthPerStep;
   for (int32_t k = 0; k < depth; k += partDepth) {
     const typename Tile::B* part = panel + k / Tile::kDepthPerStep * ldb;
     const int32_t n = minimum(partDepth, depth - k);
     int32_t rowBlock = 0;
-    forRowBlocks(rows, [&](int32_t r, int32_t count) {
-      const Ahead ahead = nextPart(part, ceilDiv(n, Tile::kDepthPerStep), rowBlock++, rows);
-      multiply<Tile>(count, kPanelVectors, n, a + r * lda + k, lda, part, ldb,
-                     sums + static_cast<int64_t>(r) * kPanelWidth, kPanelWidth, k > 0, ahead);
+    forRowBlocks(item.rows, [&](int32_t r, int32_t count) {
+      const Ahead ahead = nextPart<Tile>(part, ceilDiv(n, Tile::kDepthPerStep), rowBlock++, item.rows);
+      multiply<Tile>(count, item.vectors.end - item.vectors.first, n, x.data + r * x.stride + k, x.stride,
+                     part + column * Tile::kDepthPerStep, ldb, sums.target(r, column, k == 0, k + n == depth), ahead);
     });
   }
 }
 
 template <class Tile>
-void multiplyAll(const KernelContext& context, const PagodaLinear& op, const typename Tile::A* a, int64_t lda) {
-  const int32_t depth = op.weight.cols;
-  const int64_t panelElements = ceilDiv(depth, Tile::kDepthPerStep) * Tile::kDepthPerStep * kPanelWidth;
-  const auto* weights = static_cast<const typename Tile::B*>(op.weight.data);
+const typename Tile::B* panelOf(const PagodaWeight& weight, int32_t panel) {
+  const int64_t panelElements = roundUp(weight.cols, Tile::kDepthPerStep) * kPanelWidth;
+  return static_cast<const typename Tile::B*>(weight.data) + panel * panelElements;
+}
+
+template <class Tile>
+void multiplyAll(const KernelContext& context, const PagodaLinear& op, const Operand<Tile>& x) {
   const Blocks blocks = cut(op, context.pool->threads(), kTileRows);
-  forPanels(context, op, blocks, static_cast<float*>(context.scratch),
-            [&](int32_t first, int32_t rows, int32_t panel, float* sums) {
-              multiplyPanel<Tile>(rows, depth, a + first * lda, lda, weights + panel * panelElements, sums);
-            });
+  forItems(context, op, blocks, static_cast<float*>(context.scratch), [&](const Item& item, const Sums& sums) {
+    const Operand<Tile> rows = {x.data + item.firstRow * x.stride, x.stride};
+    multiplyPanel<Tile>(rows, op.weight.cols, item, panelOf<Tile>(op.weight, item.panel), sums);
+  });
 }
 
 // multiplyPackedPanel for one kind of tile.
 template <class Tile>
-void multiplyRowsOf(const PackedRows& x, int32_t first, int32_t count, const PagodaWeight& weight, int32_t panel,
-                    float* sums) {
+void multiplyRowsOf(const PackedRows& x, const Item& item, const PagodaWeight& weight, const Sums& sums) {
   using A = typename Tile::A;
-  const int64_t lda = roundUp(x.width, sizeof(A) == sizeof(float) ? 1 : 2);
-  const int64_t panelElements = roundUp(x.width, Tile::kDepthPerStep) * kPanelWidth;
-  multiplyPanel<Tile>(count, x.width, static_cast<const A*>(x.data) + first * lda, lda,
-                      static_cast<const typename Tile::B*>(weight.data) + panel * panelElements, sums);
+  const int64_t stride = roundUp(x.width, sizeof(A) == sizeof(float) ? 1 : 2);
+  const Operand<Tile> rows = {static_cast<const A*>(x.data) + item.firstRow * stride, stride};
+  multiplyPanel<Tile>(rows, x.width, item, panelOf<Tile>(weight, item.panel), sums);
 }
 
 #if defined(__AVX512BF16__)
@@ -112,13 +123,13 @@ uint64_t linearScratch(const PagodaLinear& op, int32_t threads) {
 void linear(const KernelContext& context, const PagodaLinear& op) {
   if (op.x.rows == 0) return;
   if (isQuantized(op.weight.dtype)) return linearQuantized(context, op);
-  if (op.weight.dtype == PAGODA_F16) return linearF16(context, op);
   const float* x = static_cast<const float*>(op.x.data);
-  if (op.weight.dtype == PAGODA_F32) return multiplyAll<FloatTile>(context, op, x, op.x.rowStride);
+  if (op.weight.dtype == PAGODA_F32) return multiplyAll<FloatTile>(context, op, {x, op.x.rowStride});
+  if (op.weight.dtype == PAGODA_F16) return multiplyAll<HalfTile>(context, op, {x, op.x.rowStride});
 #if defined(__AVX512BF16__)
-  multiplyAll<Bf16Tile>(context, op, roundActivations(context, op), roundUp(op.x.width, 2));
+  multiplyAll<Bf16Tile>(context, op, {roundActivations(context, op), roundUp(op.x.width, 2)});
 #else
-  multiplyAll<Bf16Tile>(context, op, x, op.x.rowStride);
+  multiplyAll<Bf16Tile>(context, op, {x, op.x.rowStride});
 #endif
 }
 
@@ -138,11 +149,13 @@ void packRow(const PackedRows& to, int32_t row, const float* x) {
 }
 
 void multiplyPackedPanel(const PackedRows& x, int32_t first, int32_t count, const PagodaWeight& weight, int32_t panel,
-                         float* sums) {
-  if (isQuantized(x.dtype)) return multiplyQuantizedPanel(x, first, count, weight, panel, sums);
-  if (x.dtype == PAGODA_F16) return multiplyF16Panel(x, first, count, weight, panel, sums);
-  if (x.dtype == PAGODA_F32) return multiplyRowsOf<FloatTile>(x, first, count, weight, panel, sums);
-  multiplyRowsOf<Bf16Tile>(x, first, count, weight, panel, sums);
+                         float* out) {
+  if (isQuantized(x.dtype)) return multiplyQuantizedPanel(x, first, count, weight, panel, out);
+  const Item item = {first, count, panel, kWholePanel};
+  const Sums sums = {out, out, kPanelWidth};
+  if (x.dtype == PAGODA_F16) return multiplyRowsOf<HalfTile>(x, item, weight, sums);
+  if (x.dtype == PAGODA_F32) return multiplyRowsOf<FloatTile>(x, item, weight, sums);
+  multiplyRowsOf<Bf16Tile>(x, item, weight, sums);
 }
 
 }  // namespace pagoda::PAGODA_ISA

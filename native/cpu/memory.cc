@@ -58,14 +58,14 @@ MemoryInfo memoryInfo() {
   return {limit, std::min(info.available, limit - std::min(limit, used))};
 }
 
-void* allocateAligned(uint64_t bytes) {
+void* allocateAligned(uint64_t bytes, bool largePages) {
   if (bytes >= kCheckedSize && bytes > memoryInfo().available) return nullptr;
   const uint64_t alignment = bytes >= kLargePage ? kLargePage : kAlignment;
   const uint64_t size = std::max<uint64_t>(bytes, 1);
   void* address = nullptr;
   if (posix_memalign(&address, alignment, size) != 0) return nullptr;
 #if defined(__linux__)
-  if (bytes >= kLargePage) madvise(address, size, MADV_HUGEPAGE);  // a wish: failing is fine
+  if (bytes >= kLargePage && largePages) madvise(address, size, MADV_HUGEPAGE);  // a wish: failing is fine
 #endif
   return address;
 }

@@ -13,10 +13,10 @@ struct MemoryInfo {
 
 MemoryInfo memoryInfo();
 
-// Memory aligned to 256 bytes, large pages where the system offers them; nullptr if there is not enough. Zero bytes are
-// a valid size. Requests beyond what is available are refused here, since the system would grant them and kill the
-// process at the first touch.
-void* allocateAligned(uint64_t bytes);
+// Memory aligned to 256 bytes, large pages where they are wanted and the system offers them; nullptr if there is not
+// enough. Zero bytes are a valid size. Requests beyond what is available are refused here, since the system would grant
+// them and kill the process at the first touch.
+void* allocateAligned(uint64_t bytes, bool largePages = true);
 void releaseAligned(void* address);
 
 // Scratch of one device that grows on demand and is reused.

@@ -13,6 +13,11 @@ namespace {
 
 constexpr int kTileRows = kAccumulators >= 12 ? 6 : 4;
 
+// The bits of an f16 number.
+struct Half {
+  uint16_t bits;
+};
+
 // Memory that will be needed next, asked for while a product is computed: `lines` cache lines a step of the depth.
 struct Ahead {
   const char* address = nullptr;
@@ -23,10 +28,14 @@ struct Ahead {
   }
 };
 
-// Operands are f32. A row of B is one step of the depth.
-struct FloatTile {
+PAGODA_INLINE f32v loadAsFloats(const float* p) { return load(p); }
+PAGODA_INLINE f32v loadAsFloats(const Half* p) { return loadHalves(p); }
+
+// A is f32, B f32 or f16, which is widened exactly. A row of B is one step of the depth.
+template <class Element>
+struct FloatTileOf {
   using A = float;
-  using B = float;
+  using B = Element;
   static constexpr int kDepthPerStep = 1;
 
   template <int kRows, int kVectors>
@@ -35,7 +44,7 @@ struct FloatTile {
     for (int32_t k = 0; k < depth; ++k, b += ldb) {
       ahead.fetch();
       f32v row[kVectors];
-      for (int v = 0; v < kVectors; ++v) row[v] = load(b + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) row[v] = loadAsFloats(b + v * kLanes);
       for (int r = 0; r < kRows; ++r) {
         const f32v value = broadcast(a[r * lda + k]);
         for (int v = 0; v < kVectors; ++v) c[r][v] = fma(value, row[v], c[r][v]);
@@ -43,6 +52,9 @@ struct FloatTile {
     }
   }
 };
+
+using FloatTile = FloatTileOf<float>;
+using HalfTile = FloatTileOf<Half>;
 
 #if defined(__AVX512BF16__)
 
@@ -99,52 +111,70 @@ struct Bf16Tile {
 
 #endif
 
+// A block of C and what it is added to: `before` is of the shape of C or NULL, and may be C itself. Strides are in
+// elements.
+struct Target {
+  const float* before;
+  int64_t beforeStride;
+  float* c;
+  int64_t stride;
+
+  PAGODA_INLINE Target at(int64_t column) const {
+    return {before == nullptr ? nullptr : before + column, beforeStride, c + column, stride};
+  }
+};
+
 // One register block. Strides are in elements; ldb is that of one step.
 template <class Tile, int kRows, int kVectors>
 void multiplyBlock(int32_t depth, const typename Tile::A* a, int64_t lda, const typename Tile::B* b, int64_t ldb,
-                   float* c, int64_t ldc, bool accumulate, Ahead ahead) {
+                   const Target& to, Ahead ahead) {
   f32v sums[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = accumulate ? load(c + r * ldc + v * kLanes) : zero();
+    for (int v = 0; v < kVectors; ++v) {
+      sums[r][v] = to.before == nullptr ? zero() : load(to.before + r * to.beforeStride + v * kLanes);
+    }
   }
   Tile::accumulate(sums, depth, a, lda, b, ldb, ahead);
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) store(c + r * ldc + v * kLanes, sums[r][v]);
+    for (int v = 0; v < kVectors; ++v) store(to.c + r * to.stride + v * kLanes, sums[r][v]);
   }
 }
 
-// `vectors` vectors of columns: as many at a time as there are registers, then one by one.
+// `vectors` vectors of columns: as many at a time as there are registers, then two, then one.
 template <class Tile, int kRows>
 void multiplyRows(int32_t vectors, int32_t depth, const typename Tile::A* a, int64_t lda, const typename Tile::B* b,
-                  int64_t ldb, float* c, int64_t ldc, bool accumulate, Ahead ahead) {
+                  int64_t ldb, const Target& to, Ahead ahead) {
   constexpr int kVectors = kRows * 4 <= kAccumulators ? 4 : 2;
   constexpr int kElements = Tile::kDepthPerStep * kLanes;  // of B in one vector of columns
   int32_t v = 0;
   for (; v + kVectors <= vectors; v += kVectors) {
-    multiplyBlock<Tile, kRows, kVectors>(depth, a, lda, b + v * kElements, ldb, c + v * kLanes, ldc, accumulate, ahead);
+    multiplyBlock<Tile, kRows, kVectors>(depth, a, lda, b + v * kElements, ldb, to.at(v * kLanes), ahead);
   }
-  for (; v < vectors; ++v) {
-    multiplyBlock<Tile, kRows, 1>(depth, a, lda, b + v * kElements, ldb, c + v * kLanes, ldc, accumulate, ahead);
+  for (; v + 2 <= vectors; v += 2) {
+    multiplyBlock<Tile, kRows, 2>(depth, a, lda, b + v * kElements, ldb, to.at(v * kLanes), ahead);
+  }
+  if (v < vectors) {
+    multiplyBlock<Tile, kRows, 1>(depth, a, lda, b + v * kElements, ldb, to.at(v * kLanes), ahead);
   }
 }
 
-// C[rows, vectors * kLanes] (+)= A B, rows <= kTileRows.
+// C[rows, vectors * kLanes] = before + A B, rows <= kTileRows.
 template <class Tile>
 void multiply(int32_t rows, int32_t vectors, int32_t depth, const typename Tile::A* a, int64_t lda,
-              const typename Tile::B* b, int64_t ldb, float* c, int64_t ldc, bool accumulate, Ahead ahead = {}) {
+              const typename Tile::B* b, int64_t ldb, const Target& to, Ahead ahead = {}) {
   switch (rows) {
     case 1:
-      return multiplyRows<Tile, 1>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+      return multiplyRows<Tile, 1>(vectors, depth, a, lda, b, ldb, to, ahead);
     case 2:
-      return multiplyRows<Tile, 2>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+      return multiplyRows<Tile, 2>(vectors, depth, a, lda, b, ldb, to, ahead);
     case 3:
-      return multiplyRows<Tile, 3>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+      return multiplyRows<Tile, 3>(vectors, depth, a, lda, b, ldb, to, ahead);
     case 4:
-      return multiplyRows<Tile, 4>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+      return multiplyRows<Tile, 4>(vectors, depth, a, lda, b, ldb, to, ahead);
     case 5:
-      return multiplyRows<Tile, 5>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+      return multiplyRows<Tile, 5>(vectors, depth, a, lda, b, ldb, to, ahead);
     case 6:
-      return multiplyRows<Tile, 6>(vectors, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+      return multiplyRows<Tile, 6>(vectors, depth, a, lda, b, ldb, to, ahead);
   }
 }
 

@@ -1,3 +1,6 @@
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
+import { once } from "node:events";
+import type { Socket } from "node:net";
 import { ServerResponse } from "node:http";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { FakeEngine } from "../support/fake-engine.js";
@@ -35,21 +38,31 @@ test("a client that reads nothing is cut off after the stall timeout", async () 
   await until(() => engine.stats().running === 0, 10_000);
 });
 
+/** The server's side of the next connection. */
+function acceptedSocket(): Promise<Socket> {
+  return new Promise((resolve) => {
+    const onSocket = (message: unknown): void => {
+      unsubscribe("net.server.socket", onSocket);
+      resolve((message as { readonly socket: Socket }).socket);
+    };
+    subscribe("net.server.socket", onSocket);
+  });
+}
+
 test("a finished answer that nobody reads does not hold its connection for ever", async () => {
   const size = 30_000_000;
   const engine = new FakeEngine({ tokenText: () => "x".repeat(size) });
   const server = await serve(engine, { stallTimeoutMs: 300 });
   for (const stream of [false, true]) {
+    const accepted = acceptedSocket();
     const socket = connectTo(server);
     socket.pause();
     socket.write(rawPost({ ...endless, max_tokens: 1, stream }));
-    await until(() => engine.tokens > 0);
-    await new Promise((resolve) => setTimeout(resolve, 1000));
-    const closed = new Promise((resolve) => socket.on("close", resolve));
+    await once(await accepted, "close");
+    const closed = once(socket, "close");
     socket.resume();
     await closed;
     expect(socket.bytesRead).toBeLessThan(size);
-    engine.tokens = 0;
   }
 });
 
