@@ -111,7 +111,8 @@ class Bench {
           rows.size() > static_cast<size_t>(tokens) * kRow ? static_cast<size_t>(r) * tokens * kRow : 0;
       PagodaTensor out = tensor(rows, tokens, kRow);
       out.data = rows.data() + first;
-      const PagodaGatherKv op = {out, cache, {1, tokens, batch.maxBlocks, tokens, end, starts, &end, blocks}};
+      const PagodaGatherKv op = {
+          out, cache, {1, tokens, batch.maxBlocks, tokens, end, starts, &end, blocks}, PAGODA_ND};
       check(api_->gatherKv(device_, &op, &error_));
     }
   }

@@ -138,6 +138,8 @@ export interface NativeEngine {
   step(input: StepInput): number;
   /** Job: runs the plan but for sampling. Floats: logits [S, vocabSize]. */
   stepLogits(input: StepInput): number;
+  /** Job: block copies, then one step of the plan by its index (for single kernels). */
+  stepOne(input: StepInput, index: number): number;
   /** Job: as the end of `step`, on logits [S, vocabSize]. */
   sampleRows(logits: Float32Array, sampling: SamplingInput): number;
   /** Job: Bytes: these blocks over all KV memories, block after block. */

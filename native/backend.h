@@ -179,6 +179,11 @@ typedef struct PagodaLatentWrite {
   const int32_t* slotMapping; /* device [T] */
 } PagodaLatentWrite;
 
+/* How the elements of [rows, width] lie: row after row, or, as the matrix units of Ascend want their operands, in
+ * columns of 32 bytes, [width / e][rows][e] with e = 8 elements of f32. PAGODA_NZ needs a width that e divides and a
+ * rowStride of width: the memory is rows * width elements side by side. */
+typedef enum PagodaLayout { PAGODA_ND = 0, PAGODA_NZ = 1 } PagodaLayout;
+
 /* Reads tokens back from where a block table scatters them, as f32: the inverse of cacheWrite and latentWrite. Row
  * queryStartLoc[r] + j is position seqLens[r] - q + j of sequence r, q being its number of rows; so queryStartLoc holds
  * cumulative lengths, and a sequence may be read from any token to any other. A row is K of all heads, then V of all
@@ -188,6 +193,7 @@ typedef struct PagodaGatherKv {
   PagodaTensor out; /* [T, 2 * numKvHeads * headDim]; of a latent cache [T, headDim] */
   PagodaKvCache cache;
   PagodaBatch batch;
+  PagodaLayout layout; /* of out */
 } PagodaGatherKv;
 
 /* Copies whole blocks, in order: for each pair, block pairs[2 c] to block pairs[2 c + 1]. */

@@ -219,6 +219,9 @@ class StepCheck {
     allTokens();
     const KvLayer& kv = layer(attribute(0));
     need(output().width == (kv.latentDim > 0 ? 1 : 2 * kv.numKvHeads) * kv.headDim, "the output must hold K and V");
+    need(isInteger(attribute(1), PAGODA_ND, PAGODA_NZ), "unknown layout");
+    const bool isDense = output().width % 8 == 0 && output().rowStride == output().width;
+    need(attribute(1) == PAGODA_ND || isDense, "layout NZ needs columns of 8 and no gaps between rows");
   }
   void checkGatedActivation() const {
     sameShape(input(0), input(1));
@@ -354,7 +357,7 @@ const std::vector<OpSpec>& opSpecs() {
       {Op::attention, "attention", 1, 1, true, {"layer", "numHeads", "scale", "slidingWindow", "softcap"}},
       {Op::latentWrite, "latentWrite", 2, 0, false, {"layer"}},
       {Op::mlaAttention, "mlaAttention", 2, 3, true, {"layer", "numHeads", "scale", "expandFrom"}},
-      {Op::gatherKv, "gatherKv", 0, 0, true, {"layer"}},
+      {Op::gatherKv, "gatherKv", 0, 0, true, {"layer", "layout"}},
       {Op::gatedActivation, "gatedActivation", 2, 0, true, {"activation"}},
       {Op::add, "add", 2, 0, true, {}},
       {Op::route,

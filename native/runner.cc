@@ -254,6 +254,15 @@ std::vector<float> Runner::runLogits(const StepInput& step) {
   return logits;
 }
 
+void Runner::runOne(const StepInput& step, size_t index) {
+  require(index < plan_.steps.size() && plan_.steps[index].op != Op::sample, "There is no such step of the plan");
+  checkStep(step, plan_, kv_, maxRequests_);
+  const Uploaded uploaded = upload(step);
+  copyBlocks(step, uploaded);
+  runStep(plan_.steps[index], step, uploaded);
+  device_.synchronize();
+}
+
 void Runner::copyBlocks(const StepInput& step, const Uploaded& uploaded) {
   const auto numPairs = static_cast<int32_t>(step.blockCopies.size() / 2);
   if (numPairs == 0) return;
@@ -368,7 +377,8 @@ void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploade
     case Op::mlaAttention:
       return run(backend.mlaAttention, mlaAttention(step, input, at));
     case Op::gatherKv:
-      return run(backend.gatherKv, PagodaGatherKv{out(), caches_[layerOf(step).slot], batch(step, input, at)});
+      return run(backend.gatherKv, PagodaGatherKv{out(), caches_[layerOf(step).slot], batch(step, input, at),
+                                                  static_cast<PagodaLayout>(integer(1))});
     case Op::gatedActivation:
       return run(backend.gatedActivation,
                  PagodaGatedActivation{out(), in(0), in(1), static_cast<PagodaActivation>(integer(0))});

@@ -44,6 +44,8 @@ class Runner {
   StepResult run(const StepInput& step);
   /// Runs every step but `sample`; returns float32 [S, vocabSize].
   std::vector<float> runLogits(const StepInput& step);
+  // Block copies, then one step of the plan, by its index.
+  void runOne(const StepInput& step, size_t index);
   /// Runs `sample` alone, on logits [S, vocabSize] that may have come from `runLogits`.
   StepResult sampleRows(const std::vector<float>& logits, const SamplingInput& sampling);
 

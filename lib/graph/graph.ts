@@ -4,6 +4,7 @@ import { elementsPerToken } from "./kv-groups.js";
 import {
   activations,
   groupScores,
+  layouts,
   scorings,
   type Activation,
   type GroupScore,
@@ -364,7 +365,7 @@ export class Graph {
    * `[tokens, 2 * numKvHeads * headDim]`; of a latent cache `[latent | rope key]`, `[tokens, headDim]`.
    */
   gatherKv(cache: KvCache, name = "gather_kv"): Tensor {
-    const attributes = { layer: cache.layer };
+    const attributes = { layer: cache.layer, layout: layouts.nd };
     const width = elementsPerToken(cache);
     return this.#step("gatherKv", this.path(name), [], "tokens", width, { attributes });
   }

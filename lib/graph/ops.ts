@@ -51,7 +51,7 @@ export const opSpecs = {
     attributes: ["layer", "numHeads", "scale", "expandFrom"],
     hasOutput: true,
   },
-  gatherKv: { inputs: [], weights: [], attributes: ["layer"], hasOutput: true },
+  gatherKv: { inputs: [], weights: [], attributes: ["layer", "layout"], hasOutput: true },
   gatedActivation: {
     inputs: ["gate", "up"],
     weights: [],
@@ -84,6 +84,13 @@ export type Op = keyof OpSpecs<typeof opSpecs>;
 export const activations = { silu: 0, geluTanh: 1, gelu: 2, clampedSwiglu: 3 } as const;
 
 export type Activation = keyof typeof activations;
+
+/**
+ * Values of the `layout` attribute, as in `PagodaLayout`: row after row, or columns of 8 elements, `[width / 8, rows, 8]`.
+ */
+export const layouts = { nd: 0, nz: 1 } as const;
+
+export type Layout = keyof typeof layouts;
 
 /** Values of the `scoring` attribute, as in `PagodaScoring`. */
 export const scorings = { softmax: 0, sigmoid: 1 } as const;

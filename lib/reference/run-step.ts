@@ -157,7 +157,7 @@ const runners: Record<Op, (step: StepArguments) => StepOutput | undefined | void
   },
   gatherKv: (s) => {
     const { cache, blockTable } = s.kv;
-    gatherKv(s.out, cache, { ...s.input, blockTable });
+    gatherKv(s.out, cache, { ...s.input, blockTable }, s.attributes("layout"));
   },
   gatedActivation: (s) =>
     gatedActivation(s.out, s.tensor(0), s.tensor(1), s.attributes("activation")),

@@ -81,6 +81,7 @@ Napi::Function NativeEngine::define(Napi::Env env) {
                          InstanceMethod<&NativeEngine::setWeight>("setWeight"),
                          InstanceMethod<&NativeEngine::step>("step"),
                          InstanceMethod<&NativeEngine::stepLogits>("stepLogits"),
+                         InstanceMethod<&NativeEngine::stepOne>("stepOne"),
                          InstanceMethod<&NativeEngine::sampleRows>("sampleRows"),
                          InstanceMethod<&NativeEngine::readBlocks>("readBlocks"),
                          InstanceMethod<&NativeEngine::writeBlocks>("writeBlocks"),
@@ -236,6 +237,15 @@ Napi::Value NativeEngine::stepLogits(const Napi::CallbackInfo& info) {
     return submit(info.Env(), [input](State& state, Completion& completion) {
       completion.floats = state.openedRunner().runLogits(*input);
     });
+  });
+}
+
+Napi::Value NativeEngine::stepOne(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const auto input = std::make_shared<StepInput>(readStepInput(info[0]));
+    const auto index = static_cast<size_t>(readInteger(info[1], "index", 0, INT32_MAX));
+    return submit(info.Env(),
+                  [input, index](State& state, Completion&) { state.openedRunner().runOne(*input, index); });
   });
 }
 

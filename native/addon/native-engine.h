@@ -45,6 +45,7 @@ class NativeEngine : public Napi::ObjectWrap<NativeEngine> {
   Napi::Value setWeight(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value stepLogits(const Napi::CallbackInfo& info);
+  Napi::Value stepOne(const Napi::CallbackInfo& info);
   Napi::Value sampleRows(const Napi::CallbackInfo& info);
   Napi::Value readBlocks(const Napi::CallbackInfo& info);
   Napi::Value writeBlocks(const Napi::CallbackInfo& info);

@@ -170,7 +170,8 @@ std::vector<float> gather(Device& device, const Shape& shape, const Cache& cache
   const Batch batch(chunks);
   const int32_t tokens = batch.starts.back();
   Guarded out(static_cast<size_t>(tokens) * shape.rowDim());
-  device.run<PagodaGatherKv>(device.api->gatherKv, {tensorOf(out, tokens, shape.rowDim()), cache.cache, batch.batch()});
+  device.run<PagodaGatherKv>(device.api->gatherKv,
+                             {tensorOf(out, tokens, shape.rowDim()), cache.cache, batch.batch(), PAGODA_ND});
   CHECK(out.intact());
   return {out.data(), out.data() + out.size()};
 }
@@ -459,7 +460,7 @@ void testRefusals() {
   CHECK(status([](PagodaMlaAttention& op) { op.cache.latentDim = 0; }) == PAGODA_INVALID);
   CHECK(status([](PagodaMlaAttention& op) { op.batch.maxBlocks = 0; }) == PAGODA_INVALID);
 
-  PagodaGatherKv gather = {tensorAt(out.data(), 2, 12), cache.cache, batch.batch()};
+  PagodaGatherKv gather = {tensorAt(out.data(), 2, 12), cache.cache, batch.batch(), PAGODA_ND};
   CHECK(device.api->gatherKv(device.handle, &gather, &device.error) == PAGODA_OK);
   gather.out.width = 11;
   CHECK(device.api->gatherKv(device.handle, &gather, &device.error) == PAGODA_INVALID);
@@ -485,8 +486,7 @@ void testIsa(const std::string& isa) {
     testGather(isa, dtype);
     testInvariance(isa, {6, 20, 4, dtype}, 150);
     testInvariance(isa, {2, 34, 10, dtype}, 1100);
-    for (PagodaDtype weights : {PAGODA_BF16, PAGODA_Q8_0})
-      testInvariance(isa, {5, 32, 8, dtype, 64, 20, weights}, 150);
+    for (PagodaDtype weights : {PAGODA_BF16, PAGODA_Q8_0}) testInvariance(isa, {5, 32, 8, dtype, 64, 20, weights}, 150);
     testNeighbours(isa, dtype);
     for (float poison : {kNaN, std::numeric_limits<float>::infinity()}) {
       for (int32_t at : {0, 40, 63, 64, 149}) testCausality(isa, dtype, poison, at);

@@ -573,7 +573,7 @@ PlanSpec latentPlan() {
       plan.steps.begin() + 1,
       {{Op::latentWrite, "write", {columns(0, 6), columns(6, 2)}, {}, {}, {0}},
        {Op::mlaAttention, "attend", {columns(0, 5), columns(6, 2)}, out, {first, first + 1, first + 2}, {0, 1, 1, 2}},
-       {Op::gatherKv, "gather", {}, plan.steps[1].output, {}, {0}}});
+       {Op::gatherKv, "gather", {}, plan.steps[1].output, {}, {0, 0}}});
   return plan;
 }
 

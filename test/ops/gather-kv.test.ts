@@ -51,7 +51,7 @@ function gatherCase({ layer, blockSize, dtype = "f32" }: Options): OpCase {
     },
     ops: [
       { op: write, inputs: Object.keys(widths), attributes: { layer: 0 } },
-      { op: "gatherKv", inputs: [], output: "out", attributes: { layer: 0 } },
+      { op: "gatherKv", inputs: [], output: "out", attributes: { layer: 0, layout: 0 } },
     ],
     kv: { layer, numBlocks, blockSize, dtype },
     runs: [

@@ -148,7 +148,7 @@ describe("gatherKv", () => {
       matrix(Float32Array.from([...numbers].flatMap((n) => [n + offset, n + offset + 100])), 2);
     cacheWrite(cache, heads(0), heads(1000), slots);
     const out = zeros(4, 4);
-    gatherKv(out, cache, batch);
+    gatherKv(out, cache, batch, { layout: 0 });
     const row = (token: number): number[] => [token, token + 100, token + 1000, token + 1100];
     expect([...out.data]).toEqual([7, 8, 9, 15].flatMap(row));
   });
