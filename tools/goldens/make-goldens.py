@@ -91,7 +91,7 @@ MODELS = {
     "deepseek-v2-groups": (
         transformers.DeepseekV2Config(**DEEPSEEK, q_lora_rank=None, topk_method="group_limited_greedy", n_shared_experts=2,
                                       routed_scaling_factor=4.0, mlp_bias=True),
-        dict(edit=use_old_keys(rope_theta=1e4, rope_scaling=DEEPSEEK_YARN)),
+        dict(dtype=torch.float16, edit=use_old_keys(rope_theta=1e4, rope_scaling=DEEPSEEK_YARN)),
     ),
     "deepseek-v3-halves": (
         transformers.DeepseekV3Config(**DEEPSEEK, q_lora_rank=24, n_shared_experts=1, norm_topk_prob=False,
