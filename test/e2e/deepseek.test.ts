@@ -204,6 +204,16 @@ describe("quantised", () => {
     expect(bytes["q4"]! / bytes["f32"]!).toBeLessThan(0.17);
   });
 
+  it.each([
+    { dtype: "f32", kvCache: { dtype: "f32" } },
+    { dtype: "bf16", kvCache: { dtype: "bf16" } },
+    { dtype: "q8", kvCache: { dtype: "int8" } },
+    { dtype: "q4", kvCache: { dtype: "f32" } },
+  ] as const)("%o has the same bits in chunks", async (options) => {
+    const chunked = { ...options, scheduler: { maxBatchTokens: 7, maxSequences: 4 } };
+    expect(await logitsOf(chunked)).toEqual(await logitsOf(options));
+  });
+
   // Less than twice what docs/architecture.md says.
   it.each([
     [{ dtype: "bf16", kvCache: { dtype: "f32" } }, 0.012],
