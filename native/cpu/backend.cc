@@ -283,8 +283,13 @@ PagodaStatus mlaAttention(PagodaDevice* device, const PagodaMlaAttention* op, Pa
   }
 }
 
+// Of layout NZ: a row a worker.
+uint64_t gatherKvScratch(const PagodaGatherKv& op, int32_t threads) {
+  return op.layout == PAGODA_ND ? 0 : sizeof(float) * static_cast<uint64_t>(threads) * op.out.width;
+}
+
 PagodaStatus gatherKv(PagodaDevice* device, const PagodaGatherKv* op, PagodaError* error) {
-  return runOp(device, *op, error, noScratch<PagodaGatherKv>, device->kernels->gatherKv);
+  return runOp(device, *op, error, gatherKvScratch, device->kernels->gatherKv);
 }
 
 PagodaStatus gatedActivation(PagodaDevice* device, const PagodaGatedActivation* op, PagodaError* error) {
