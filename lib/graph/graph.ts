@@ -517,7 +517,7 @@ export class Graph {
 
   /** Returns the columns that all parts share. */
   #checkParts(name: string, parts: readonly WeightPart[]): number {
-    const cols = parts[0]?.strides?.cols ?? parts[0]?.shape[1] ?? 0;
+    const cols = parts[0]?.strides?.cols ?? parts[0]?.shape.at(-1) ?? 0;
     for (const { tensor, shape, rowStart, rows, strides } of parts) {
       if (strides !== undefined) {
         const last = strides.first + (rows - 1) * strides.row + (cols - 1) * strides.col;
@@ -525,7 +525,8 @@ export class Graph {
         this.#check(inside, "weight", name, `element ${last} of ${tensor} [${shape.join(", ")}]`);
         continue;
       }
-      const fits = shape.length === 2 && shape[1] === cols && rowStart + rows <= (shape[0] ?? 0);
+      const rowCount = shape.slice(0, -1).reduce((a, b) => a * b, 1);
+      const fits = shape.length >= 2 && shape.at(-1) === cols && rowStart + rows <= rowCount;
       const expected = `rows ${rowStart} to ${rowStart + rows} of ${cols} columns`;
       this.#check(
         fits,
