@@ -4,7 +4,8 @@
 //
 //   SHAPE  smollm2-135m, qwen2.5-0.5b, llama-3.2-1b; qwen3-moe-1b (32 experts, 4 a token); tiny, tiny-moe
 //   TYPE   hf: OUT is a directory with bfloat16 safetensors
-//          f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k: OUT is a GGUF file
+//          f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, mxfp4: OUT is a GGUF file
+//          mxfp4_moe: mxfp4 for experts, else q8_0
 //          q4_k_m: q4_k, with q6_k for the output, and for values and down projections in half of the layers
 //
 // Weights depend on shape and seed alone: every type holds the same model. As in llama.cpp, rows that are not a multiple of

@@ -61,6 +61,7 @@ const types = [
   ["q4_0", "q4_0", 0.4],
   ["q4_k", "q4_k", 0.4],
   ["q4_k_m", "q4_k", 0.4],
+  ["mxfp4", "mxfp4", 0.6],
 ] as const;
 
 describe.each(types)("a GGUF file of %s", (type, dtype, tolerance) => {
@@ -102,6 +103,7 @@ describe.each([
   ["q8_0", 0.04],
   ["q4_0", 0.4],
   ["q4_k_m", 0.4],
+  ["mxfp4_moe", 0.6],
 ] as const)("experts in a GGUF file of %s", (type, tolerance) => {
   const [moe, plain] = [load(type, "tiny-moe"), load("f32", "tiny-moe")];
 
@@ -119,7 +121,7 @@ describe.each([
     const types = plan.weights
       .filter(({ name }) => name.startsWith("layers.1.mlp."))
       .map(({ name, dtype }) => [name.slice("layers.1.mlp.".length), dtype]);
-    const quantized = type === "q4_k_m" ? "q4_k" : type;
+    const quantized = { q4_k_m: "q4_k", mxfp4_moe: "mxfp4" }[type as string] ?? type;
     expect(Object.fromEntries(types)).toEqual({
       gate: "bf16",
       "experts.gate_proj": quantized,
@@ -127,7 +129,7 @@ describe.each([
       "experts.down_proj": quantized,
     });
     const rich = plan.weights.find(({ name }) => name === "layers.0.mlp.experts.down_proj");
-    expect(rich!.dtype).toBe(type === "q4_k_m" ? "q6_k" : type);
+    expect(rich!.dtype).toBe(type === "q4_k_m" ? "q6_k" : quantized);
   });
 });
 
