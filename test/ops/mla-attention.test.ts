@@ -1,6 +1,6 @@
 import { createRandom } from "../support/random.js";
 import { conformance } from "./conformance.js";
-import type { CaseRun, OpCase } from "./op-case.js";
+import type { CaseRun, CaseWeight, OpCase } from "./op-case.js";
 import {
   attendStep,
   batches,
@@ -14,6 +14,8 @@ interface Options {
   numHeads?: number;
   latentDim?: number;
   ropeDim?: number;
+  nopeDim?: number;
+  valueDim?: number;
   blockSize?: number;
   scale?: number;
   dtype?: "f32" | "bf16" | "int8";
@@ -21,15 +23,24 @@ interface Options {
 
 function mlaCase(options: Options): OpCase {
   const { batch, numHeads = 4, latentDim = 32, ropeDim = 8, blockSize = 16 } = options;
-  const { scale = (latentDim + ropeDim) ** -0.5, dtype = "f32" } = options;
+  const {
+    nopeDim = 16,
+    valueDim = 12,
+    scale = (nopeDim + ropeDim) ** -0.5,
+    dtype = "f32",
+  } = options;
   const shapes = batches[batch] as readonly RequestShape[];
   const { blocks, numBlocks } = scatterBlocks(shapes, blockSize);
   const random = createRandom(numHeads * 10_000 + latentDim * 10 + blockSize);
   const widths = {
-    query: numHeads * latentDim,
+    query: numHeads * nopeDim,
     queryRope: numHeads * ropeDim,
     latent: latentDim,
     ropeKey: ropeDim,
+  };
+  const weight = (rows: number, cols: number): CaseWeight => {
+    const data = random.normals(rows * cols).map((x) => x / Math.sqrt(latentDim));
+    return { kind: "matrix", rows, cols, data };
   };
   const run = (step: CaseRun["step"]): CaseRun => {
     const tokens = step.tokenIds.length;
@@ -47,7 +58,11 @@ function mlaCase(options: Options): OpCase {
       ...Object.fromEntries(
         Object.entries(widths).map(([name, width]) => [name, { rows: "tokens", width }] as const),
       ),
-      out: { rows: "tokens", width: widths.query, isOutput: true },
+      out: { rows: "tokens", width: numHeads * valueDim, isOutput: true },
+    },
+    weights: {
+      keyUp: weight(numHeads * latentDim, nopeDim),
+      valueUp: weight(numHeads * valueDim, latentDim),
     },
     ops: [
       { op: "latentWrite", inputs: ["latent", "ropeKey"], attributes: { layer: 0 } },
@@ -55,7 +70,8 @@ function mlaCase(options: Options): OpCase {
         op: "mlaAttention",
         inputs: ["query", "queryRope"],
         output: "out",
-        attributes: { layer: 0, numHeads, scale },
+        weights: ["keyUp", "valueUp"],
+        attributes: { layer: 0, numHeads, scale, expandFrom: 0 },
       },
     ],
     kv: {
@@ -80,7 +96,7 @@ conformance("mlaAttention", [
   mlaCase({ batch: "mixed", latentDim: 256, ropeDim: 32 }), // MiniCPM3
   mlaCase({ batch: "chunk", latentDim: 512, ropeDim: 64, numHeads: 16 }), // DeepSeek-V2-Lite
   mlaCase({ batch: "mixed", scale: 30 }), // nearly one-hot
-  mlaCase({ batch: "mixed", scale: 0 }), // the mean of the latents
+  mlaCase({ batch: "mixed", scale: 0 }), // the mean of the values
   ...(["bf16", "int8"] as const).flatMap((dtype) => [
     mlaCase({ batch: "mixed", dtype }),
     mlaCase({ batch: "long context", dtype, latentDim: 34, ropeDim: 10 }),
