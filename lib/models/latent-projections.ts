@@ -39,3 +39,19 @@ export function upProjections(
     keyExpand: expand ? g.matrix(`${name}.key_expand`, keys) : undefined,
   };
 }
+
+/** The same from `k_b_proj` `[heads, kv_lora_rank, qk_nope_head_dim]` and `v_b_proj` `[heads, v_head_dim, kv_lora_rank]`. */
+export function splitUpProjections(
+  g: Graph,
+  c: LatentShape,
+): Pick<MlaAttentionOptions, "keyUp" | "valueUp"> {
+  const stacked = (name: string, rows: number, cols: number): WeightPart[] => {
+    const tensor = `model.${g.path(name)}.weight`;
+    const shape = [c.num_attention_heads, rows, cols];
+    return [{ tensor, shape, rowStart: 0, rows: c.num_attention_heads * rows }];
+  };
+  return {
+    keyUp: g.matrix("kv_b_proj.key_up", stacked("k_b_proj", c.kv_lora_rank, c.qk_nope_head_dim)),
+    valueUp: g.matrix("kv_b_proj.value_up", stacked("v_b_proj", c.v_head_dim, c.kv_lora_rank)),
+  };
+}

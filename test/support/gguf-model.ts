@@ -4,11 +4,13 @@ import { openModelDirectory } from "../../lib/loading/model-directory.js";
 import { inverseFrequencies, ropeParameters } from "../../lib/loading/rope.js";
 import type { TensorEntry } from "../../lib/loading/safetensors.js";
 import { stackExperts } from "./gguf-experts.js";
+import { deepSeekMetadata, deepSeekNames, splitUpProjection } from "./gguf-deepseek.js";
 import { f32, list, tensorTypeIds, text, u32, writeGguf } from "./gguf-writer.js";
 import type { GgufContent, GgufTensor, GgufValue } from "./gguf-writer.js";
 
 /** Names in a layer, GGUF by Hugging Face. */
 const layerNames: Readonly<Record<string, string>> = {
+  ...deepSeekNames,
   input_layernorm: "attn_norm",
   post_attention_layernorm: "ffn_norm",
   "self_attn.q_proj": "attn_q",
@@ -35,7 +37,7 @@ const layerNames: Readonly<Record<string, string>> = {
 const gptOssNames: Readonly<Record<string, string>> = {
   ...layerNames,
   post_attention_layernorm: "post_attention_norm",
-  "self_attn.sinks": "attn_sinks",
+  "self_attn.sinks": "attn_sinks.weight",
   "mlp.router": "ffn_gate_inp",
 };
 
@@ -62,28 +64,41 @@ const architectures: Readonly<Record<string, string>> = {
   MixtralForCausalLM: "llama",
   Qwen3MoeForCausalLM: "qwen3moe",
   GptOssForCausalLM: "gpt-oss",
+  DeepseekV2ForCausalLM: "deepseek2",
+  DeepseekV3ForCausalLM: "deepseek2",
 };
 
 /**
  * A Hugging Face directory as the content of a GGUF file, converted as llama.cpp's script does:
  * queries and keys of Llama are permuted, norms of Gemma hold the whole weight, matrices of experts
- * are stacked, `llama3` becomes factors of the rotary embedding.
+ * are stacked, those of latent attention split unless `splitsLatents` is false, and `llama3` becomes
+ * factors of the rotary embedding.
  */
-export async function ggufOfDirectory(directory: string): Promise<GgufContent> {
+export async function ggufOfDirectory(
+  directory: string,
+  { splitsLatents = true }: { readonly splitsLatents?: boolean } = {},
+): Promise<GgufContent> {
   const { config, checkpoint } = await openModelDirectory(directory);
   const architecture = architectures[config.strings("architectures")[0]!]!;
   const stored: GgufTensor[] = [];
   for (const [name, entry] of checkpoint.tensors) {
     const data = await convert(architecture, config, name, entry);
     const type = tensorTypeIds[entry.dtype as "F32" | "F16" | "BF16"];
-    stored.push({ name, shape: entry.shape, type, data });
+    const tensor = { name, shape: entry.shape, type, data };
+    stored.push(...(splitsLatents ? splitUpProjection(config, tensor) : [tensor]));
   }
   const tensors = stackExperts(stored).map(({ name, ...rest }): GgufTensor => {
     return Object.assign({ name: ggufName(architecture, name) }, rest);
   });
   const factors = ropeFactors(config);
   if (factors !== undefined) tensors.push(factors);
-  return { metadata: metadataOf(architecture, config), tensors };
+  const metadata = metadataOf(architecture, config);
+  if (architecture === "deepseek2") {
+    for (const [key, value] of Object.entries(deepSeekMetadata(config, splitsLatents))) {
+      metadata[`${architecture}.${key}`] = value;
+    }
+  }
+  return { metadata, tensors };
 }
 
 function ggufName(architecture: string, name: string): string {
@@ -91,7 +106,8 @@ function ggufName(architecture: string, name: string): string {
   const [, layer, stem = "", kind = "weight"] = pattern.exec(name)!;
   if (layer === undefined) return `${modelNames[stem]}.${kind}`;
   const names = { gemma3: gemmaNames, "gpt-oss": gptOssNames }[architecture] ?? layerNames;
-  return `blk.${layer}.${names[stem]}.${kind}`;
+  const found = names[stem]!;
+  return `blk.${layer}.${found.includes(".") ? found : `${found}.${kind}`}`;
 }
 
 async function convert(
@@ -124,7 +140,9 @@ function permute(data: Buffer, rows: number, heads: number): Buffer {
 
 function headDim(config: ConfigReader): number {
   const fallback = config.integer("hidden_size") / config.integer("num_attention_heads");
-  return config.integer("head_dim", { default: fallback });
+  return config.integer("qk_rope_head_dim", {
+    default: config.integer("head_dim", { default: fallback }),
+  });
 }
 
 function metadataOf(architecture: string, config: ConfigReader): Record<string, GgufValue> {

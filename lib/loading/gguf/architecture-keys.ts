@@ -39,8 +39,14 @@ export class ArchitectureKeys {
     return typeof value === "number" ? value : fallback;
   }
 
-  /** Dimensions of a head; NaN where the file does not say. */
+  /** Whether the file has latent attention. */
+  get isLatent(): boolean {
+    return this.get("attention.kv_lora_rank") !== undefined;
+  }
+
+  /** Dimensions of a head that rope may rotate; NaN where the file does not say. */
   headDim(): number {
+    if (this.isLatent) return this.number("rope.dimension_count", NaN);
     const heads = this.uniform("attention.head_count");
     const even = this.number("embedding_length", NaN) / (typeof heads === "number" ? heads : NaN);
     return this.number("attention.key_length", even);

@@ -54,6 +54,30 @@ const mixtral: GgufArchitecture = {
   },
 };
 
+/** Latent attention, and layers with or without experts. */
+const deepseek2: GgufArchitecture = {
+  architecture: "DeepseekV2ForCausalLM",
+  layerTensors: {
+    ...norms,
+    ...feedForward,
+    ...experts,
+    attn_q: "self_attn.q_proj",
+    attn_q_a: "self_attn.q_a_proj",
+    attn_q_a_norm: "self_attn.q_a_layernorm",
+    attn_q_b: "self_attn.q_b_proj",
+    attn_kv_a_mqa: "self_attn.kv_a_proj_with_mqa",
+    attn_kv_a_norm: "self_attn.kv_a_layernorm",
+    attn_kv_b: "self_attn.kv_b_proj",
+    attn_k_b: "self_attn.k_b_proj",
+    attn_v_b: "self_attn.v_b_proj",
+    attn_output: "self_attn.o_proj",
+    "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
+    ffn_gate_shexp: "mlp.shared_experts.gate_proj",
+    ffn_up_shexp: "mlp.shared_experts.up_proj",
+    ffn_down_shexp: "mlp.shared_experts.down_proj",
+  },
+};
+
 /** By `general.architecture`; `llama` with experts is {@link mixtral}. */
 const architectures: ReadonlyMap<string, GgufArchitecture> = new Map([
   ["llama", { architecture: "LlamaForCausalLM", layerTensors: llama }],
@@ -66,6 +90,7 @@ const architectures: ReadonlyMap<string, GgufArchitecture> = new Map([
       layerTensors: { ...attention, ...headNorms, ...norms, ...experts },
     },
   ],
+  ["deepseek2", deepseek2],
   [
     "gpt-oss",
     {

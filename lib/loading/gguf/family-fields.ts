@@ -1,4 +1,5 @@
 import type { ArchitectureKeys } from "./architecture-keys.js";
+import { deepSeekFields } from "./deepseek-fields.js";
 import type { GgufHeader } from "./header.js";
 
 export type Fields = Readonly<Record<string, unknown>>;
@@ -12,6 +13,8 @@ export function familyFields(header: GgufHeader, keys: ArchitectureKeys): Fields
       return qwen3MoeFields(keys);
     case "gpt-oss":
       return gptOssFields(keys);
+    case "deepseek2":
+      return deepSeekFields(header, keys);
     case "phi3":
       return { sliding_window: keys.get("attention.sliding_window") || null };
     case "gemma3":
@@ -37,7 +40,7 @@ export function hasExperts(keys: ArchitectureKeys): boolean {
 }
 
 /** Numbers of the ways to make weights of the experts' logits. */
-const gatingFunctions = { softmax: 1, softmaxOfChosen: 3 } as const;
+export const gatingFunctions = { softmax: 1, sigmoid: 2, softmaxOfChosen: 3 } as const;
 
 /** Experts that are chosen among all, as `gating` says, in every layer. */
 function mixtureFields(keys: ArchitectureKeys, gating: keyof typeof gatingFunctions): Fields {

@@ -29,7 +29,7 @@ export function ggufConfig(
 function sharedFields(header: GgufHeader, keys: ArchitectureKeys, architecture: string): Fields {
   const { tensors } = header;
   const head_dim = keys.headDim();
-  if (keys.number("attention.value_length", head_dim) !== head_dim) {
+  if (!keys.isLatent && keys.number("attention.value_length", head_dim) !== head_dim) {
     throw keys.unsupported("a value head of another length than the key head");
   }
   const hasBias = (name: string): boolean => tensors.has(`blk.0.${name}.bias`);
@@ -84,17 +84,27 @@ function ropeScaling(keys: ArchitectureKeys): Fields | undefined {
   const factor = keys.get("rope.scaling.factor") ?? linear;
   if (type !== "yarn") return withoutUndefined({ rope_type: type, factor });
   const attention = keys.get("rope.scaling.attn_factor");
+  const mscale = mscaleFields(keys);
+  const isScaled = mscale !== undefined;
   return withoutUndefined({
     rope_type: type,
     factor,
     original_max_position_embeddings: keys.get("rope.scaling.original_context_length"),
     beta_fast: keys.get("rope.scaling.yarn_beta_fast"),
     beta_slow: keys.get("rope.scaling.yarn_beta_slow"),
+    ...mscale,
     truncate: keys.name === "gpt-oss" ? false : undefined,
     // There it multiplies what the factor gives by itself; in Hugging Face it replaces it.
     attention_factor:
       typeof attention === "number"
-        ? attention * yarnScale(keys.number("rope.scaling.factor", 1), 1)
+        ? attention * (isScaled ? 1 : yarnScale(keys.number("rope.scaling.factor", 1), 1))
         : attention,
   });
+}
+
+/** There a tenth of `mscale_all_dim`, and `mscale` is the same. */
+function mscaleFields(keys: ArchitectureKeys): Fields | undefined {
+  const logMultiplier = keys.number("rope.scaling.yarn_log_multiplier", 0);
+  if (!keys.isLatent || logMultiplier === 0) return undefined;
+  return { mscale: 10 * logMultiplier, mscale_all_dim: 10 * logMultiplier };
 }
