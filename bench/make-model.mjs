@@ -2,7 +2,10 @@
 //
 //   node bench/make-model.mjs SHAPE TYPE OUT [--seed=N]
 //
-//   SHAPE  smollm2-135m, qwen2.5-0.5b, llama-3.2-1b; qwen3-moe-1b (32 experts, 4 a token); tiny, tiny-moe
+//   SHAPE  smollm2-135m, qwen2.5-0.5b, llama-3.2-1b
+//          qwen3-moe-1b (32 experts, 4 a token), deepseek-v2-1b (32 experts, 6 a token and 2 shared; latent attention)
+//          mla-0.6b (latent attention, no experts)
+//          tiny, tiny-moe, tiny-mla (for tests)
 //   TYPE   hf: OUT is a directory with bfloat16 safetensors
 //          f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, mxfp4: OUT is a GGUF file
 //          mxfp4_moe: mxfp4 for experts, else q8_0

@@ -8,7 +8,7 @@ import { blockFormats } from "./block-formats.mjs";
 export function typesOf(type, shape) {
   const fallbacks = { Q4_K: "Q5_0", Q5_K: "Q5_1", Q6_K: "Q8_0" };
   return ({ gguf, shape: dimensions, type: own }) => {
-    const wanted = wantedType(type, gguf, shape, dimensions);
+    const wanted = wantedType(type, gguf, shape);
     if (blockFormats[wanted] === undefined) throw new Error(`Unknown type ${type}`);
     if (dimensions.length === 1) return "F32";
     if (own !== undefined) return own;
@@ -16,9 +16,9 @@ export function typesOf(type, shape) {
   };
 }
 
-function wantedType(type, name, shape, dimensions) {
+function wantedType(type, name, shape) {
   if (type === "q4_k_m") return mixedType(name, shape);
-  if (type === "mxfp4_moe") return dimensions.length === 3 ? "MXFP4" : "Q8_0";
+  if (type === "mxfp4_moe") return name.includes("_exps.") ? "MXFP4" : "Q8_0";
   return type.toUpperCase();
 }
 

@@ -1,7 +1,7 @@
 /**
  * The tensors of a shape: `name` as in safetensors, `gguf` as in GGUF files, `shape` [rows, cols], [length], or
- * [experts, rows, cols], which safetensors hold expert by expert; `name` is then a function of the expert. Values have the
- * standard deviation `std` around `mean`. `heads`: rows that GGUF files of Llama permute, this many heads.
+ * [experts, rows, cols], which safetensors hold expert by expert; `name` is then a function of the expert. Latent attention
+ * has the tensors of GGUF files. Values have the standard deviation `std` around `mean`. `heads`: rows that GGUF files of Llama permute, this many heads.
  */
 export function tensorsOf(shape) {
   const { vocab_size, hidden_size: hidden, num_hidden_layers } = shape;
@@ -25,10 +25,22 @@ function layerTensors(shape, layer) {
   };
   return [
     norm(at.hf("input_layernorm"), at.gguf("attn_norm"), hidden),
-    ...attentionTensors(shape, at),
+    ...(shape.kv_lora_rank === undefined
+      ? attentionTensors(shape, at)
+      : latentAttentionTensors(shape, at)),
     norm(at.hf("post_attention_layernorm"), at.gguf("ffn_norm"), hidden),
-    ...(shape.num_experts === undefined ? mlpTensors(shape, at) : expertTensors(shape, at)),
+    ...feedForwardTensors(shape, layer, at),
   ];
+}
+
+function feedForwardTensors(shape, layer, at) {
+  const experts = shape.num_experts ?? shape.n_routed_experts ?? 0;
+  if (experts === 0 || layer < (shape.first_k_dense_replace ?? 0)) return mlpTensors(shape, at);
+  const tensors = expertTensors(shape, experts, at);
+  if (shape.n_shared_experts === undefined) return tensors;
+  const intermediate_size = shape.n_shared_experts * shape.moe_intermediate_size;
+  const shared = { path: "mlp.shared_experts", suffix: "_shexp" };
+  return [...tensors, ...mlpTensors({ ...shape, intermediate_size }, at, shared)];
 }
 
 function attentionTensors(shape, { hf, gguf, residual }) {
@@ -53,9 +65,39 @@ function attentionTensors(shape, { hf, gguf, residual }) {
   ];
 }
 
-function mlpTensors({ hidden_size: hidden, intermediate_size: inner }, { hf, gguf, residual }) {
+/** Queries with a latent of their own, or without one; W_UK is transposed. */
+function latentAttentionTensors(shape, { hf, gguf, residual }) {
+  const { hidden_size: hidden, num_attention_heads: heads } = shape;
+  const { q_lora_rank: queryRank, kv_lora_rank: rank, v_head_dim: value } = shape;
+  const { qk_nope_head_dim: nope, qk_rope_head_dim: rope } = shape;
+  const linear = (name, other, shape, options) =>
+    matrix(hf(`self_attn.${name}`), gguf(other), shape, options);
+  const latentNorm = (x, length) =>
+    norm(hf(`self_attn.${x}_a_layernorm`), gguf(`attn_${x}_a_norm`), length);
+  const queryRows = heads * (nope + rope);
+  const throughLatent = [
+    linear("q_a_proj", "attn_q_a", [queryRank, hidden]),
+    latentNorm("q", queryRank),
+    linear("q_b_proj", "attn_q_b", [queryRows, queryRank]),
+  ];
+  const direct = [linear("q_proj", "attn_q", [queryRows, hidden])];
+  return [
+    ...(queryRank === null ? direct : throughLatent),
+    linear("kv_a_proj_with_mqa", "attn_kv_a_mqa", [rank + rope, hidden]),
+    latentNorm("kv", rank),
+    linear("k_b_proj", "attn_k_b", [heads, rank, nope]),
+    linear("v_b_proj", "attn_v_b", [heads, value, rank]),
+    linear("o_proj", "attn_output", [hidden, heads * value], { std: residual(heads * value) }),
+  ];
+}
+
+function mlpTensors(
+  { hidden_size: hidden, intermediate_size: inner },
+  { hf, gguf, residual },
+  { path = "mlp", suffix = "" } = {},
+) {
   const linear = (name, shape, options) =>
-    matrix(hf(`mlp.${name}_proj`), gguf(`ffn_${name}`), shape, options);
+    matrix(hf(`${path}.${name}_proj`), gguf(`ffn_${name}${suffix}`), shape, options);
   return [
     linear("gate", [inner, hidden]),
     linear("up", [inner, hidden]),
@@ -64,8 +106,8 @@ function mlpTensors({ hidden_size: hidden, intermediate_size: inner }, { hf, ggu
 }
 
 /** As llama.cpp writes them, routers stay float32. */
-function expertTensors(shape, { hf, gguf, residual }) {
-  const { hidden_size: hidden, moe_intermediate_size: inner, num_experts: experts } = shape;
+function expertTensors(shape, experts, { hf, gguf, residual }) {
+  const { hidden_size: hidden, moe_intermediate_size: inner } = shape;
   const stack = (name, shape, options) => {
     const nameOf = (expert) => hf(`mlp.experts.${expert}.${name}_proj`);
     return matrix(nameOf, gguf(`ffn_${name}_exps`), [experts, ...shape], options);

@@ -13,6 +13,7 @@ export function writeDirectory(directory, shape, tensors, { rowsOf }) {
   const json = (name, value) => writeFileSync(join(directory, name), JSON.stringify(value));
   const { architecture, ...fields } = shape;
   const { modelType } = architectures[architecture];
+  if (modelType === undefined) throw new Error(`${architecture} is written as a GGUF file only`);
   const shared = { hidden_act: "silu", torch_dtype: "bfloat16", eos_token_id: eosTokenId };
   json("config.json", {
     architectures: [architecture],

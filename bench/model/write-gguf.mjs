@@ -43,7 +43,7 @@ function permutedRow({ shape: [rows], heads }) {
 
 /** `llama3` scaling: what each frequency of the rotary embedding is divided by. */
 function ropeFactors({ rope_scaling: scaling, rope_theta: theta, head_dim: dim }) {
-  if (scaling === undefined) return [];
+  if (scaling?.rope_type !== "llama3") return [];
   const { factor, low_freq_factor: low, high_freq_factor: high } = scaling;
   const context = scaling.original_max_position_embeddings;
   const factors = Float32Array.from({ length: dim / 2 }, (_, i) => {

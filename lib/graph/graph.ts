@@ -1,5 +1,5 @@
 import { PagodaError } from "../errors.js";
-import type { KeptDtype } from "./dtypes.js";
+import { isQuantized, type KeptDtype } from "./dtypes.js";
 import { elementsPerToken } from "./kv-groups.js";
 import {
   activations,
@@ -509,8 +509,15 @@ export class Graph {
     const path = this.path(name);
     this.#check(this.canStack(parts), "weight", path, "its parts have different types");
     const cols = this.#checkParts(name, parts);
-    const dtype = this.#kept.get(parts[0]?.tensor ?? "");
+    const dtype = this.#keptType(parts[0]);
     return this.weights.rows(kind, path, parts, { cols, ...(dtype && { dtype }) });
+  }
+
+  /** The type that a matrix of such parts keeps; transposed blocks have none. */
+  #keptType(part: WeightPart | undefined): KeptDtype | undefined {
+    const dtype = this.#kept.get(part?.tensor ?? "");
+    const isTransposed = part?.strides !== undefined && part.strides.col !== 1;
+    return isTransposed && dtype !== undefined && isQuantized(dtype) ? undefined : dtype;
   }
 
   #step(

@@ -11,8 +11,8 @@ export interface LatentShape {
 
 /**
  * The up-projections of `g.mlaAttention` from the checkpoint's matrix `name` below the open scopes, `[heads * (qk_nope_head_dim +
- * v_head_dim), kv_lora_rank]`, in which the rows of a head are W_UK, then W_UV. `keyUp` is W_UK transposed, so the matrix must
- * not be quantised. `keyExpand` is made where `expand` is set.
+ * v_head_dim), kv_lora_rank]`, in which the rows of a head are W_UK, then W_UV. `keyUp` is W_UK transposed, for which blocks
+ * of a quantised file become plain numbers. `keyExpand` is made where `expand` is set.
  */
 export function upProjections(
   g: Graph,
