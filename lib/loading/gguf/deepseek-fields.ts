@@ -5,7 +5,7 @@ import type { GgufHeader } from "./header.js";
 /** Latent attention (DeepSeek-V2 and its successors), with experts or without. */
 export function deepSeekFields(header: GgufHeader, keys: ArchitectureKeys): Fields {
   const { tensors } = header;
-  const hasBias = (name: string): boolean => tensors.has(`blk.0.${name}.bias`);
+  keys.expect("attention.temperature_scale", []);
   return {
     ...headFields(keys),
     ...expertFields(header, keys),
@@ -13,7 +13,7 @@ export function deepSeekFields(header: GgufHeader, keys: ArchitectureKeys): Fiel
     q_lora_rank: keys.get("attention.q_lora_rank") ?? null,
     kv_lora_rank: keys.required("attention.kv_lora_rank"),
     split_kv_b_proj: tensors.has("blk.0.attn_k_b.weight"),
-    attention_bias: hasBias("attn_kv_a_mqa"),
+    attention_bias: tensors.has("blk.0.attn_kv_a_mqa.bias"),
   };
 }
 
