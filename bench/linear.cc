@@ -23,7 +23,8 @@
 namespace pagoda::PAGODA_ISA {
 namespace {
 
-constexpr const char* kNames[] = {"f32", "bf16", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
+constexpr const char* kNames[] = {"f32",  "bf16", "f16",  "q8_0", "q4_0", "q4_1", "q5_0",
+                                  "q5_1", "q4_k", "q5_k", "q6_k", "int8", "mxfp4"};
 
 struct Shape {
   int32_t outputs;
@@ -115,9 +116,10 @@ class Bench {
 int benchMain(int argc, char** argv) {
   const int threads = argc > 1 ? std::max(1, std::atoi(argv[1])) : 2;
   Bench bench(threads);
-  for (int dtype = PAGODA_F32; dtype <= PAGODA_Q6_K; ++dtype) {
+  for (int dtype = PAGODA_F32; dtype <= PAGODA_MXFP4; ++dtype) {
     const auto isWanted = [&](const char* name) { return std::strcmp(name, kNames[dtype]) == 0; };
-    if (dtype == PAGODA_F16 || (argc > 2 && std::none_of(argv + 2, argv + argc, isWanted))) continue;
+    if (dtype == PAGODA_F16 || dtype == PAGODA_INT8) continue;
+    if (argc > 2 && std::none_of(argv + 2, argv + argc, isWanted)) continue;
     for (const Shape shape : kShapes) bench.run(static_cast<PagodaDtype>(dtype), shape);
   }
   return 0;

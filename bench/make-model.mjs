@@ -2,17 +2,22 @@
 //
 //   node bench/make-model.mjs SHAPE TYPE OUT [--seed=N]
 //
-//   SHAPE  smollm2-135m, qwen2.5-0.5b, llama-3.2-1b, tiny
+//   SHAPE  smollm2-135m, qwen2.5-0.5b, llama-3.2-1b
+//          qwen3-moe-1b (32 experts, 4 a token), deepseek-v2-1b (32 experts, 6 a token and 2 shared; latent attention)
+//          mla-0.6b (latent attention, no experts)
+//          tiny, tiny-moe, tiny-mla (for tests)
 //   TYPE   hf: OUT is a directory with bfloat16 safetensors
-//          f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k: OUT is a GGUF file
+//          f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, mxfp4: OUT is a GGUF file
+//          mxfp4_moe: mxfp4 for experts, else q8_0
 //          q4_k_m: q4_k, with q6_k for the output, and for values and down projections in half of the layers
 //
 // Weights depend on shape and seed alone: every type holds the same model. As in llama.cpp, rows that are not a multiple of
-// 256 elements take q5_0 for q4_k, q5_1 for q5_k and q8_0 for q6_k; vectors stay float32. Activations keep their size from
+// 256 elements take q5_0 for q4_k, q5_1 for q5_k and q8_0 for q6_k; vectors and routers stay float32. Activations keep their size from
 // layer to layer. Memory stays below 200 MB.
 import { randomRows } from "./model/random-rows.mjs";
-import { shapes, tensorsOf } from "./model/shapes.mjs";
+import { shapes } from "./model/shapes.mjs";
 import { typesOf } from "./model/tensor-types.mjs";
+import { tensorsOf } from "./model/tensors.mjs";
 import { writeDirectory } from "./model/write-directory.mjs";
 import { writeGguf } from "./model/write-gguf.mjs";
 

@@ -76,7 +76,10 @@ export interface NativeWeightPart {
     /** Row of the tensor that is the part's first. */
     readonly firstRow: number;
   };
-  /** Elements from one row, and from one column, to the next, where they do not follow each other; not if quantised. */
+  /**
+   * Elements from one row, and from one column, to the next, where they do not follow each other. Of blocks only a transpose:
+   * `row` is 1 and `col` the length of the rows in the file.
+   */
   readonly strides?: { readonly row: number; readonly col: number };
 }
 

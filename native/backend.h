@@ -59,7 +59,8 @@ typedef enum PagodaDtype {
   PAGODA_Q6_K = 10,
   /* Of a KV cache only: codes with a scale for each token, KV head and for each of K and V, or of latent and rope key.
    */
-  PAGODA_INT8 = 11
+  PAGODA_INT8 = 11,
+  PAGODA_MXFP4 = 12
 } PagodaDtype;
 
 /* Activations: [rows, width], row r at data + r * rowStride elements. A column range of a tensor is again one. */

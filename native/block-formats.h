@@ -73,9 +73,18 @@ struct BlockQ6_K {
   uint16_t d;
 };
 
+// Microscaling FP4 (Open Compute Project, MX specification 1.0): x_i = 2^(exponent - 127) * fp4(q_i), q_i as in Q4_0
+// and fp4 a number of one sign, two exponent and one fraction bit: 0, 0.5, 1, 1.5, 2, 3, 4, 6, and from 8 on the same
+// below zero. Exponent 255 is NaN.
+struct BlockMxfp4 {
+  uint8_t exponent;
+  uint8_t codes[16];
+};
+
 static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20);
 static_assert(sizeof(BlockQ5_0) == 22 && sizeof(BlockQ5_1) == 24);
 static_assert(sizeof(BlockQ4_K) == 144 && sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210);
+static_assert(sizeof(BlockMxfp4) == 17);
 
 struct BlockFormat {
   int32_t columns;  // of a block; 1 for plain elements
@@ -105,6 +114,8 @@ static constexpr BlockFormat blockFormat(PagodaDtype dtype) {
       return {256, sizeof(BlockQ5_K)};
     case PAGODA_Q6_K:
       return {256, sizeof(BlockQ6_K)};
+    case PAGODA_MXFP4:
+      return {32, sizeof(BlockMxfp4)};
     case PAGODA_INT8:  // of a KV cache only
       break;
   }

@@ -22,14 +22,20 @@ constexpr int32_t kChunkRows = 64;
 constexpr uint64_t kMostChunkBytes = 8u << 20;
 constexpr uint64_t kMaxStride = 1u << 24;  // elements
 
+bool isTransposed(const WeightPart& part) { return part.strides && isQuantized(part.dtype); }
+
 void checkPart(const PagodaWeight& weight, const WeightPart& part) {
   require(part.rowStart >= 0 && part.rows >= 1 && part.rowStart <= weight.rows - part.rows,
           "A part's rows lie outside its weight");
   require(part.offset <= INT64_MAX, "A part's offset is out of range");
-  require(weight.cols % blockFormat(part.dtype).columns == 0, "A part's rows do not consist of whole blocks");
+  const uint64_t rowLength = isTransposed(part) ? part.strides->col : weight.cols;
+  require(rowLength % blockFormat(part.dtype).columns == 0, "A part's rows do not consist of whole blocks");
   if (!part.strides) return;
-  require(!isQuantized(part.dtype) && !part.quantized, "A part with strides is quantised");
+  require(!part.quantized, "A part with strides is quantised in groups");
   require(part.strides->row <= kMaxStride && part.strides->col <= kMaxStride, "A part's stride is out of range");
+  if (!isQuantized(part.dtype)) return;
+  require(part.strides->row == 1 && static_cast<uint64_t>(part.rows) <= rowLength,
+          "A quantised part is not transposed");
 }
 
 int32_t chunkRows(const WeightPart& part, uint64_t rowBytes) {
@@ -110,12 +116,13 @@ class Chunks {
 
   void addRows(int32_t index, const PagodaWeight& weight, const WeightPart& part) {
     checkPart(weight, part);
-    const auto rowLength = static_cast<uint64_t>(rowBytes(part.dtype, weight.cols));
+    const PagodaDtype dtype = isTransposed(part) ? PAGODA_F32 : part.dtype;
+    const auto rowLength = static_cast<uint64_t>(rowBytes(dtype, weight.cols));
     const ReadRows read = readerOf(weight, part, rowLength);
     const int32_t step = chunkRows(part, rowLength);
     for (int32_t row = 0; row < part.rows; row += std::min(step, part.rows - row)) {
       const int32_t rows = std::min(step, part.rows - row);
-      push({index, part.dtype, part.rowStart + row, rows, rows * rowLength,
+      push({index, dtype, part.rowStart + row, rows, rows * rowLength,
             [read, row, rows](char* into) { read(row, rows, into); }});
     }
   }
@@ -126,6 +133,11 @@ class Chunks {
       return [&blocks](int32_t row, int32_t rows, char* into) { blocks.read(row, rows, into); };
     }
     const File& file = open(part.file);
+    if (isTransposed(part)) {
+      const auto length = static_cast<int32_t>(part.strides->col);
+      const TransposedBlocks matrix = {part.offset, part.dtype, length, weight.cols};
+      return [&file, matrix](int32_t row, int32_t rows, char* into) { readTransposed(file, matrix, row, rows, into); };
+    }
     if (part.strides) {
       const StridedMatrix matrix = {part.offset, *part.strides, blockFormat(part.dtype).bytes, weight.cols};
       return [&file, matrix](int32_t row, int32_t rows, char* into) { readStrided(file, matrix, row, rows, into); };

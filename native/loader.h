@@ -22,7 +22,8 @@ struct WeightPart {
   int32_t rows;
   /// Where the file holds codes, which become blocks of `dtype`.
   std::optional<GroupQuantized> quantized = {};
-  /// Where the elements do not lie one behind the other; not for quantised ones.
+  /// Where the elements do not lie one behind the other. Rows of blocks can be read transposed, as f32: `row` is 1 and
+  /// `col` the length of the rows in the file.
   std::optional<Strides> strides = {};
 };
 

@@ -4,6 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "block-formats.h"
+#include "cpu/block-codec.h"
+
 namespace pagoda {
 
 namespace {
@@ -33,6 +36,21 @@ void readStrided(const File& file, const StridedMatrix& matrix, int32_t row, int
   for (uint64_t i = 0; i < outer.count; ++i) {
     file.read(start + i * outer.from, buffer.data(), buffer.size());
     scatter(buffer.data(), inner, bytes, into + i * outer.to);
+  }
+}
+
+void readTransposed(const File& file, const TransposedBlocks& matrix, int32_t row, int32_t rows, char* into) {
+  const BlockFormat format = blockFormat(matrix.dtype);
+  std::vector<char> blocks(rowBytes(matrix.dtype, matrix.rowLength));
+  std::vector<float> values(matrix.rowLength);
+  for (int64_t col = 0; col < matrix.cols; ++col) {
+    file.read(matrix.offset + col * blocks.size(), blocks.data(), blocks.size());
+    for (int32_t i = 0; i < matrix.rowLength / format.columns; ++i) {
+      dequantizeBlock(matrix.dtype, &blocks[static_cast<size_t>(i) * format.bytes], &values[i * format.columns]);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memcpy(into + (r * matrix.cols + col) * sizeof(float), &values[row + r], sizeof(float));
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "backend.h"
 #include "file.h"
 
 namespace pagoda {
@@ -23,5 +24,16 @@ struct StridedMatrix {
 
 /// Reads rows [row, row + rows), row-major. Throws PAGODA_IO.
 void readStrided(const File& file, const StridedMatrix& matrix, int32_t row, int32_t rows, char* into);
+
+/// The transpose of rows of quantised blocks, from `offset` bytes on.
+struct TransposedBlocks {
+  uint64_t offset;
+  PagodaDtype dtype;
+  int32_t rowLength;  // columns of the file's rows, whole blocks
+  int32_t cols;       // of the transpose: rows in the file
+};
+
+/// Reads rows [row, row + rows) of the transpose as f32, row-major. Throws PAGODA_IO.
+void readTransposed(const File& file, const TransposedBlocks& matrix, int32_t row, int32_t rows, char* into);
 
 }  // namespace pagoda

@@ -23,22 +23,26 @@ export async function readModel(file) {
     const { size } = await handle.stat();
     const { tensors, metadata } = await readGgufHeader(handle, { path: file, bytes: size });
     const architecture = metadata.get("general.architecture");
-    const contextLength = metadata.get(`${architecture}.context_length`);
-    return { ...costs([...tensors.values()]), contextLength };
+    const key = (name) => metadata.get(`${architecture}.${name}`);
+    const expertShare = key("expert_used_count") / key("expert_count");
+    return { ...costs([...tensors.values()], expertShare), contextLength: key("context_length") };
   } finally {
     await handle.close();
   }
 }
 
-function costs(tensors) {
-  const matrices = tensors.filter(({ shape }) => shape.length === 2);
+/** A token reads, and is multiplied with, `expertShare` of the tensors that hold all experts. */
+function costs(tensors, expertShare) {
+  const matrices = tensors.filter(({ shape }) => shape.length >= 2);
   const isEmbedding = ({ name }) => name === "token_embd.weight";
   const hasHead = matrices.some(({ name }) => name === "output.weight");
   const read = tensors.filter((tensor) => !(hasHead && isEmbedding(tensor)));
   const layers = matrices.filter(({ name }) => name.startsWith("blk."));
+  const shareOf = ({ name }) => (name.includes("_exps.") ? expertShare : 1);
+  const elements = ({ shape }) => shape.reduce((product, size) => product * size, 1);
   return {
-    bytes: sum(read.map(({ bytes }) => bytes)),
-    operations: 2 * sum(layers.map(({ shape: [rows, cols] }) => rows * cols)),
+    bytes: sum(read.map((tensor) => shareOf(tensor) * tensor.bytes)),
+    operations: 2 * sum(layers.map((tensor) => shareOf(tensor) * elements(tensor))),
     type: mostOf(layers),
   };
 }

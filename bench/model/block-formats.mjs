@@ -14,6 +14,7 @@ export const blockFormats = {
   Q4_K: { id: 12, elements: 256, bytes: 144, encode: encodeQ4_K },
   Q5_K: { id: 13, elements: 256, bytes: 176, encode: encodeQ5_K },
   Q6_K: { id: 14, elements: 256, bytes: 210, encode: encodeQ6_K },
+  MXFP4: { id: 39, elements: 32, bytes: 17, encode: encodeMxfp4 },
 };
 
 const floatBits = new Float32Array(1);
@@ -140,6 +141,25 @@ function encodeQ5_1(x, out) {
   offsetLevels(x, out, 31);
   putHighBits(out, 4);
   putNibbles(out, 8);
+}
+
+/** Twice the numbers of FP4, and what lies halfway between them. */
+const fp4Doubled = [0, 1, 2, 3, 4, 6, 8, 12];
+const fp4Bounds = fp4Doubled.slice(1).map((size, i) => (size + fp4Doubled[i]) / 2);
+
+/** The exponent of the largest number, less FP4's own, as a byte; then codes of sign and size. */
+function encodeMxfp4(x, out) {
+  const largest = Math.abs(extreme(x, 0, 32));
+  const exponent = largest === 0 ? 0 : Math.max(Math.floor(Math.log2(largest)) - 2 + 127, 0);
+  const unit = 2 ** (exponent - 128);
+  out.setUint8(0, exponent);
+  for (let i = 0; i < 32; i++) {
+    const size = Math.abs(x[i]) / unit;
+    let rank = 0;
+    while (rank < fp4Bounds.length && size > fp4Bounds[rank]) rank++;
+    levels[i] = x[i] < 0 ? rank + 8 : rank;
+  }
+  putNibbles(out, 1);
 }
 
 // ---- blocks of 256

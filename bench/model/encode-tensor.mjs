@@ -9,12 +9,17 @@ export function rowBytes(type, cols) {
   return (cols / elements) * bytes;
 }
 
+/** The rows of all matrices of a tensor, and their columns; a vector is one row. */
+export function rowsAndCols(shape) {
+  return [shape.slice(0, -1).reduce((product, size) => product * size, 1), shape.at(-1)];
+}
+
 /**
  * Passes the rows of a tensor on encoded, a chunk at a time. `fill(row, values)` makes one of them; `order(row)` says which
  * row stands in the place of another one.
  */
 export function encodeTensor(tensor, type, { fill, order = (row) => row }, write) {
-  const [rows, cols] = tensor.shape.length === 1 ? [1, tensor.shape[0]] : tensor.shape;
+  const [rows, cols] = rowsAndCols(tensor.shape);
   const values = new Float32Array(cols);
   const bytes = rowBytes(type, cols);
   const rowsAtOnce = Math.max(1, Math.floor(chunkBytes / bytes));

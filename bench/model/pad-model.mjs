@@ -1,4 +1,4 @@
-import { tensorsOf } from "./shapes.mjs";
+import { tensorsOf } from "./tensors.mjs";
 
 const block = 256;
 

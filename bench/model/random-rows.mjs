@@ -2,10 +2,12 @@ import { createHash } from "node:crypto";
 
 /**
  * Makes the rows of a tensor: uniform around its mean with its standard deviation. A row depends on the seed, the tensor's
- * name and its number alone, so that rows may be written in any order and every format holds the same model.
+ * name (of a stack of experts, that in GGUF) and its number alone, so that rows may be written in any order and every format
+ * holds the same model.
  */
-export function randomRows(seed, { name, mean, std }) {
-  const hash = createHash("sha256").update(`${seed} ${name}`).digest();
+export function randomRows(seed, { name, gguf, mean, std }) {
+  const seeded = `${seed} ${typeof name === "string" ? name : gguf}`;
+  const hash = createHash("sha256").update(seeded).digest();
   const [start, step] = [hash.readInt32LE(0), hash.readInt32LE(4) | 1];
   const scale = (std * Math.sqrt(12)) / 2 ** 32;
   return (row, out) => {

@@ -1,11 +1,11 @@
 import { openSync, readdirSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { tensorsOf } from "./shapes.mjs";
+import { tensorsOf } from "./tensors.mjs";
 
 const architectures = ["LlamaForCausalLM", "Qwen2ForCausalLM"];
 
 /**
- * A Hugging Face directory of an architecture that shapes.mjs knows: its `shape`, its `tensors` by {@link tensorsOf}, and
+ * A Hugging Face directory of one of the dense architectures: its `shape`, its `tensors` by {@link tensorsOf}, and
  * `rowsOf(tensor)`, which reads their rows as float32.
  */
 export function readModel(directory) {

@@ -1,6 +1,7 @@
 import { closeSync, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { encodeTensor, rowBytes } from "./encode-tensor.mjs";
+import { architectures } from "./architectures.mjs";
+import { encodeTensor, rowBytes, rowsAndCols } from "./encode-tensor.mjs";
 import { chatTemplate, eosTokenId, makeVocabulary, specialTokens } from "./tokenizer.mjs";
 import { tokenizerJson } from "./tokenizer.mjs";
 
@@ -11,7 +12,8 @@ export function writeDirectory(directory, shape, tensors, { rowsOf }) {
   mkdirSync(directory, { recursive: true });
   const json = (name, value) => writeFileSync(join(directory, name), JSON.stringify(value));
   const { architecture, ...fields } = shape;
-  const modelType = architecture === "Qwen2ForCausalLM" ? "qwen2" : "llama";
+  const { modelType } = architectures[architecture];
+  if (modelType === undefined) throw new Error(`${architecture} is written as a GGUF file only`);
   const shared = { hidden_act: "silu", torch_dtype: "bfloat16", eos_token_id: eosTokenId };
   json("config.json", {
     architectures: [architecture],
@@ -26,13 +28,27 @@ export function writeDirectory(directory, shape, tensors, { rowsOf }) {
     chat_template: chatTemplate,
     clean_up_tokenization_spaces: false,
   });
-  writeSafetensors(join(directory, "model.safetensors"), tensors, rowsOf);
+  const file = join(directory, "model.safetensors");
+  writeSafetensors(
+    file,
+    tensors.flatMap((tensor) => filled(tensor, rowsOf(tensor))),
+  );
 }
 
-function writeSafetensors(file, tensors, rowsOf) {
+/** A tensor and what fills its rows; of experts each one's own. */
+function filled({ name, shape }, fill) {
+  if (shape.length < 3) return [{ name, shape, fill }];
+  const [experts, ...own] = shape;
+  return Array.from({ length: experts }, (_, expert) => {
+    const first = expert * own[0];
+    return { name: name(expert), shape: own, fill: (row, out) => fill(first + row, out) };
+  });
+}
+
+function writeSafetensors(file, tensors) {
   let end = 0;
   const entries = tensors.map(({ name, shape }) => {
-    const [rows, cols] = shape.length === 1 ? [1, shape[0]] : shape;
+    const [rows, cols] = rowsAndCols(shape);
     const begin = end;
     end += rows * rowBytes(dtype, cols);
     return [name, { dtype, shape, data_offsets: [begin, end] }];
@@ -44,7 +60,7 @@ function writeSafetensors(file, tensors, rowsOf) {
   try {
     writeSync(handle, Buffer.concat([length, header]));
     for (const tensor of tensors) {
-      encodeTensor(tensor, dtype, { fill: rowsOf(tensor) }, (bytes) => writeSync(handle, bytes));
+      encodeTensor(tensor, dtype, { fill: tensor.fill }, (bytes) => writeSync(handle, bytes));
     }
   } finally {
     closeSync(handle);

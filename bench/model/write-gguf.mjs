@@ -1,14 +1,16 @@
 import { closeSync, openSync, writeSync } from "node:fs";
 import { blockFormats } from "./block-formats.mjs";
-import { encodeTensor, rowBytes } from "./encode-tensor.mjs";
-import { chatTemplate, eosTokenId, makeVocabulary, specialTokens } from "./tokenizer.mjs";
+import { architectures } from "./architectures.mjs";
+import { encodeTensor, rowBytes, rowsAndCols } from "./encode-tensor.mjs";
+import { metadataOf } from "./gguf-metadata.mjs";
+import { integer, long, text } from "./gguf-values.mjs";
 
 const alignment = 32;
 
 /** Writes the tensors of a shape as a GGUF file; `typeOf(tensor)` names the type of each, `rowsOf(tensor)` fills its rows. */
 export function writeGguf(file, shape, tensors, { name, typeOf, rowsOf }) {
   const all = [...tensors.map((tensor) => placed(tensor, typeOf(tensor))), ...ropeFactors(shape)];
-  const permutes = shape.architecture === "LlamaForCausalLM";
+  const { permutes } = architectures[shape.architecture];
   const handle = openSync(file, "w");
   try {
     writeSync(handle, pad(header(metadataOf(shape, name), all)));
@@ -26,7 +28,7 @@ export function writeGguf(file, shape, tensors, { name, typeOf, rowsOf }) {
 
 function placed(tensor, type) {
   const { shape, gguf } = tensor;
-  const [rows, cols] = shape.length === 1 ? [1, shape[0]] : shape;
+  const [rows, cols] = rowsAndCols(shape);
   return { tensor, type, shape, gguf, bytes: rows * rowBytes(type, cols) };
 }
 
@@ -41,7 +43,7 @@ function permutedRow({ shape: [rows], heads }) {
 
 /** `llama3` scaling: what each frequency of the rotary embedding is divided by. */
 function ropeFactors({ rope_scaling: scaling, rope_theta: theta, head_dim: dim }) {
-  if (scaling === undefined) return [];
+  if (scaling?.rope_type !== "llama3") return [];
   const { factor, low_freq_factor: low, high_freq_factor: high } = scaling;
   const context = scaling.original_max_position_embeddings;
   const factors = Float32Array.from({ length: dim / 2 }, (_, i) => {
@@ -51,48 +53,6 @@ function ropeFactors({ rope_scaling: scaling, rope_theta: theta, head_dim: dim }
   });
   const data = Buffer.from(factors.buffer);
   return [{ type: "F32", shape: [dim / 2], gguf: "rope_freqs.weight", bytes: data.length, data }];
-}
-
-function metadataOf(shape, name) {
-  const { tokens, merges } = makeVocabulary(shape.vocab_size);
-  const architecture = shape.architecture === "Qwen2ForCausalLM" ? "qwen2" : "llama";
-  const key = (suffix) => `${architecture}.${suffix}`;
-  return [
-    ["general.architecture", string(architecture)],
-    ["general.name", string(name)],
-    [key("block_count"), u32(shape.num_hidden_layers)],
-    [key("context_length"), u32(shape.max_position_embeddings)],
-    [key("embedding_length"), u32(shape.hidden_size)],
-    [key("feed_forward_length"), u32(shape.intermediate_size)],
-    [key("attention.head_count"), u32(shape.num_attention_heads)],
-    [key("attention.head_count_kv"), u32(shape.num_key_value_heads)],
-    [key("attention.key_length"), u32(shape.head_dim)],
-    [key("attention.value_length"), u32(shape.head_dim)],
-    [key("attention.layer_norm_rms_epsilon"), f32(shape.rms_norm_eps)],
-    [key("rope.dimension_count"), u32(shape.head_dim)],
-    [key("rope.freq_base"), f32(shape.rope_theta)],
-    [key("vocab_size"), u32(shape.vocab_size)],
-    ["tokenizer.ggml.model", string("gpt2")],
-    ["tokenizer.ggml.pre", string("gpt-2")],
-    ["tokenizer.ggml.tokens", array(8, tokens.map(text))],
-    [
-      "tokenizer.ggml.token_type",
-      array(
-        5,
-        tokens.map((_, id) => integer(tokenType(id))),
-      ),
-    ],
-    ["tokenizer.ggml.merges", array(8, merges.map(text))],
-    ["tokenizer.ggml.eos_token_id", u32(eosTokenId)],
-    ["tokenizer.ggml.bos_token_id", u32(0)],
-    ["tokenizer.ggml.add_bos_token", Buffer.concat([integer(7), Buffer.of(0)])],
-    ["tokenizer.chat_template", string(chatTemplate)],
-  ];
-}
-
-/** 3: control, 1: normal. */
-function tokenType(id) {
-  return id < specialTokens.length ? 3 : 1;
 }
 
 /** Magic, version 3, counts, metadata, and where the tensors lie. */
@@ -114,42 +74,4 @@ function padding(bytes) {
 
 function pad(bytes) {
   return Buffer.concat([bytes, Buffer.alloc(padding(bytes.length))]);
-}
-
-function integer(value) {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32LE(value);
-  return bytes;
-}
-
-function long(value) {
-  const bytes = Buffer.alloc(8);
-  bytes.writeBigUInt64LE(BigInt(value));
-  return bytes;
-}
-
-/** Length and bytes. */
-function text(value) {
-  const bytes = Buffer.from(value);
-  return Buffer.concat([long(bytes.length), bytes]);
-}
-
-// ---- values with their types
-
-function u32(value) {
-  return Buffer.concat([integer(4), integer(value)]);
-}
-
-function f32(value) {
-  const bytes = Buffer.alloc(4);
-  bytes.writeFloatLE(value);
-  return Buffer.concat([integer(6), bytes]);
-}
-
-function string(value) {
-  return Buffer.concat([integer(8), text(value)]);
-}
-
-function array(type, items) {
-  return Buffer.concat([integer(9), integer(type), long(items.length), ...items]);
 }

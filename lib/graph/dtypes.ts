@@ -1,5 +1,6 @@
 /** Types of quantised weights, as GGUF files hold them (native/block-formats.h has their layouts). */
-export type QuantizedDtype = "q8_0" | "q4_0" | "q4_1" | "q5_0" | "q5_1" | "q4_k" | "q5_k" | "q6_k";
+export type QuantizedDtype =
+  "q8_0" | "q4_0" | "q4_1" | "q5_0" | "q5_1" | "q4_k" | "q5_k" | "q6_k" | "mxfp4";
 
 /** Types that a tensor keeps from its file to memory. */
 export type KeptDtype = "f16" | QuantizedDtype;
@@ -29,6 +30,7 @@ const blocks: Readonly<Record<FileDtype, BlockFormat>> = {
   Q4_K: { columns: 256, bytes: 144 },
   Q5_K: { columns: 256, bytes: 176 },
   Q6_K: { columns: 256, bytes: 210 },
+  MXFP4: { columns: 32, bytes: 17 },
 };
 
 export const fileDtypes: readonly string[] = Object.keys(blocks);

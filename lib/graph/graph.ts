@@ -1,5 +1,5 @@
 import { PagodaError } from "../errors.js";
-import type { KeptDtype } from "./dtypes.js";
+import { isQuantized, type KeptDtype } from "./dtypes.js";
 import { elementsPerToken } from "./kv-groups.js";
 import {
   activations,
@@ -510,8 +510,15 @@ export class Graph {
     const path = this.path(name);
     this.#check(this.canStack(parts), "weight", path, "its parts have different types");
     const cols = this.#checkParts(name, parts);
-    const dtype = this.#kept.get(parts[0]?.tensor ?? "");
+    const dtype = this.#keptType(parts[0]);
     return this.weights.rows(kind, path, parts, { cols, ...(dtype && { dtype }) });
+  }
+
+  /** The type that a matrix of such parts keeps; transposed blocks have none. */
+  #keptType(part: WeightPart | undefined): KeptDtype | undefined {
+    const dtype = this.#kept.get(part?.tensor ?? "");
+    const isTransposed = part?.strides !== undefined && part.strides.col !== 1;
+    return isTransposed && dtype !== undefined && isQuantized(dtype) ? undefined : dtype;
   }
 
   #step(
@@ -542,7 +549,7 @@ export class Graph {
 
   /** Returns the columns that all parts share. */
   #checkParts(name: string, parts: readonly WeightPart[]): number {
-    const cols = parts[0]?.strides?.cols ?? parts[0]?.shape[1] ?? 0;
+    const cols = parts[0]?.strides?.cols ?? parts[0]?.shape.at(-1) ?? 0;
     for (const { tensor, shape, rowStart, rows, strides } of parts) {
       if (strides !== undefined) {
         const last = strides.first + (rows - 1) * strides.row + (cols - 1) * strides.col;
@@ -550,7 +557,8 @@ export class Graph {
         this.#check(inside, "weight", name, `element ${last} of ${tensor} [${shape.join(", ")}]`);
         continue;
       }
-      const fits = shape.length === 2 && shape[1] === cols && rowStart + rows <= (shape[0] ?? 0);
+      const rowCount = shape.slice(0, -1).reduce((a, b) => a * b, 1);
+      const fits = shape.length >= 2 && shape.at(-1) === cols && rowStart + rows <= rowCount;
       const expected = `rows ${rowStart} to ${rowStart + rows} of ${cols} columns`;
       this.#check(
         fits,

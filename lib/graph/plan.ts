@@ -33,7 +33,10 @@ export interface PlanStep {
 /** `matrix`: [outputs, inputs] of a linear; `table`: rows that are only looked up; `vector`: [1, cols], always f32. */
 export type WeightKind = "matrix" | "table" | "vector";
 
-/** Rows `[rowStart, rowStart + rows)` of a checkpoint tensor. A one-dimensional tensor counts as one row. */
+/**
+ * Rows `[rowStart, rowStart + rows)` of a checkpoint tensor, those of all its matrices where it has more than two
+ * dimensions. A one-dimensional tensor counts as one row.
+ */
 export interface WeightPart {
   readonly tensor: string;
   /** Shape that the checkpoint's tensor must have. */

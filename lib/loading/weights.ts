@@ -59,7 +59,8 @@ export function resolveWeight(checkpoint: Checkpoint, weight: PlanWeight): Nativ
   return weight.source.parts.map((part) => {
     const entry = findTensor(checkpoint, part);
     const isVector = weight.kind === "vector";
-    const stored = fileDtype(entry, isVector ? 1 : weight.cols);
+    const rowLength = part.strides === undefined ? weight.cols : (entry.shape.at(-1) ?? 0);
+    const stored = fileDtype(entry, isVector ? 1 : rowLength);
     const dtype = entry.quantized?.readAs ?? stored;
     const rows = isVector ? (part.strides?.cols ?? part.shape[0] ?? 0) : part.rows;
     const place =
@@ -84,16 +85,19 @@ function placeOfRows(
   return { offset: offset + rowStart * rowLength };
 }
 
-/** Elements that do not follow each other; those of a vector are its rows. */
+/** Elements that do not follow each other; those of a vector are its rows. Of blocks, whole rows that are transposed. */
 function placeOfStrided(
-  { name, offset, dtype, quantized }: TensorEntry,
+  { name, offset, dtype, quantized, shape }: TensorEntry,
   { first, row, col }: PartStrides,
   isVector: boolean,
 ): Pick<NativeWeightPart, "offset" | "strides"> {
   const { columns, bytes } = blockFormat(dtype as FileDtype);
-  if (quantized !== undefined || columns > 1) throw mismatch(name, "dtype F32, F16 or BF16", dtype);
+  const isTransposed = !isVector && row === 1 && col === shape.at(-1) && first % col === 0;
+  if (quantized !== undefined || (columns > 1 && !isTransposed)) {
+    throw mismatch(name, "dtype F32, F16 or BF16", dtype);
+  }
   return {
-    offset: offset + first * bytes,
+    offset: offset + (first / columns) * bytes,
     strides: isVector ? { row: col, col: 1 } : { row, col },
   };
 }
@@ -160,7 +164,9 @@ async function readPart(part: NativeWeightPart, cols: number): Promise<Float32Ar
   if (strides === undefined) {
     return decode(await readBytes(file, offset, rows * rowBytes(dtype, cols)), dtype);
   }
-  const span = (rows - 1) * strides.row + (cols - 1) * strides.col + 1;
+  const isPlain = blockFormat(dtype).columns === 1;
+  const last = (rows - 1) * strides.row + (cols - 1) * strides.col;
+  const span = isPlain ? last + 1 : cols * strides.col;
   const all = decode(await readBytes(file, offset, rowBytes(dtype, span)), dtype);
   const at = (i: number): number => Math.floor(i / cols) * strides.row + (i % cols) * strides.col;
   return Float32Array.from({ length: rows * cols }, (_, i) => all[at(i)]!);

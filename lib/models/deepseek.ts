@@ -210,16 +210,16 @@ function mlp(g: Graph, c: DeepSeekConfig, x: Tensor, experts: ExpertsConfig | un
 }
 
 function routedExperts(g: Graph, c: DeepSeekConfig, x: Tensor, experts: ExpertsConfig): Tensor {
-  const { num_experts: numExperts, moe_intermediate_size: width, topk_method, routing } = experts;
+  const { num_experts, moe_intermediate_size: width, topk_method, routing } = experts;
   const names = { gate: "gate_proj", up: "up_proj", down: "down_proj" };
   const bias =
     topk_method === "noaux_tc"
-      ? blocks.vector(g, "gate.e_score_correction_bias", numExperts)
+      ? blocks.vector(g, "gate.e_score_correction_bias", num_experts)
       : undefined;
   return mixture(g, experts, x, {
     router: "gate",
     routing: { ...routing, bias },
-    weights: expertWeights(g, names, { numExperts, width, hidden: c.hidden_size }),
+    weights: expertWeights(g, experts, names, { width, hidden: c.hidden_size }),
     activation: c.activation,
   });
 }

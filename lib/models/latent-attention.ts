@@ -4,7 +4,7 @@ import type { ConfigReader } from "../loading/config.js";
 import { ropeParameters, yarnScale, type RopeParameters } from "../loading/rope.js";
 import * as blocks from "./blocks.js";
 import type { DecoderConfig } from "./fields.js";
-import { upProjections } from "./latent-projections.js";
+import { splitUpProjections, upProjections } from "./latent-projections.js";
 
 /** Fields of multi-head latent attention, checked. */
 export interface LatentAttentionConfig {
@@ -22,6 +22,8 @@ export interface LatentAttentionConfig {
   /** Whether the pairs that rope rotates are neighbours instead of halves. */
   readonly rope_interleave: boolean;
   readonly rope: RopeParameters;
+  /** Whether W_UK, transposed, and W_UV are tensors of their own, `[heads, rows, cols]`, instead of kv_b_proj. */
+  readonly split_kv_b_proj: boolean;
 }
 
 /** A row of the cache is at most this wide. */
@@ -49,6 +51,7 @@ export function latentAttentionConfig(config: ConfigReader): LatentAttentionConf
     attention_bias: config.boolean("attention_bias", false),
     rope_interleave: config.boolean("rope_interleave", true),
     rope: ropeParameters(config, { headDim: qk_rope_head_dim }),
+    split_kv_b_proj: config.boolean("split_kv_b_proj", false),
   };
 }
 
@@ -77,7 +80,8 @@ export function latentAttention(
   g.latentWrite(normed, g.rope(keyRope, rope, heads, "k_rope"), cache);
   const rotated = g.rope(queryRope, rope, heads, "q_rope");
   const scale = softmaxScale(c);
-  return g.mlaAttention(queryNope, rotated, cache, { numHeads, scale, ...upProjections(g, c) });
+  const ups = c.split_kv_b_proj ? splitUpProjections(g, c) : upProjections(g, c);
+  return g.mlaAttention(queryNope, rotated, cache, { numHeads, scale, ...ups });
 }
 
 /** Queries, without rope of all heads before rope of all heads, and `[latent | rope key]` before norm and rope. */

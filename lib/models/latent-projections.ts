@@ -11,8 +11,8 @@ export interface LatentShape {
 
 /**
  * The up-projections of `g.mlaAttention` from the checkpoint's matrix `name` below the open scopes, `[heads * (qk_nope_head_dim +
- * v_head_dim), kv_lora_rank]`, in which the rows of a head are W_UK, then W_UV. `keyUp` is W_UK transposed, so the matrix must
- * not be quantised. `keyExpand` is made where `expand` is set.
+ * v_head_dim), kv_lora_rank]`, in which the rows of a head are W_UK, then W_UV. `keyUp` is W_UK transposed, for which blocks
+ * of a quantised file become plain numbers. `keyExpand` is made where `expand` is set.
  */
 export function upProjections(
   g: Graph,
@@ -37,5 +37,21 @@ export function upProjections(
     keyUp: g.matrix(`${name}.key_up`, transposed),
     valueUp: g.matrix(`${name}.value_up`, values),
     keyExpand: expand ? g.matrix(`${name}.key_expand`, keys) : undefined,
+  };
+}
+
+/** The same from `k_b_proj` `[heads, kv_lora_rank, qk_nope_head_dim]` and `v_b_proj` `[heads, v_head_dim, kv_lora_rank]`. */
+export function splitUpProjections(
+  g: Graph,
+  c: LatentShape,
+): Pick<MlaAttentionOptions, "keyUp" | "valueUp"> {
+  const stacked = (name: string, rows: number, cols: number): WeightPart[] => {
+    const tensor = `model.${g.path(name)}.weight`;
+    const shape = [c.num_attention_heads, rows, cols];
+    return [{ tensor, shape, rowStart: 0, rows: c.num_attention_heads * rows }];
+  };
+  return {
+    keyUp: g.matrix("kv_b_proj.key_up", stacked("k_b_proj", c.kv_lora_rank, c.qk_nope_head_dim)),
+    valueUp: g.matrix("kv_b_proj.value_up", stacked("v_b_proj", c.v_head_dim, c.kv_lora_rank)),
   };
 }

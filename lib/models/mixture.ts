@@ -9,6 +9,8 @@ import * as blocks from "./blocks.js";
 export interface MixtureConfig {
   readonly num_experts: number;
   readonly num_experts_per_tok: number;
+  /** Whether one tensor `[experts, rows, cols]` holds a matrix of all experts, instead of one each. */
+  readonly stacked_experts: boolean;
 }
 
 export interface MixtureDefaults {
@@ -19,7 +21,7 @@ export interface MixtureDefaults {
   readonly field?: string;
 }
 
-/** Reads the number of experts, and `num_experts_per_tok`. */
+/** Reads the number of experts, `num_experts_per_tok`, and the `stacked_experts` that GGUF files have. */
 export function mixtureConfig(config: ConfigReader, defaults: MixtureDefaults): MixtureConfig {
   const usual = config.has("num_experts") ? "num_experts" : "num_local_experts";
   const { experts, perToken, field = usual } = defaults;
@@ -29,7 +31,8 @@ export function mixtureConfig(config: ConfigReader, defaults: MixtureDefaults): 
     max: num_experts,
     ...(perToken !== undefined && { default: perToken }),
   });
-  return { num_experts, num_experts_per_tok };
+  const stacked_experts = config.boolean("stacked_experts", false);
+  return { num_experts, num_experts_per_tok, stacked_experts };
 }
 
 /** Names of the matrices of an expert in the checkpoint. */
@@ -39,25 +42,41 @@ export interface ExpertNames {
   readonly down: string;
 }
 
-/** Weights of experts that have a tensor for each matrix, `experts.E.NAME.weight`. */
+/**
+ * Weights of experts that have a tensor for each matrix, `experts.E.NAME.weight`, or one for all of them,
+ * `experts.NAME.weight`.
+ */
 export function expertWeights(
   g: Graph,
+  c: MixtureConfig,
   names: ExpertNames,
-  shape: { readonly numExperts: number; readonly width: number; readonly hidden: number },
+  { width, hidden }: { readonly width: number; readonly hidden: number },
 ): ExpertWeights {
-  const { numExperts, width, hidden } = shape;
-  const stacked = (name: string, rows: number, cols: number): Weight => {
-    const parts = Array.from({ length: numExperts }, (_, expert): WeightPart => {
-      const tensor = `model.${g.path(`experts.${expert}.${name}.weight`)}`;
-      return { tensor, shape: [rows, cols], rowStart: 0, rows };
-    });
-    return g.matrix(`experts.${name}`, parts);
-  };
+  const matrix = (name: string, rows: number, cols: number): Weight =>
+    g.matrix(`experts.${name}`, expertParts(g, c, name, [rows, cols]));
   return {
-    gate: stacked(names.gate, width, hidden),
-    up: stacked(names.up, width, hidden),
-    down: stacked(names.down, hidden, width),
+    gate: matrix(names.gate, width, hidden),
+    up: matrix(names.up, width, hidden),
+    down: matrix(names.down, hidden, width),
   };
+}
+
+function expertParts(
+  g: Graph,
+  { num_experts, stacked_experts }: MixtureConfig,
+  name: string,
+  shape: readonly [rows: number, cols: number],
+): WeightPart[] {
+  const [rows] = shape;
+  const part = (path: string, shape: readonly number[], rows: number): WeightPart => {
+    return { tensor: `model.${g.path(path)}`, shape, rowStart: 0, rows };
+  };
+  if (stacked_experts) {
+    return [part(`experts.${name}.weight`, [num_experts, ...shape], num_experts * rows)];
+  }
+  return Array.from({ length: num_experts }, (_, expert) =>
+    part(`experts.${expert}.${name}.weight`, shape, rows),
+  );
 }
 
 export interface MixtureOptions {

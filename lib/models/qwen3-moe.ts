@@ -46,7 +46,7 @@ function mlp(g: Graph, c: Qwen3MoeConfig, x: Tensor, layer: number): Tensor {
   return mixture(g, c, x, {
     router: "gate",
     routing: { scoring: "softmax", normalize: c.norm_topk_prob },
-    weights: expertWeights(g, names, { numExperts: c.num_experts, width, hidden }),
+    weights: expertWeights(g, c, names, { width, hidden }),
     activation: c.activation,
   });
 }

@@ -73,7 +73,18 @@ const decoders: Readonly<Record<QuantizedDtype, (block: Block) => void>> = {
       set(i, half(208) * signed(192 + Math.floor(i / 16)) * code);
     }
   },
+  mxfp4: ({ byte, set }) => {
+    const scale = byte(0) === 255 ? NaN : 2 ** (byte(0) - 127);
+    for (let i = 0; i < 32; i++) set(i, scale * fp4(nibble(byte, 1, i)));
+  },
 };
+
+const fp4Sizes = [0, 0.5, 1, 1.5, 2, 3, 4, 6];
+
+/** The number of a code of four bits, the highest of which is its sign. */
+function fp4(code: number): number {
+  return fp4Sizes[code & 7]! * (code < 8 ? 1 : -1);
+}
 
 /** Code i of 32 in 16 bytes: the low nibbles, then the high ones. */
 function nibble(byte: Block["byte"], start: number, i: number): number {

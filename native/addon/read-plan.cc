@@ -13,10 +13,11 @@ PagodaDtype readDtype(const Napi::Value& value) {
     const char* memory;
     PagodaDtype dtype;
   } names[] = {
-      {"F32", "f32", PAGODA_F32},    {"BF16", "bf16", PAGODA_BF16}, {"F16", "f16", PAGODA_F16},
-      {"Q8_0", "q8_0", PAGODA_Q8_0}, {"Q4_0", "q4_0", PAGODA_Q4_0}, {"Q4_1", "q4_1", PAGODA_Q4_1},
-      {"Q5_0", "q5_0", PAGODA_Q5_0}, {"Q5_1", "q5_1", PAGODA_Q5_1}, {"Q4_K", "q4_k", PAGODA_Q4_K},
-      {"Q5_K", "q5_k", PAGODA_Q5_K}, {"Q6_K", "q6_k", PAGODA_Q6_K}, {"INT8", "int8", PAGODA_INT8},
+      {"F32", "f32", PAGODA_F32},       {"BF16", "bf16", PAGODA_BF16}, {"F16", "f16", PAGODA_F16},
+      {"Q8_0", "q8_0", PAGODA_Q8_0},    {"Q4_0", "q4_0", PAGODA_Q4_0}, {"Q4_1", "q4_1", PAGODA_Q4_1},
+      {"Q5_0", "q5_0", PAGODA_Q5_0},    {"Q5_1", "q5_1", PAGODA_Q5_1}, {"Q4_K", "q4_k", PAGODA_Q4_K},
+      {"Q5_K", "q5_k", PAGODA_Q5_K},    {"Q6_K", "q6_k", PAGODA_Q6_K}, {"INT8", "int8", PAGODA_INT8},
+      {"MXFP4", "mxfp4", PAGODA_MXFP4},
   };
   const std::string name = readString(value, "dtype");
   for (const auto& known : names)

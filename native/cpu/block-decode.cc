@@ -100,6 +100,11 @@ void decode(const BlockQ6_K& block, BlockParts& parts) {
   }
 }
 
+void decode(const BlockMxfp4& block, BlockParts& parts) {
+  parts.scales[0] = block.exponent;
+  decodeNibbles(block.codes, parts.codes);
+}
+
 template <class Block>
 void decodeAs(const void* bytes, BlockParts& parts) {
   Block block;
@@ -115,6 +120,8 @@ float scaleOf(PagodaDtype dtype, const BlockParts& parts, int column) {
       return d * parts.scales[column / 32];
     case PAGODA_Q6_K:
       return d * static_cast<int8_t>(parts.scales[column / 16]);
+    case PAGODA_MXFP4:
+      return halvedPower(parts.scales[0]);
     default:
       return d;
   }
@@ -168,6 +175,8 @@ void decodeBlock(PagodaDtype dtype, const void* block, BlockParts& parts) {
       return decodeAs<BlockQ5_K>(block, parts);
     case PAGODA_Q6_K:
       return decodeAs<BlockQ6_K>(block, parts);
+    case PAGODA_MXFP4:
+      return decodeAs<BlockMxfp4>(block, parts);
     case PAGODA_F32:
     case PAGODA_BF16:
     case PAGODA_F16:
@@ -180,8 +189,9 @@ void dequantizeBlock(PagodaDtype dtype, const void* block, float* values) {
   BlockParts parts;
   decodeBlock(dtype, block, parts);
   const int32_t offset = codeOffset(dtype);
+  const auto numberOf = [&](uint8_t code) { return dtype == PAGODA_MXFP4 ? kDoubledFp4[code] : code - offset; };
   for (int i = 0; i < blockFormat(dtype).columns; ++i) {
-    values[i] = scaleOf(dtype, parts, i) * static_cast<float>(parts.codes[i] - offset) + minOf(dtype, parts, i);
+    values[i] = scaleOf(dtype, parts, i) * static_cast<float>(numberOf(parts.codes[i])) + minOf(dtype, parts, i);
   }
 }
 

@@ -1,5 +1,6 @@
 // out[t] = table[tokenIds[t]] * scale
 #include "bf16.h"
+#include "block-codec.h"
 #include "half.h"
 #include "isa-kernels.h"
 #include "packed-format.h"
@@ -58,6 +59,7 @@ struct PackedBlock {
       return format.offset == 0 ? static_cast<int8_t>(byte) : byte;
     }
     const int32_t low = codes[step / 2 * 4 * kPanelWidth] >> (step % 2 * 4) & 15;
+    if (format.fp4) return kDoubledFp4[low] + format.offset;
     if (format.bits == 4) return low;
     const uint8_t* high = codes + format.codeBytes() * kPanelWidth;
     if (format.bits == 5) return low | (high[0] >> step & 1) << 4;
@@ -66,6 +68,7 @@ struct PackedBlock {
 
   float scale(int32_t g, int32_t column) const {
     const uint8_t* scales = group(g) + format.scaleAt() * kPanelWidth;
+    if (format.fp4) return halvedPower(scales[output]);
     if (!format.header) return halfToFloat(halfAt(scales, output));
     const float d = halfToFloat(halfAt(block, output));
     if (format.scales == 1) return d * scales[output];

@@ -1,4 +1,4 @@
-// IEEE 754 halves by bit arithmetic, for code that handles single elements.
+// IEEE 754 halves and powers of two by bit arithmetic, for code that handles single elements.
 #ifndef PAGODA_CPU_HALF_H
 #define PAGODA_CPU_HALF_H
 
@@ -39,6 +39,14 @@ static inline uint16_t floatToHalf(float x) {
   }
   const uint32_t rounded = bits + 0xfffu + ((bits >> 13) & 1u);
   return static_cast<uint16_t>(sign | ((rounded - (112u << 23)) >> 13));
+}
+
+// 2^(exponent - 128), exact; infinity for 255.
+static inline float halvedPower(uint8_t exponent) {
+  const uint32_t bits = exponent == 0 ? 0x00400000u : static_cast<uint32_t>(exponent) << 23;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value / 2;
 }
 
 }  // namespace pagoda

@@ -29,46 +29,47 @@ PAGODA_INLINE u32v highBits(u32v bytes) {
   return moved & (kMask * 0x01010101u);
 }
 
-// The codes of step kStep (packed-format.h); `group` is that of the first output wanted.
-template <int kBits, int kStep>
+// The codes of step kStep (packed-format.h), of FP4 what they stand for; `group` is that of the first output wanted.
+template <PackedFormat kFormat, int kStep>
 PAGODA_INLINE u32v loadCodes(const uint8_t* group) {
+  constexpr int kBits = kFormat.bits;
   constexpr int64_t kStepBytes = 4 * kPanelWidth;
   if constexpr (kBits == 8) return loadWords(group + kStep * kStepBytes);
   const u32v both = loadWords(group + kStep / 2 * kStepBytes);
   const u32v low = (kStep % 2 == 0 ? both : both >> 4) & 0x0f0f0f0fu;
+  if constexpr (kFormat.fp4) return fp4Codes(low);
   const uint8_t* high = group + 4 * kStepBytes;
   if constexpr (kBits == 5) return low | highBits<kStep, 0x10>(loadWords(high));
   if constexpr (kBits == 6) return low | highBits<2 * (kStep % 4), 0x30>(loadWords(high + kStep / 4 * kStepBytes));
   return low;
 }
 
-template <int kBits, int kStep, int kRows, int kVectors>
+template <PackedFormat kFormat, int kStep, int kRows, int kVectors>
 PAGODA_INLINE void addStep(i32v (&sums)[kRows][kVectors], const QuantizedGroup* x, const uint8_t* codesOfGroup) {
   u32v codes[kVectors];
-  for (int v = 0; v < kVectors; ++v) codes[v] = loadCodes<kBits, kStep>(codesOfGroup + 4 * v * kLanes);
+  for (int v = 0; v < kVectors; ++v) codes[v] = loadCodes<kFormat, kStep>(codesOfGroup + 4 * v * kLanes);
   for (int r = 0; r < kRows; ++r) {
     const u32v a = broadcastWord(x[r].codes + 4 * kStep);
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = dot<kBits>(sums[r][v], codes[v], a);
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = dot<kFormat.bits>(sums[r][v], codes[v], a);
   }
 }
 
 // Integer sums of part kPart of a group.
 template <PackedFormat kFormat, int kPart, int kRows, int kVectors>
 PAGODA_INLINE void sumColumns(i32v (&sums)[kRows][kVectors], const QuantizedGroup* x, const uint8_t* codes) {
-  constexpr int kBits = kFormat.bits;
   constexpr int kFirst = kPart * 4;
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) sums[r][v] = broadcastInt(kFormat.offset == 0 ? 0 : x[r].starts[kPart]);
   }
-  addStep<kBits, kFirst>(sums, x, codes);
-  addStep<kBits, kFirst + 1>(sums, x, codes);
-  addStep<kBits, kFirst + 2>(sums, x, codes);
-  addStep<kBits, kFirst + 3>(sums, x, codes);
+  addStep<kFormat, kFirst>(sums, x, codes);
+  addStep<kFormat, kFirst + 1>(sums, x, codes);
+  addStep<kFormat, kFirst + 2>(sums, x, codes);
+  addStep<kFormat, kFirst + 3>(sums, x, codes);
   if constexpr (kFormat.scales == 1) {
-    addStep<kBits, kFirst + 4>(sums, x, codes);
-    addStep<kBits, kFirst + 5>(sums, x, codes);
-    addStep<kBits, kFirst + 6>(sums, x, codes);
-    addStep<kBits, kFirst + 7>(sums, x, codes);
+    addStep<kFormat, kFirst + 4>(sums, x, codes);
+    addStep<kFormat, kFirst + 5>(sums, x, codes);
+    addStep<kFormat, kFirst + 6>(sums, x, codes);
+    addStep<kFormat, kFirst + 7>(sums, x, codes);
   }
 }
 
@@ -76,6 +77,7 @@ PAGODA_INLINE void sumColumns(i32v (&sums)[kRows][kVectors], const QuantizedGrou
 template <PackedFormat kFormat, int kPart>
 PAGODA_INLINE f32v loadScales(const uint8_t* block, const uint8_t* group, int32_t output) {
   const uint8_t* scales = group + (kFormat.scaleAt() + kPart) * kPanelWidth;
+  if constexpr (kFormat.fp4) return loadHalvedPowers(scales + output);
   if constexpr (!kFormat.header) return loadHalves(scales + 2 * output);
   const f32v factor = kFormat.scales == 2 ? loadSigned(scales + output) : loadUnsigned(scales + output);
   return mul(loadHalves(block + 2 * output), factor);
@@ -306,6 +308,8 @@ void withQuantizedDtype(PagodaDtype dtype, Body body) {
       return body(Constant<PAGODA_Q5_K>());
     case PAGODA_Q6_K:
       return body(Constant<PAGODA_Q6_K>());
+    case PAGODA_MXFP4:
+      return body(Constant<PAGODA_MXFP4>());
     default:
       return;  // linear.cc
   }

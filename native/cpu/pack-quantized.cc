@@ -99,6 +99,10 @@ class BlockWriter {
   void factors(uint8_t* group, const BlockParts& parts, int32_t g) const {
     uint8_t* scale = group + format_.scaleAt() * width_;
     uint8_t* min = group + format_.minAt() * width_;
+    if (format_.fp4) {
+      scale[output_] = parts.scales[0];
+      return;
+    }
     if (!format_.header) {
       half(scale, parts.d);
       if (format_.mins) half(min, parts.m);

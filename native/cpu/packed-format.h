@@ -7,14 +7,15 @@
 //   codes    bytes [8][W][4]                                       8 bits
 //            bytes [4][W][4], two codes a byte                     else
 //   high     bytes [W][4] or [2][W][4], further bits of the codes  5 or 6 bits
-//   scale    f16 [W], of K types one byte [W], Q6_K [2][W] signed
+//   scale    f16 [W], of K types one byte [W], Q6_K [2][W] signed, of FP4 codes one byte [W]
 //   min      f16 [W], of K types one byte [W]                      with minima
 //
 // Four columns of all outputs are a step, as the dot instructions want them. 8 bits: step s is codes[s]. Else steps 2 p
 // and 2 p + 1 are the low and the high nibbles of codes[p]; the fifth bit of step s is bit s of its byte of `high`; the
 // fifth and sixth bits are bits 2 (s % 4) and 2 (s % 4) + 1 of its byte of high[s / 4].
 //
-// value = scale * (code - offset) + min, where in K types scale = d * its byte and min = dmin * its byte.
+// value = scale * (code - offset) + min, where in K types scale = d * its byte and min = dmin * its byte. An FP4 code
+// stands for twice its number plus offset, and its scale is 2^(byte - 128).
 // All parts are multiples of W bytes. The size is that of the file, but for 148 bytes instead of 144 in Q4_K, 180
 // instead of 176 in Q5_K, and the absent outputs of the last panel, whose blocks are zero.
 #ifndef PAGODA_CPU_PACKED_FORMAT_H
@@ -35,6 +36,7 @@ struct PackedFormat {
   bool mins;
   bool header;         // K types: 8 groups a block instead of one
   int32_t scales = 1;  // of a group: 1, or 2 for 16 columns each
+  bool fp4 = false;
 
   constexpr int32_t groups() const { return header ? 8 : 1; }
   constexpr int32_t columns() const { return groups() * kGroupColumns; }
@@ -48,7 +50,7 @@ struct PackedFormat {
   constexpr int32_t codeBytes() const { return bits == 8 ? 32 : 16; }
   constexpr int32_t highBytes() const { return bits == 8 ? 0 : 4 * (bits - 4); }
   constexpr int32_t scaleAt() const { return codeBytes() + highBytes(); }  // in a group
-  constexpr int32_t minAt() const { return scaleAt() + (header ? scales : 2); }
+  constexpr int32_t minAt() const { return scaleAt() + (header ? scales : fp4 ? 1 : 2); }
   constexpr int32_t groupBytes() const { return minAt() + (mins ? (header ? 1 : 2) : 0); }
   constexpr int32_t blockBytes() const { return headerBytes() + groups() * groupBytes(); }
 };
@@ -71,6 +73,8 @@ static constexpr PackedFormat packedFormat(PagodaDtype dtype, int32_t byteOffset
       return {.bits = 5, .offset = 0, .mins = true, .header = true};
     case PAGODA_Q6_K:
       return {.bits = 6, .offset = 32, .mins = false, .header = true, .scales = 2};
+    case PAGODA_MXFP4:
+      return {.bits = 4, .offset = 12, .mins = false, .header = false, .fp4 = true};
     default:
       return {};
   }

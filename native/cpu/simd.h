@@ -288,12 +288,20 @@ PAGODA_INLINE f32v toFloat(i32v v) { return __builtin_convertvector(v, f32v); }
 // dot<kBits>(acc, codes, a): acc + the four products of each lane, without overflow. Codes are kBits bits wide: less
 // than 8 of them are a number from 0 on, 8 are the byte plus kByteOffset, unsigned if that is 128 and signed if it is
 // 0. `a` are signed bytes in [-127, 127].
+// fp4Codes: bytes of 0 to 15, which are FP4 (block-formats.h), become twice its number plus 12.
 // storeLowBytes: the lowest byte of each lane. loadHalves, loadUnsigned and loadSigned bytes: kLanes numbers as floats.
+
+alignas(16) constexpr uint8_t kFp4Codes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 
 constexpr int32_t kByteOffset = 128;
 
+PAGODA_INLINE u32v fp4Codes(u32v bytes) {
+  const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(kFp4Codes));
+  const __m512i codes = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), reinterpret_cast<__m512i>(bytes));
+  return reinterpret_cast<u32v>(codes);
+}
 template <int kBits>
 PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
   return reinterpret_cast<i32v>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(codes),
@@ -313,6 +321,12 @@ PAGODA_INLINE f32v loadSigned(const uint8_t* p) {
 }
 
 #elif defined(__AVX2__)
+
+PAGODA_INLINE u32v fp4Codes(u32v bytes) {
+  const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(kFp4Codes));
+  const __m256i codes = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), reinterpret_cast<__m256i>(bytes));
+  return reinterpret_cast<u32v>(codes);
+}
 
 #if defined(__AVXVNNI__)
 
@@ -406,6 +420,28 @@ PAGODA_INLINE i32v dot(i32v acc, u32v codes, u32v a) {
 
 #endif
 
+#if defined(__aarch64__)
+
+PAGODA_INLINE u32v fp4Codes(u32v bytes) {
+  return reinterpret_cast<u32v>(vqtbl1q_u8(vld1q_u8(kFp4Codes), reinterpret_cast<uint8x16_t>(bytes)));
+}
+
+#else
+
+// From 4 on a code is (2 + bit 0) << bit 1; no byte's sum or difference leaves it.
+PAGODA_INLINE u32v fp4Codes(u32v bytes) {
+  constexpr uint32_t kOnes = 0x01010101u;
+  const auto whole = [](u32v bits) { return (bits & kOnes) * 255; };  // bit 0 of each byte in all of its bits
+  const u32v small = bytes & (3 * kOnes);
+  const u32v once = 4 * kOnes + ((bytes & kOnes) << 1);
+  const u32v large = once + (once & whole(bytes >> 1));
+  const u32v isLarge = whole(bytes >> 2), isNegative = whole(bytes >> 3);
+  const u32v size = (small & ~isLarge) | (large & isLarge);
+  return ((12 * kOnes - size) & isNegative) | ((12 * kOnes + size) & ~isNegative);
+}
+
+#endif
+
 PAGODA_INLINE void storeLowBytes(int8_t* p, f32v v) {
   using Bytes = int8_t __attribute__((vector_size(kLanes)));
   const Bytes bytes = __builtin_convertvector(reinterpret_cast<i32v>(v), Bytes);
@@ -438,6 +474,14 @@ PAGODA_INLINE f32v loadSigned(const uint8_t* p) {
 // ---- built on the above, the same for all ----------------------------------------------------------
 
 PAGODA_INLINE f32v zero() { return broadcast(0.0f); }
+
+// halvedPower (half.h) of kLanes bytes.
+PAGODA_INLINE f32v loadHalvedPowers(const uint8_t* p) {
+  // 2^23 more has the byte in its lowest bits.
+  const u32v bits = reinterpret_cast<u32v>(add(loadUnsigned(p), broadcast(0x1p23f))) << 23;
+  const u32v least = 0x00400000u - u32v{};
+  return mul(reinterpret_cast<f32v>(bits > least ? bits : least), broadcast(0.5f));
+}
 
 // First n <= kLanes elements.
 PAGODA_INLINE f32v loadSome(const float* p, int n) { return n >= kLanes ? load(p) : loadPartial(p, n); }

@@ -6,12 +6,18 @@
 namespace pagoda::test {
 namespace {
 
-constexpr PagodaDtype kDtypes[] = {PAGODA_Q8_0, PAGODA_Q4_0, PAGODA_Q4_1, PAGODA_Q5_0,
-                                   PAGODA_Q5_1, PAGODA_Q4_K, PAGODA_Q5_K, PAGODA_Q6_K};
+constexpr PagodaDtype kDtypes[] = {PAGODA_Q8_0, PAGODA_Q4_0, PAGODA_Q4_1, PAGODA_Q5_0, PAGODA_Q5_1,
+                                   PAGODA_Q4_K, PAGODA_Q5_K, PAGODA_Q6_K, PAGODA_MXFP4};
 
 const char* nameOf(PagodaDtype dtype) {
-  const char* names[] = {"f32", "bf16", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
+  const char* names[] = {"f32",  "bf16", "f16",  "q8_0", "q4_0", "q4_1", "q5_0",
+                         "q5_1", "q4_k", "q5_k", "q6_k", "int8", "mxfp4"};
   return names[dtype];
+}
+
+// The exponent of an MXFP4 block whose numbers are of the size of `factor`.
+uint8_t exponentOf(float factor) {
+  return std::isfinite(factor) ? static_cast<uint8_t>(127 + std::ilogb(factor)) : 255;
 }
 
 // Any bytes are valid blocks but for the f16 factors, which are set to `factor` times a number in [0.5, 1].
@@ -22,6 +28,10 @@ std::vector<uint8_t> randomRows(Random& random, PagodaDtype dtype, int32_t rows,
   const bool atEnd = dtype == PAGODA_Q6_K;
   const bool two = dtype == PAGODA_Q4_1 || dtype == PAGODA_Q5_1 || dtype == PAGODA_Q4_K || dtype == PAGODA_Q5_K;
   for (size_t at = 0; at < bytes.size(); at += blockBytes) {
+    if (dtype == PAGODA_MXFP4) {
+      bytes[at] = static_cast<uint8_t>(exponentOf(factor) - (std::isfinite(factor) ? random.below(3) : 0));
+      continue;
+    }
     for (int i = 0; i <= (two ? 1 : 0); ++i) {
       const uint16_t half = floatToHalf(factor * (0.75f + random.uniform() / 4));
       std::memcpy(&bytes[at + (atEnd ? blockBytes - 2 : 2 * i)], &half, sizeof half);

@@ -142,10 +142,24 @@ describe("what is not supported is refused by name", () => {
     ],
     ["no architecture", "ERR_MODEL_UNSUPPORTED", "architecture", { tensors }],
     [
-      "experts",
-      "ERR_MODEL_UNSUPPORTED",
-      "mixture of experts",
+      "experts, but not how many of them a token asks",
+      "ERR_CONFIG_INVALID",
+      "llama.expert_used_count",
       { metadata: { ...metadata, "llama.expert_count": u32(8) }, tensors },
+    ],
+    [
+      "experts beside a shared one",
+      "ERR_MODEL_UNSUPPORTED",
+      "llama.expert_shared_count",
+      {
+        metadata: {
+          ...metadata,
+          "llama.expert_count": u32(8),
+          "llama.expert_used_count": u32(2),
+          "llama.expert_shared_count": u32(1),
+        },
+        tensors,
+      },
     ],
     [
       "a tensor that the architecture does not have",

@@ -12,6 +12,12 @@ import type { Random } from "../support/random.js";
 
 const fixtures = fileURLToPath(new URL("../fixtures/", import.meta.url));
 const source = path.join(fixtures, "hf-extra/llama-tied-bias");
+/** Directories that become GGUF files: a dense model, experts, latent attention with experts. */
+const ggufSources = [
+  "hf-extra/llama-tied-bias",
+  "hf-tiny/qwen3-moe",
+  "hf-extra/deepseek-v2-groups",
+];
 
 /** Damaged copies of each kind of file. */
 const copies = 225;
@@ -82,10 +88,10 @@ async function expectVerdicts(prepare: (seed: number) => Promise<string>): Promi
 }
 
 describe(`${copies} damaged copies are refused or work`, () => {
-  it("of a GGUF file", { timeout: 300_000 }, async () => {
+  it.each(ggufSources)("of a GGUF file of %s", { timeout: 300_000 }, async (name) => {
     const tokenizer = readTokenizerFiles(path.join(fixtures, "tokenizers/byte-level"));
     const metadata = tokenizerMetadata(tokenizer, { pre: "llama-bpe", specialIds: { eos: 1 } });
-    const file = await writeGgufOf(source, { metadata });
+    const file = await writeGgufOf(path.join(fixtures, name), { metadata });
     const headerBytes = file.lastIndexOf("blk.") + 64;
     const fields = ggufFields(file);
     const editField = (random: Random): Buffer =>
@@ -134,16 +140,17 @@ function ggufFields(file: Buffer): NumberField[] {
     { offset: 16, bytes: 8 },
   ];
   const text = file.toString("latin1");
-  for (const match of text.matchAll(/(?:llama|tokenizer|general)\.[a-z_.]+/g)) {
+  for (const match of text.matchAll(/(?:llama|qwen3moe|deepseek2|tokenizer|general)\.[a-z_.]+/g)) {
     const end = match.index + match[0].length;
     fields.push({ offset: match.index - 8, bytes: 8 }, { offset: end, bytes: 4 });
     fields.push({ offset: end + 4, bytes: 4 }, { offset: end + 8, bytes: 8 });
   }
   for (const match of text.matchAll(/blk\.\d+\.[a-z_]+\.weight/g)) {
     const end = match.index + match[0].length;
+    const typeAt = end + 4 + 8 * file.readUInt32LE(end);
     fields.push({ offset: match.index - 8, bytes: 8 }, { offset: end, bytes: 4 });
-    for (const at of [4, 12, 24]) fields.push({ offset: end + at, bytes: 8 });
-    fields.push({ offset: end + 20, bytes: 4 });
+    for (let at = end + 4; at < typeAt; at += 8) fields.push({ offset: at, bytes: 8 });
+    fields.push({ offset: typeAt, bytes: 4 }, { offset: typeAt + 4, bytes: 8 });
   }
   return fields;
 }

@@ -11,7 +11,7 @@ import type { CaseWeight } from "./op-case.js";
 
 type Random = ReturnType<typeof createRandom>;
 
-/** Where a block has its factors, which are f16: all other bytes may be any. */
+/** Where a block has its factors: all other bytes may be any. They are f16, that of MXFP4 is an exponent. */
 const halves: Readonly<Record<QuantizedDtype, readonly number[]>> = {
   q8_0: [0],
   q4_0: [0],
@@ -21,6 +21,7 @@ const halves: Readonly<Record<QuantizedDtype, readonly number[]>> = {
   q4_k: [0, 2],
   q5_k: [0, 2],
   q6_k: [208],
+  mxfp4: [0],
 };
 export const quantizedDtypes = Object.keys(halves) as QuantizedDtype[];
 
@@ -39,7 +40,8 @@ export function randomWeight(
   for (let block = 0; block < bytes.length; block += blockFormat(dtype).bytes) {
     for (const at of halves[dtype]) {
       const exponent = (isWide ? 3 : 8) + random.integer(3);
-      bytes.set([0, 4 * exponent + 128 * random.integer(2)], block + at);
+      if (dtype === "mxfp4") bytes[block] = 127 + 4 - exponent;
+      else bytes.set([0, 4 * exponent + 128 * random.integer(2)], block + at);
     }
   }
   const data = dequantize(new DataView(bytes.buffer), dtype);

@@ -3,11 +3,14 @@ import type { ConfigReader } from "../../lib/loading/config.js";
 import { openModelDirectory } from "../../lib/loading/model-directory.js";
 import { inverseFrequencies, ropeParameters } from "../../lib/loading/rope.js";
 import type { TensorEntry } from "../../lib/loading/safetensors.js";
+import { stackExperts } from "./gguf-experts.js";
+import { deepSeekMetadata, deepSeekNames, splitUpProjection } from "./gguf-deepseek.js";
 import { f32, list, tensorTypeIds, text, u32, writeGguf } from "./gguf-writer.js";
 import type { GgufContent, GgufTensor, GgufValue } from "./gguf-writer.js";
 
 /** Names in a layer, GGUF by Hugging Face. */
 const layerNames: Readonly<Record<string, string>> = {
+  ...deepSeekNames,
   input_layernorm: "attn_norm",
   post_attention_layernorm: "ffn_norm",
   "self_attn.q_proj": "attn_q",
@@ -21,6 +24,21 @@ const layerNames: Readonly<Record<string, string>> = {
   "mlp.up_proj": "ffn_up",
   "mlp.gate_up_proj": "ffn_up",
   "mlp.down_proj": "ffn_down",
+  "mlp.gate": "ffn_gate_inp",
+  "mlp.experts.gate_proj": "ffn_gate_exps",
+  "mlp.experts.up_proj": "ffn_up_exps",
+  "mlp.experts.down_proj": "ffn_down_exps",
+  "block_sparse_moe.gate": "ffn_gate_inp",
+  "block_sparse_moe.experts.w1": "ffn_gate_exps",
+  "block_sparse_moe.experts.w3": "ffn_up_exps",
+  "block_sparse_moe.experts.w2": "ffn_down_exps",
+};
+
+const gptOssNames: Readonly<Record<string, string>> = {
+  ...layerNames,
+  post_attention_layernorm: "post_attention_norm",
+  "self_attn.sinks": "attn_sinks.weight",
+  "mlp.router": "ffn_gate_inp",
 };
 
 const gemmaNames: Readonly<Record<string, string>> = {
@@ -43,32 +61,53 @@ const architectures: Readonly<Record<string, string>> = {
   Qwen3ForCausalLM: "qwen3",
   Phi3ForCausalLM: "phi3",
   Gemma3ForCausalLM: "gemma3",
+  MixtralForCausalLM: "llama",
+  Qwen3MoeForCausalLM: "qwen3moe",
+  GptOssForCausalLM: "gpt-oss",
+  DeepseekV2ForCausalLM: "deepseek2",
+  DeepseekV3ForCausalLM: "deepseek2",
 };
 
 /**
  * A Hugging Face directory as the content of a GGUF file, converted as llama.cpp's script does:
- * queries and keys of Llama are permuted, norms of Gemma hold the whole weight, `llama3` becomes
+ * queries and keys of Llama are permuted, norms of Gemma hold the whole weight, matrices of experts
+ * are stacked, those of latent attention split unless `splitsLatents` is false, and `llama3` becomes
  * factors of the rotary embedding.
  */
-export async function ggufOfDirectory(directory: string): Promise<GgufContent> {
+export async function ggufOfDirectory(
+  directory: string,
+  { splitsLatents = true }: { readonly splitsLatents?: boolean } = {},
+): Promise<GgufContent> {
   const { config, checkpoint } = await openModelDirectory(directory);
   const architecture = architectures[config.strings("architectures")[0]!]!;
-  const tensors: GgufTensor[] = [];
+  const stored: GgufTensor[] = [];
   for (const [name, entry] of checkpoint.tensors) {
     const data = await convert(architecture, config, name, entry);
     const type = tensorTypeIds[entry.dtype as "F32" | "F16" | "BF16"];
-    tensors.push({ name: ggufName(architecture, name), shape: entry.shape, type, data });
+    const tensor = { name, shape: entry.shape, type, data };
+    stored.push(...(splitsLatents ? splitUpProjection(config, tensor) : [tensor]));
   }
+  const tensors = stackExperts(stored).map(({ name, ...rest }): GgufTensor => {
+    return Object.assign({ name: ggufName(architecture, name) }, rest);
+  });
   const factors = ropeFactors(config);
   if (factors !== undefined) tensors.push(factors);
-  return { metadata: metadataOf(architecture, config), tensors };
+  const metadata = metadataOf(architecture, config);
+  if (architecture === "deepseek2") {
+    for (const [key, value] of Object.entries(deepSeekMetadata(config, splitsLatents))) {
+      metadata[`${architecture}.${key}`] = value;
+    }
+  }
+  return { metadata, tensors };
 }
 
 function ggufName(architecture: string, name: string): string {
-  const [, layer, stem = "", kind] = /^(?:model\.layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name)!;
+  const pattern = /^(?:model\.layers\.(\d+)\.)?(.*?)(?:\.(weight|bias))?$/;
+  const [, layer, stem = "", kind = "weight"] = pattern.exec(name)!;
   if (layer === undefined) return `${modelNames[stem]}.${kind}`;
-  const names = architecture === "gemma3" ? gemmaNames : layerNames;
-  return `blk.${layer}.${names[stem]}.${kind}`;
+  const names = { gemma3: gemmaNames, "gpt-oss": gptOssNames }[architecture] ?? layerNames;
+  const found = names[stem]!;
+  return `blk.${layer}.${found.includes(".") ? found : `${found}.${kind}`}`;
 }
 
 async function convert(
@@ -101,7 +140,9 @@ function permute(data: Buffer, rows: number, heads: number): Buffer {
 
 function headDim(config: ConfigReader): number {
   const fallback = config.integer("hidden_size") / config.integer("num_attention_heads");
-  return config.integer("head_dim", { default: fallback });
+  return config.integer("qk_rope_head_dim", {
+    default: config.integer("head_dim", { default: fallback }),
+  });
 }
 
 function metadataOf(architecture: string, config: ConfigReader): Record<string, GgufValue> {
@@ -133,6 +174,14 @@ function metadataOf(architecture: string, config: ConfigReader): Record<string, 
   if (rope.type === "yarn") {
     const original = rope.originalMaxPositionEmbeddings;
     metadata[key("rope.scaling.original_context_length")] = u32(original);
+  }
+  const numExperts = config.optionalInteger("num_local_experts");
+  if (numExperts !== undefined) {
+    const width = config.optionalInteger("moe_intermediate_size");
+    const inner = width ?? config.integer("intermediate_size");
+    metadata[key("expert_count")] = u32(numExperts);
+    metadata[key("expert_used_count")] = u32(config.integer("num_experts_per_tok"));
+    metadata[key("expert_feed_forward_length")] = u32(inner);
   }
   if (architecture === "gemma3") {
     metadata[key("attention.scale")] = f32(1 / Math.sqrt(config.number("query_pre_attn_scalar")));

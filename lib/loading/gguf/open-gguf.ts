@@ -6,10 +6,10 @@ import type { ModelSource } from "../model-directory.js";
 import { notFound, readExactly, throwIfAborted, withFile } from "../safetensors.js";
 import type { Checkpoint } from "../safetensors.js";
 import { corrupt, type TensorEntry } from "../safetensors-header.js";
-import { ropeFactors, tensorName } from "./architectures.js";
+import { ggufArchitecture, ropeFactors, tensorName } from "./architectures.js";
 import { readGgufHeader, type GgufHeader } from "./header.js";
 import type { Metadata } from "./metadata.js";
-import { ggufArchitecture, ggufConfig } from "./model-config.js";
+import { ggufConfig } from "./model-config.js";
 import { unsupportedInFile } from "./unsupported.js";
 import { ggufTokenizer, type GgufTokenizerSource } from "./tokenizer-source.js";
 

@@ -18,10 +18,12 @@ const script = fileURLToPath(new URL("../../../bench/make-model.mjs", import.met
 const scratch = mkdtempSync(join(tmpdir(), "pagoda-quantized-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
 
+type Shape = "tiny" | "tiny-moe" | "tiny-mla";
+
 /** A random model of two layers in this type. */
-function makeModel(type: string): string {
-  const file = join(scratch, `${type}${type === "hf" ? "" : ".gguf"}`);
-  const { status, stderr } = spawnSync(process.execPath, [script, "tiny", type, file], {
+function makeModel(type: string, shape: Shape = "tiny"): string {
+  const file = join(scratch, `${shape}-${type}${type === "hf" ? "" : ".gguf"}`);
+  const { status, stderr } = spawnSync(process.execPath, [script, shape, type, file], {
     encoding: "utf8",
   });
   expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
@@ -35,8 +37,8 @@ interface Model {
   readonly dtype: string;
 }
 
-async function load(type: string): Promise<Model> {
-  const { config, checkpoint } = await openModel(makeModel(type));
+async function load(type: string, shape?: Shape): Promise<Model> {
+  const { config, checkpoint } = await openModel(makeModel(type, shape));
   const limits = { maxTokens: 16, maxOutputs: 16 };
   const { plan, dtype } = compileCheckpoint(defineModel(config), checkpoint, "auto", limits);
   const weights = await Promise.all(plan.weights.map((weight) => readWeight(checkpoint, weight)));
@@ -59,6 +61,7 @@ const types = [
   ["q4_0", "q4_0", 0.4],
   ["q4_k", "q4_k", 0.4],
   ["q4_k_m", "q4_k", 0.4],
+  ["mxfp4", "mxfp4", 0.6],
 ] as const;
 
 describe.each(types)("a GGUF file of %s", (type, dtype, tolerance) => {
@@ -96,6 +99,37 @@ describe.each(types)("a GGUF file of %s", (type, dtype, tolerance) => {
   );
 });
 
+describe.each([
+  ["tiny-moe", "q8_0", 0.04],
+  ["tiny-moe", "q4_0", 0.4],
+  ["tiny-moe", "q4_k_m", 0.4],
+  ["tiny-moe", "mxfp4_moe", 0.6],
+  ["tiny-mla", "q8_0", 0.04],
+  ["tiny-mla", "q4_k_m", 0.4],
+] as const)("experts in a GGUF file: %s of %s", (shape, type, tolerance) => {
+  const [moe, plain] = [load(type, shape), load("f32", shape)];
+
+  it.for(kinds)("have nearly the logits of float32 on $name", async (kind, { skip }) => {
+    await unlessUnsupported(kind, skip, async () => {
+      const actual = await logitsOf(kind, await moe);
+      expect(medianError(actual, await logitsOf(kind, await plain))).toBeLessThan(tolerance);
+      const expected = await logitsOf(kinds[0]!, await moe);
+      expect(medianError(actual, expected)).toBeLessThan(0.03);
+    });
+  });
+
+  it("keep their type, the router that of the file's plain tensors", async () => {
+    const { plan } = await moe;
+    const typeOf = (name: string): string | undefined =>
+      plan.weights.find((weight) => weight.name === `layers.1.mlp.${name}`)?.dtype;
+    const quantized = { q4_k_m: "q4_k", mxfp4_moe: "mxfp4" }[type as string] ?? type;
+    const names = ["gate", "experts.gate_proj", "experts.up_proj", "experts.down_proj"];
+    expect(names.map(typeOf)).toEqual(["bf16", quantized, quantized, quantized]);
+    const rich = plan.weights.find(({ name }) => /^layers\.0\.mlp\..*down_proj$/.test(name));
+    expect(rich!.dtype).toBe(type === "q4_k_m" ? "q6_k" : quantized);
+  });
+});
+
 it("matrices of different types are not stacked", async () => {
   const { plan } = await load("q4_k_m");
   const linears = plan.steps.filter(({ op }) => op === "linear");
@@ -125,12 +159,12 @@ it("a type that is asked for is what the matrices get", async () => {
   }
 });
 
-it("the directory of the same seed is the same model", async () => {
+it.each(["tiny", "tiny-moe"] as const)("the directory of %s is the same model", async (shape) => {
   for (const kind of kinds) {
-    const [gguf, directory] = [await load("bf16"), await load("hf")];
+    const [gguf, directory] = [await load("bf16", shape), await load("hf", shape)];
     const expected = await logitsOf(kind, directory);
     // Norms are float32 in the one and bfloat16 in the other.
-    expect(relativeError(await logitsOf(kind, gguf), expected)).toBeLessThan(0.01);
+    expect(medianError(await logitsOf(kind, gguf), expected)).toBeLessThan(0.01);
   }
 });
 
@@ -154,4 +188,14 @@ function relativeError(actual: Float32Array, expected: Float32Array): number {
   const size = (values: Float32Array): number =>
     Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
   return size(actual.map((value, i) => value - expected[i]!)) / size(expected);
+}
+
+/** The median over the rows: one whose experts are nearly tied may be given others. */
+function medianError(actual: Float32Array, expected: Float32Array): number {
+  const width = actual.length / tokenIds.length;
+  const errors = tokenIds.map((_, row) => {
+    const [from, to] = [row * width, (row + 1) * width];
+    return relativeError(actual.subarray(from, to), expected.subarray(from, to));
+  });
+  return errors.toSorted((a, b) => a - b)[tokenIds.length >> 1]!;
 }
