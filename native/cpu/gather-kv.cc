@@ -65,13 +65,14 @@ void gatherKv(const KernelContext& context, const PagodaGatherKv& op) {
       return parallelRows(context.pool, op.out.rows, op.out.width,
                           [&](int32_t row) { gatherRow<Element>(op, row, rowOf(op.out, row)); });
     }
-    parallel(context.pool, op.out.rows, 16, [&](int32_t begin, int32_t end, int32_t worker) {
+    auto rows = [&](int32_t begin, int32_t end, int32_t worker) {
       float* own = static_cast<float*>(context.scratch) + static_cast<int64_t>(worker) * op.out.width;
       for (int32_t row = begin; row < end; ++row) {
         gatherRow<Element>(op, row, own);
         storeColumns(op.out, row, own);
       }
-    });
+    };
+    parallel(context.pool, op.out.rows, 16, rows);
   });
 }
 
