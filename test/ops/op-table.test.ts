@@ -1,13 +1,14 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { activations, groupScores, opSpecs, scorings } from "../../lib/graph/ops.js";
+import { activations, groupScores, layouts, opSpecs, scorings } from "../../lib/graph/ops.js";
 import { loadNative, packageRoot } from "../../lib/native.js";
 
 const header = readFileSync(join(packageRoot, "native", "backend.h"), "utf8");
 
 /** Enums of native/backend.h that attributes name. */
 const enums = {
+  PagodaLayout: { values: layouts, prefix: "" },
   PagodaActivation: { values: activations, prefix: "" },
   PagodaScoring: { values: scorings, prefix: "" },
   PagodaGroupScore: { values: groupScores, prefix: "GROUP_" },
