@@ -7,6 +7,7 @@
 #include "attention-schedule.h"
 #include "bf16.h"
 #include "key-tile.h"
+#include "transpose.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
@@ -59,8 +60,14 @@ struct Columns {
 
 // to[word][key] = from[key][word]
 inline void transposeWords(const uint32_t* from, int64_t stride, int32_t keys, int32_t words, uint32_t* to) {
+  const int32_t wholeKeys = keys - keys % kLanes, wholeWords = words - words % kLanes;
+  for (int32_t i = 0; i < wholeKeys; i += kLanes) {
+    for (int32_t w = 0; w < wholeWords; w += kLanes) {
+      storeTransposed([&](int r) { return loadWords(from + (i + r) * stride + w); }, to + w * kKeys + i, kKeys);
+    }
+  }
   for (int32_t w = 0; w < words; ++w) {
-    for (int32_t i = 0; i < keys; ++i) to[w * kKeys + i] = from[i * stride + w];
+    for (int32_t i = w < wholeWords ? wholeKeys : 0; i < keys; ++i) to[w * kKeys + i] = from[i * stride + w];
   }
 }
 

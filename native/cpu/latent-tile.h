@@ -6,6 +6,7 @@
 
 #include "bf16.h"
 #include "key-tile.h"
+#include "transpose.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
@@ -72,18 +73,54 @@ void prefetchTile(const LatentCache<Source>& from, int32_t tileStart, Range rang
   });
 }
 
-// Columns [begin, end) of keys [first, first + keys), transposed. `part`: of which scale they are.
 template <class Products, class Source>
-void transposeKeys(const TileRows<Source>& from, int32_t part, Range columns, Range keys, const KeyTile<Products>& to) {
+void transposeSingly(const TileRows<Source>& from, int32_t part, Range columns, Range keys,
+                     const KeyTile<Products>& to) {
   constexpr int32_t kStep = KeyTile<Products>::kStep;
-  constexpr bool kHasScale = sizeof(Source) == 1;
   for (int32_t d = columns.begin; d < columns.end; d += kStep) {
     auto* step = to.keys + static_cast<int64_t>(d) / kStep * kKeys * kStep;
     for (int32_t i = keys.begin; i < keys.end; ++i) {
-      const float scale = kHasScale ? from.scales[i][part] : 1.0f;
+      const float scale = sizeof(Source) == 1 ? from.scales[i][part] : 1.0f;
       for (int32_t s = 0; s < kStep; ++s) convert(from.rows[i][d + s], scale, step + i * kStep + s);
     }
   }
+}
+
+// kLanes words of an operand: as many elements of a row, or pairs of them.
+template <class Products, class Source>
+PAGODA_INLINE u32v operandWords(const Source* from, float scale) {
+  if constexpr (KeyTile<Products>::kStep == 1) {
+    return reinterpret_cast<u32v>(loadOperand<Products>(from, kLanes, &scale));
+  } else if constexpr (sizeof(Source) == sizeof(uint16_t)) {
+    return loadWords(from);
+  } else {
+    float row[2 * kLanes];
+    typename KeyTile<Products>::Element rounded[2 * kLanes];
+    for (int i = 0; i < 2; ++i) store(row + i * kLanes, mul(loadSome(from + i * kLanes, kLanes), broadcast(scale)));
+    Products::storeLeft(rounded, row, 2 * kLanes);
+    return loadWords(rounded);
+  }
+}
+
+// Columns of keys, transposed. `part`: of which scale they are.
+template <class Products, class Source>
+void transposeKeys(const TileRows<Source>& from, int32_t part, Range columns, Range keys, const KeyTile<Products>& to) {
+  constexpr int32_t kStep = KeyTile<Products>::kStep;
+  constexpr int32_t kColumns = kLanes * kStep;
+  const auto scaleOf = [&](int32_t key) { return sizeof(Source) == 1 ? from.scales[key][part] : 1.0f; };
+  const auto stepAt = [&](int32_t d) { return to.keys + static_cast<int64_t>(d) / kStep * kKeys * kStep; };
+  int32_t i = keys.begin;
+  int32_t d = columns.begin;
+  for (; i + kLanes <= keys.end; i += kLanes) {
+    for (d = columns.begin; d + kColumns <= columns.end; d += kColumns) {
+      const auto words = [&](int r) { return operandWords<Products>(from.rows[i + r] + d, scaleOf(i + r)); };
+      storeTransposed(words, stepAt(d) + i * kStep, kKeys);
+    }
+  }
+  // Columns, then keys, that do not fill a square.
+  const Range whole = {keys.begin, i};
+  transposeSingly(from, part, {d, columns.end}, whole, to);
+  transposeSingly(from, part, columns, {whole.end, keys.end}, to);
 }
 
 // Keys of `range`; other columns are left as they are. Both parts of a row have whole pairs of columns.
