@@ -81,6 +81,13 @@ export interface NativeWeightPart {
    * `row` is 1 and `col` the length of the rows in the file.
    */
   readonly strides?: { readonly row: number; readonly col: number };
+  /** Where the file holds codes of MXFP4, and `offset` is that of the whole tensor. */
+  readonly mxfp4?: {
+    readonly scales: FilePlace;
+    /** Row of the tensor that is the part's first, and rows from one of the part to the next. */
+    readonly firstRow: number;
+    readonly rowStep: number;
+  };
 }
 
 /** A weight of the plan, by its index, and the parts that fill it. */
@@ -110,10 +117,14 @@ export interface GroupQuantized {
   readonly zeroShift: number;
 }
 
-/** A tensor in a file. */
-export interface QuantizedPlace {
+/** Where a tensor begins. */
+export interface FilePlace {
   readonly file: string;
   readonly offset: number;
+}
+
+/** A tensor in a file. */
+export interface QuantizedPlace extends FilePlace {
   readonly dtype: string;
 }
 

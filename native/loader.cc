@@ -30,6 +30,8 @@ void checkPart(const PagodaWeight& weight, const WeightPart& part) {
   require(part.offset <= INT64_MAX, "A part's offset is out of range");
   const uint64_t rowLength = isTransposed(part) ? part.strides->col : weight.cols;
   require(rowLength % blockFormat(part.dtype).columns == 0, "A part's rows do not consist of whole blocks");
+  require(!part.mxfp4 || (part.dtype == PAGODA_MXFP4 && !part.strides && !part.quantized),
+          "A part with exponents apart is not MXFP4");
   if (!part.strides) return;
   require(!part.quantized, "A part with strides is quantised in groups");
   require(part.strides->row <= kMaxStride && part.strides->col <= kMaxStride, "A part's stride is out of range");
@@ -132,6 +134,10 @@ class Chunks {
       auto& blocks = quantized_.emplace_back(*part.quantized, part.file, part.offset, part.dtype, weight.cols);
       return [&blocks](int32_t row, int32_t rows, char* into) { blocks.read(row, rows, into); };
     }
+    if (part.mxfp4) {
+      auto& blocks = mxfp4_.emplace_back(*part.mxfp4, part.file, part.offset, weight.cols);
+      return [&blocks](int32_t row, int32_t rows, char* into) { blocks.read(row, rows, into); };
+    }
     const File& file = open(part.file);
     if (isTransposed(part)) {
       const auto length = static_cast<int32_t>(part.strides->col);
@@ -152,6 +158,7 @@ class Chunks {
   const Runner& runner_;
   std::map<std::string, File> files_;  // by path
   std::deque<GroupQuantizedRows> quantized_;
+  std::deque<SplitMxfp4Rows> mxfp4_;
   std::vector<Chunk> chunks_;
   uint64_t largest_ = 0;
 };

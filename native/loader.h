@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "group-quantized.h"
+#include "mxfp4.h"
 #include "runner.h"
 #include "strided.h"
 
@@ -25,6 +26,8 @@ struct WeightPart {
   /// Where the elements do not lie one behind the other. Rows of blocks can be read transposed, as f32: `row` is 1 and
   /// `col` the length of the rows in the file.
   std::optional<Strides> strides = {};
+  /// Where codes and exponents of MXFP4 are apart.
+  std::optional<SplitMxfp4> mxfp4 = {};
 };
 
 /// A weight of the plan and the parts that fill it.

@@ -5,6 +5,7 @@ import { readConfig, type ConfigReader } from "./config.js";
 import { openGguf } from "./gguf/open-gguf.js";
 import { readGenerationConfig, type GenerationDefaults } from "./generation-config.js";
 import { notFound, readCheckpoint, throwIfAborted, type Checkpoint } from "./safetensors.js";
+import { blocksOfMxfp4 } from "./mxfp4-directory.js";
 import { readQuantization } from "./quantization-config.js";
 import { blocksOfCodes } from "./quantized-directory.js";
 import type { TokenizerSource } from "./tokenizer-source.js";
@@ -40,8 +41,17 @@ export async function openModelDirectory(
   const generation = await readGenerationConfig(root, config);
   const scheme = readQuantization(config);
   const stored = await readCheckpoint(root, options);
-  const checkpoint = scheme === undefined ? stored : await blocksOfCodes(stored, scheme);
+  const checkpoint = await unpacked(stored, scheme);
   return { path: root, name: basename(root), config, checkpoint, generation, tokenizer: root };
+}
+
+/** With one tensor for each matrix, whatever it is stored as. */
+async function unpacked(
+  stored: Checkpoint,
+  scheme: ReturnType<typeof readQuantization>,
+): Promise<Checkpoint> {
+  if (scheme === undefined) return stored;
+  return scheme.method === "mxfp4" ? blocksOfMxfp4(stored) : blocksOfCodes(stored, scheme);
 }
 
 /**

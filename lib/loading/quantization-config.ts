@@ -18,19 +18,28 @@ export interface QuantizationScheme {
   readonly hasColumnGroups: boolean;
 }
 
+/** Experts of gpt-oss in blocks of FP4. */
+export interface Mxfp4Scheme {
+  readonly method: "mxfp4";
+}
+
 /**
  * Reads `quantization_config`; undefined without it. Which linears are quantised shows in the tensors, so that lists of
  * exceptions are not read.
  * @throws ERR_CONFIG_INVALID, ERR_MODEL_UNSUPPORTED for a method, a format or a setting that is not supported
  */
-export function readQuantization(config: ConfigReader): QuantizationScheme | undefined {
+export function readQuantization(
+  config: ConfigReader,
+): QuantizationScheme | Mxfp4Scheme | undefined {
   const fields = config.object("quantization_config");
   if (fields === undefined) return undefined;
   const method = fields.string("quant_method");
   if (method === "gptq") return readGptq(fields);
   if (method === "awq") return readAwq(fields);
   if (method === "compressed-tensors") return readCompressedTensors(fields);
-  throw unsupported(fields, "quant_method", method, ["gptq", "awq", "compressed-tensors"]);
+  if (method === "mxfp4") return { method };
+  const supported = ["gptq", "awq", "compressed-tensors", "mxfp4"];
+  throw unsupported(fields, "quant_method", method, supported);
 }
 
 function readGptq(fields: ConfigReader): QuantizationScheme {

@@ -1,4 +1,5 @@
 import { PagodaError } from "../errors.js";
+import { checkShape, expectTensor, tensorMismatch } from "./expect-tensor.js";
 import type { GroupQuantized, QuantizedPlace } from "../native.js";
 import type { QuantizationScheme } from "./quantization-config.js";
 import type { Checkpoint } from "./safetensors.js";
@@ -96,15 +97,19 @@ function partsOf(checkpoint: Checkpoint, module: string, scheme: QuantizationSch
   const suffixes = suffixesOf(scheme);
   const isCompressed = scheme.method === "compressed-tensors";
   const integers = [scheme.isWide ? "I8" : "I32"];
-  const codes = find(checkpoint, module + suffixes.codes, integers);
-  const scales = find(checkpoint, module + suffixes.scales, ["F16", "BF16", "F32"]);
+  const codes = expectTensor(checkpoint, module + suffixes.codes, integers);
+  const scales = expectTensor(checkpoint, module + suffixes.scales, ["F16", "BF16", "F32"]);
   const { cols, ...shapes } = shapesOf(codes, scheme);
   if (!isCompressed || product(scales) !== 1) checkShape(scales, shapes.scales);
-  const zeros = hasZeros(scheme) ? find(checkpoint, module + suffixes.zeros, integers) : undefined;
+  const zeros = hasZeros(scheme)
+    ? expectTensor(checkpoint, module + suffixes.zeros, integers)
+    : undefined;
   if (zeros !== undefined) checkShape(zeros, shapes.zeros);
   const isOrdered =
     scheme.hasColumnGroups || (isCompressed && checkpoint.tensors.has(module + suffixes.groups));
-  const groups = isOrdered ? find(checkpoint, module + suffixes.groups, ["I32"]) : undefined;
+  const groups = isOrdered
+    ? expectTensor(checkpoint, module + suffixes.groups, ["I32"])
+    : undefined;
   if (groups !== undefined) checkShape(groups, [cols]);
   return { codes, scales, zeros, groups };
 }
@@ -164,7 +169,7 @@ function shapesOf(codes: TensorEntry, scheme: QuantizationScheme): Shapes {
   const isWhole = codes.shape.length === 2 && rows > 0 && cols > 0 && cols % 32 === 0;
   if (!isWhole || !Number.isInteger(groups)) {
     const size = scheme.groupSize ?? "all";
-    throw mismatch(codes, `codes of rows of whole groups of ${size} columns (32 at least)`);
+    throw tensorMismatch(codes, `codes of rows of whole groups of ${size} columns (32 at least)`);
   }
   const zeroRows = rows / perWord;
   return {
@@ -179,31 +184,6 @@ function placeOf({ file, offset, dtype }: TensorEntry): QuantizedPlace {
   return { file, offset, dtype };
 }
 
-function find(checkpoint: Checkpoint, name: string, dtypes: readonly string[]): TensorEntry {
-  const entry = checkpoint.tensors.get(name);
-  const expected = `dtype ${dtypes.join(" or ")}`;
-  if (entry !== undefined && dtypes.includes(entry.dtype)) return entry;
-  throw mismatch(entry ?? { name }, expected, entry?.dtype ?? "nothing");
-}
-
-function checkShape(entry: TensorEntry, shape: readonly number[]): void {
-  const expected = `[${shape.join(", ")}]`;
-  if (`[${entry.shape.join(", ")}]` !== expected) throw mismatch(entry, `shape ${expected}`);
-}
-
 function product({ shape }: TensorEntry): number {
   return shape.reduce((total, size) => total * size, 1);
-}
-
-function mismatch(
-  entry: Pick<TensorEntry, "name"> & Partial<TensorEntry>,
-  expected: string,
-  received = `[${(entry.shape ?? []).join(", ")}]`,
-): PagodaError {
-  const tensor = entry.name;
-  return new PagodaError(
-    "ERR_TENSOR_MISMATCH",
-    `Expected ${expected} for tensor ${tensor} but received ${received}`,
-    { details: { tensor, expected, received } },
-  );
 }

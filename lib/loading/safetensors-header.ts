@@ -1,5 +1,5 @@
 import { PagodaError } from "../errors.js";
-import type { GroupQuantized } from "../native.js";
+import type { FilePlace, GroupQuantized } from "../native.js";
 import { JsonScanner, JsonSyntaxError } from "./json-scanner.js";
 
 /** One tensor of a checkpoint, where its bytes lie. */
@@ -15,6 +15,8 @@ export interface TensorEntry {
   readonly bytes: number;
   /** Where the file holds codes, and `dtype` and `shape` are those of the matrix that becomes of them. */
   readonly quantized?: GroupQuantized;
+  /** Of codes of MXFP4: their exponents, `[..., rows, cols / 32]`; `dtype` and `shape` are those of the matrices. */
+  readonly exponents?: FilePlace;
 }
 
 /** A checkpoint file. */

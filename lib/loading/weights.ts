@@ -77,23 +77,28 @@ export function resolveWeight(checkpoint: Checkpoint, weight: PlanWeight): Nativ
 
 /** Codes are found by the number of the row. */
 function placeOfRows(
-  { offset, quantized }: TensorEntry,
+  { offset, quantized, exponents: scales }: TensorEntry,
   rowStart: number,
   rowLength: number,
-): Pick<NativeWeightPart, "offset" | "quantized"> {
+): Pick<NativeWeightPart, "offset" | "quantized" | "mxfp4"> {
   if (quantized !== undefined) return { offset, quantized: { ...quantized, firstRow: rowStart } };
+  if (scales !== undefined) return { offset, mxfp4: { scales, firstRow: rowStart, rowStep: 1 } };
   return { offset: offset + rowStart * rowLength };
 }
 
 /** Elements that do not follow each other; those of a vector are its rows. Of blocks, whole rows that are transposed. */
 function placeOfStrided(
-  { name, offset, dtype, quantized, shape }: TensorEntry,
-  { first, row, col }: PartStrides,
+  { name, offset, dtype, quantized, exponents: scales, shape }: TensorEntry,
+  { first, row, col, cols }: PartStrides,
   isVector: boolean,
-): Pick<NativeWeightPart, "offset" | "strides"> {
+): Pick<NativeWeightPart, "offset" | "strides" | "mxfp4"> {
+  if (scales !== undefined && col === 1 && first % cols === 0 && row % cols === 0) {
+    return { offset, mxfp4: { scales, firstRow: first / cols, rowStep: row / cols } };
+  }
   const { columns, bytes } = blockFormat(dtype as FileDtype);
   const isTransposed = !isVector && row === 1 && col === shape.at(-1) && first % col === 0;
-  if (quantized !== undefined || (columns > 1 && !isTransposed)) {
+  const isApart = quantized !== undefined || scales !== undefined;
+  if (isApart || (columns > 1 && !isTransposed)) {
     throw mismatch(name, "dtype F32, F16 or BF16", dtype);
   }
   return {
@@ -137,7 +142,7 @@ function mismatch(tensor: string, expected: string, received: string): PagodaErr
  * Reads a weight of a plan as float32 `[rows, cols]`, rounded to the plan's dtype. For the reference backend; native ones
  * read the files themselves.
  * @throws PagodaError ERR_TENSOR_MISMATCH as {@link resolveWeight}, ERR_MODEL_CORRUPT when a file became shorter,
- *   ERR_BACKEND_UNSUPPORTED for codes of GPTQ, AWQ and compressed-tensors
+ *   ERR_BACKEND_UNSUPPORTED for codes of quantised directories
  */
 export async function readWeight(
   checkpoint: Checkpoint,
@@ -147,8 +152,8 @@ export async function readWeight(
   const values = new Float32Array(weight.rows * weight.cols);
   const rowLength = weight.kind === "vector" ? 1 : weight.cols;
   for (const part of resolveWeight(checkpoint, weight)) {
-    if (part.quantized !== undefined) {
-      const message = "The reference backend does not read GPTQ, AWQ or compressed-tensors weights";
+    if (part.quantized !== undefined || part.mxfp4 !== undefined) {
+      const message = "The reference backend does not read the weights of quantised directories";
       throw new PagodaError("ERR_BACKEND_UNSUPPORTED", message);
     }
     const read = await readPart(part, rowLength);

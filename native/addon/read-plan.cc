@@ -119,6 +119,13 @@ Strides readStrides(const Napi::Value& value) {
   return {readBytes(object, "row"), readBytes(object, "col")};
 }
 
+SplitMxfp4 readMxfp4(const Napi::Value& value) {
+  const Napi::Object object = readObject(value, "mxfp4");
+  const Napi::Object scales = readObject(property(object, "scales"), "scales");
+  return {readString(property(scales, "file"), "file"), readBytes(scales, "offset"), readBytes(object, "firstRow"),
+          readBytes(object, "rowStep")};
+}
+
 WeightPart readPart(const Napi::Value& value) {
   const Napi::Object object = readObject(value, "part");
   WeightPart part = {readString(property(object, "file"), "file"), readBytes(object, "offset"),
@@ -127,6 +134,8 @@ WeightPart readPart(const Napi::Value& value) {
   if (!quantized.IsUndefined()) part.quantized = readQuantized(quantized);
   const Napi::Value strides = object.Get("strides");
   if (!strides.IsUndefined()) part.strides = readStrides(strides);
+  const Napi::Value mxfp4 = object.Get("mxfp4");
+  if (!mxfp4.IsUndefined()) part.mxfp4 = readMxfp4(mxfp4);
   return part;
 }
 

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -107,6 +107,7 @@ const goldens: Record<string, [string, number]> = {
   "packed-8-bits-asymmetric": ["q8_0", 1e-5],
   "bytes-symmetric": ["q8_0", 1e-5],
   "bytes-asymmetric": ["q8_0", 1e-5],
+  mxfp4: ["mxfp4", 1e-5],
 };
 
 describe.each(Object.entries(goldens))("%s, made by other code", (name, [dtype, tolerance]) => {
@@ -201,7 +202,6 @@ describe("refuses", () => {
   const groups = { group_0: { weights: { num_bits: 8, type: "float" } } };
   it.each<[string, Recipe, Record<string, unknown>, string]>([
     ["another method", gptq, { quant_method: "fp8" }, "fp8"],
-    ["MXFP4", gptq, { quant_method: "mxfp4" }, "mxfp4"],
     ["another format", packed, { format: "marlin-24" }, "marlin-24"],
     ["three bits", gptq, { bits: 3 }, "3"],
     ["groups of 48", gptq, { group_size: 48 }, "48"],
@@ -249,5 +249,58 @@ describe("refuses", () => {
         message: expect.stringContaining("symmetrically"),
       });
     }
+  });
+});
+
+describe("MXFP4", () => {
+  const source = fileURLToPath(new URL("../fixtures/quantized/mxfp4", import.meta.url));
+  const path = "model.layers.1.mlp.experts.";
+
+  /** Loads the golden model after a change of its tensors. */
+  async function loadChanged(change: (tensors: Tensors) => void) {
+    const directory = mkdtempSync(join(scratch, "mxfp4-"));
+    cpSync(source, directory, { recursive: true });
+    const file = join(directory, "model.safetensors");
+    const tensors = readTensors(file);
+    change(tensors);
+    writeTensors(file, tensors);
+    return logitsOf(directory, "auto", [1, 2, 3]);
+  }
+
+  it("holds values of any exponent", async () => {
+    for (const exponent of [0, 1, 60, 121]) {
+      const { logits } = await loadChanged((all) =>
+        all.get(`${path}down_proj_scales`)!.data.fill(exponent),
+      );
+      expect(logits.every(Number.isFinite)).toBe(true);
+    }
+  });
+
+  it.each<[string, string, (tensors: Tensors) => void]>([
+    ["scales are missing", "down_proj_scales", (all) => all.delete(`${path}down_proj_scales`)],
+    ["codes are missing", "gate_up_proj", (all) => all.delete(`${path}gate_up_proj_blocks`)],
+    [
+      "scales have another shape",
+      "gate_up_proj_scales",
+      (all) => all.set(`${path}gate_up_proj_scales`, all.get(`${path}down_proj_scales`)!),
+    ],
+    [
+      "codes have another shape",
+      "down_proj_blocks",
+      (all) => all.set(`${path}down_proj_blocks`, all.get(`${path}down_proj_scales`)!),
+    ],
+    [
+      "codes have another dtype",
+      "down_proj_blocks",
+      (all) => {
+        const codes = all.get(`${path}down_proj_blocks`)!;
+        all.set(`${path}down_proj_blocks`, { ...codes, dtype: "I8" });
+      },
+    ],
+  ])("is refused where %s", async (_, named, change) => {
+    await expect(loadChanged(change)).rejects.toMatchObject({
+      code: "ERR_TENSOR_MISMATCH",
+      message: expect.stringContaining(named),
+    });
   });
 });

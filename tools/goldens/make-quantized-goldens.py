@@ -4,7 +4,8 @@ Usage: python tools/goldens/make-quantized-goldens.py [name ...]
 Needs: torch, transformers, safetensors (versions are written into each golden.json).
 
 Each directory is a tiny Llama whose linears are random codes, scales and zero points, packed here as the published
-definitions say (docs/quantized-models.md names them); nothing of Pagoda is used. Beside it
+definitions say (docs/quantized-models.md names them); nothing of Pagoda is used. `mxfp4` is a tiny gpt-oss with random codes
+and exponents, which transformers itself unpacks. Beside it
   golden.json         {"torch", "transformers", "ids"}
   golden_logits.f32   float32 [ids, vocab_size], computed in float64 from scale * (code - zero)
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 FIXTURES = Path(__file__).resolve().parents[2] / "test" / "fixtures" / "quantized"
 IDS = [1, 17, 30, 4, 22, 9, 9, 26]
@@ -26,6 +28,11 @@ CONFIG = dict(
     vocab_size=32, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
     num_key_value_heads=1, head_dim=16, max_position_embeddings=64, tie_word_embeddings=True,
     bos_token_id=1, eos_token_id=2, pad_token_id=0,
+)
+
+GPT_OSS = dict(
+    num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, intermediate_size=32, sliding_window=4,
+    tie_word_embeddings=False, rope_parameters=dict(rope_type="default", rope_theta=1e4),
 )
 
 LINEARS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ["gate", "up", "down"]]
@@ -175,10 +182,34 @@ def make(name, recipe, seed):
     write(FIXTURES / name, config.to_dict() | {"quantization_config": recipe["config"]}, tensors, model)
 
 
+@torch.no_grad()
+def make_mxfp4(name, seed):
+    generator = torch.Generator().manual_seed(seed)
+    config = transformers.GptOssConfig(**{**CONFIG, **GPT_OSS})
+    model = transformers.GptOssForCausalLM(config).double()
+    model.set_experts_implementation("eager")  # others know no float64
+    tensors = {}
+    for key, parameter in model.named_parameters():
+        if key.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            experts, inputs, outputs = parameter.shape
+            blocks = torch.randint(256, (experts, outputs, inputs // 32, 16), generator=generator, dtype=torch.uint8)
+            scales = torch.randint(121, 124, (experts, outputs, inputs // 32), generator=generator, dtype=torch.uint8)
+            parameter.copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float64))
+            tensors |= {f"{key}_blocks": blocks, f"{key}_scales": scales}
+            continue
+        noise = torch.randn(parameter.shape, generator=generator)
+        scale = parameter.shape[-1] ** -0.5 if key.endswith("proj.weight") else 1.0
+        stored = (1 + 0.2 * noise if "norm" in key else noise * scale).bfloat16()
+        parameter.copy_(stored.double())
+        tensors[key] = stored
+    quantization = dict(quant_method="mxfp4", modules_to_not_convert=["model.layers.*.self_attn", "lm_head"])
+    write(FIXTURES / name, config.to_dict() | {"quantization_config": quantization}, tensors, model)
+
+
 def write(directory, config, tensors, model):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    config["architectures"] = ["LlamaForCausalLM"]
+    config["architectures"] = [type(model).__name__]
     write_json(directory / "config.json", config)
     save_file(tensors, directory / "model.safetensors")
     logits = model(torch.tensor([IDS]), use_cache=False).logits[0]
@@ -192,9 +223,12 @@ def write_json(path, value):
 
 
 def main():
-    names = sys.argv[1:] or list(RECIPES)
+    names = sys.argv[1:] or [*RECIPES, "mxfp4"]
     for name in names:
-        make(name, RECIPES[name], seed=list(RECIPES).index(name))
+        if name == "mxfp4":
+            make_mxfp4(name, seed=len(RECIPES))
+        else:
+            make(name, RECIPES[name], seed=list(RECIPES).index(name))
         print(name)
 
 
