@@ -167,6 +167,7 @@ PagodaBackend makeTable() {
   table.kvBlockBytes = kvBlockBytes;
   table.embed = embed;
   table.rmsNorm = rmsNorm;
+  table.linear = linear;
   table.ropeTable = ropeTable;
   table.rope = rope;
   table.cacheWrite = cacheWrite;
@@ -175,6 +176,8 @@ PagodaBackend makeTable() {
   table.gatherKv = gatherKv;
   table.gatedActivation = gatedActivation;
   table.add = add;
+  table.route = route;
+  table.experts = experts;
   table.takeRows = takeRows;
   return table;
 }
