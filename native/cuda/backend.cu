@@ -172,6 +172,7 @@ PagodaBackend makeTable() {
   table.rope = rope;
   table.cacheWrite = cacheWrite;
   table.copyBlocks = copyBlocks;
+  table.attention = attention;
   table.latentWrite = latentWrite;
   table.gatherKv = gatherKv;
   table.gatedActivation = gatedActivation;

@@ -35,7 +35,9 @@ __device__ __forceinline__ void addSlice(const Shared<kRows>& shared, const Prod
   constexpr int kColumns = Codec::kColumns;
   const int columns = min(kSlice, p.inputs - first);
   for (int group = laneOf(); group * kColumns < columns; group += kWarp) {
-    for (int output = 0; output < outputs; ++output) {
+#pragma unroll
+    for (int output = 0; output < kWarpOutputs; ++output) {
+      if (output >= outputs) break;
       float weights[kColumns];
       Codec::load(p.weight + (weightRow + output) * p.rowBytes, first / kColumns + group, weights);
 #pragma unroll

@@ -1,0 +1,322 @@
+// Paged attention in f32 arithmetic, for every head size and type of cache: a block has a tile of packed rows of one KV
+// head and goes through the keys that they see, a tile of keys at a time (online softmax, arXiv:1805.02867,
+// arXiv:2205.14135).
+#include "attention.cuh"
+
+namespace pagoda::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kRows = 16;
+constexpr int kKeys = 32;  // of a tile: one a lane
+constexpr int kWarpRows = kRows / (kThreads / kWarp);
+
+struct Parameters {
+  PagodaAttention op;
+  Partials partials;  // where blocks take one split each
+  int32_t splits;     // of a block's grid: 1 where a block takes all of them
+};
+
+/// Shared memory for heads of `dim` columns.
+struct Memory {
+  float* query;    // [kRows][dim]
+  float* keys;     // [kKeys][stride], then the values
+  float* weights;  // [kRows][kKeys]
+  float* factors;  // [2][kRows]
+  int32_t* found;
+  int stride;  // odd, so that lanes read different banks
+
+  static __host__ __device__ int64_t words(int dim) {
+    return kRows * dim + kKeys * (dim | 1) + kRows * kKeys + 2 * kRows + 1;
+  }
+
+  __device__ Memory(float* base, int dim) : query(base), stride(dim | 1) {
+    keys = query + kRows * dim;
+    weights = keys + kKeys * stride;
+    factors = weights + kRows * kKeys;
+    found = reinterpret_cast<int32_t*>(factors + 2 * kRows);
+  }
+};
+
+/// What a block does: rows of a tile, for one KV head.
+struct Work {
+  QueryTile tile;
+  int kvHead;
+  int group;  // query heads of a KV head
+  int end;    // the last position that any row sees, + 1
+  int first;  // the first one
+
+  __device__ int token(int row) const { return (tile.first + row) / group; }
+  __device__ int head(int row) const { return kvHead * group + (tile.first + row) % group; }
+  __device__ Visible visible(int row, int window) const { return visibleFrom(tile.position + token(row), window); }
+};
+
+__device__ void loadQuery(const PagodaAttention& op, const Work& work, const Memory& memory) {
+  const int dim = op.cache.headDim;
+  for (int row = warpOf(); row < kRows; row += kThreads / kWarp) {
+    const bool isPresent = row < work.tile.count;
+    const float* query =
+        isPresent ? rowOf(op.query, work.tile.firstToken + work.token(row)) + static_cast<int64_t>(work.head(row)) * dim
+                  : nullptr;
+    for (int i = laneOf(); i < dim; i += kWarp) memory.query[row * dim + i] = isPresent ? query[i] : 0.0f;
+  }
+}
+
+/// K (part 0) or V (part 1) of the keys from `first` on; zeros where no row sees them, since those may hold anything.
+template <PagodaDtype kDtype>
+__device__ void loadKeys(const PagodaAttention& op, const Work& work, const Memory& memory, const KvLayout& layout,
+                         int first, int part) {
+  const int dim = op.cache.headDim;
+  const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(work.tile.request) * op.batch.maxBlocks;
+  for (int key = warpOf(); key < kKeys; key += kThreads / kWarp) {
+    float* to = memory.keys + key * memory.stride;
+    const int position = first + key;
+    if (position < work.first || position >= work.end) {
+      for (int i = laneOf(); i < dim; i += kWarp) to[i] = 0.0f;
+      continue;
+    }
+    const KvVector from = kvVector(op.cache, layout, slotOf(blocks, position, op.cache.blockSize), part, work.kvHead);
+    const float scale = kvScale<kDtype>(from);
+    for (int i = laneOf(); i < dim; i += kWarp) to[i] = kvElement<kDtype>(from, i, scale);
+  }
+}
+
+/// Scores of the warp's rows with the lane's key; -Inf where a row does not see it.
+__device__ void scoreKeys(const PagodaAttention& op, const Work& work, const Memory& memory, int first,
+                          float (&scores)[kWarpRows]) {
+  const int dim = op.cache.headDim;
+  const float* key = memory.keys + laneOf() * memory.stride;
+  const float* query = memory.query + warpOf() * kWarpRows * dim;
+  float dots[kWarpRows] = {};
+  for (int i = 0; i < dim; ++i) {
+#pragma unroll
+    for (int r = 0; r < kWarpRows; ++r) dots[r] = fmaf(query[r * dim + i], key[i], dots[r]);
+  }
+#pragma unroll
+  for (int r = 0; r < kWarpRows; ++r) {
+    const int row = warpOf() * kWarpRows + r, position = first + laneOf();
+    const Visible visible = work.visible(row, op.slidingWindow);
+    float score = dots[r] * op.scale;
+    if (op.softcap > 0.0f) score = op.softcap * tanhf(score / op.softcap);
+    const bool isSeen = row < work.tile.count && position >= visible.first && position < visible.end;
+    scores[r] = isSeen ? score : -kInfinity;
+  }
+}
+
+/// Takes the scores of a tile of keys into the warp's states; leaves weights and the factors of the sums so far.
+__device__ void updateStates(const Memory& memory, const float (&scores)[kWarpRows],
+                             SoftmaxState (&states)[kWarpRows]) {
+#pragma unroll
+  for (int r = 0; r < kWarpRows; ++r) {
+    const int row = warpOf() * kWarpRows + r;
+    const float largest = fmaxf(states[r].largest, warpMax(scores[r]));
+    const bool isEmpty = largest == -kInfinity;
+    const float weight = isEmpty ? 0.0f : expf(scores[r] - largest);
+    const float factor = states[r].largest == largest ? 1.0f : expf(states[r].largest - largest);
+    states[r] = {largest, fmaf(states[r].sum, factor, warpSum(weight))};
+    memory.weights[row * kKeys + laneOf()] = weight;
+    if (laneOf() == 0) memory.factors[row] = factor;
+  }
+}
+
+/// Sums of a thread's columns threadIdx.x + i * kThreads, for all rows.
+template <int kColumns>
+struct Sums {
+  float of[kRows][kColumns] = {};
+
+  __device__ void addValues(const Memory& memory, int dim) {
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      const int column = threadIdx.x + i * kThreads;
+      if (column >= dim) return;
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) of[row][i] *= memory.factors[row];
+      for (int key = 0; key < kKeys; ++key) {
+        const float value = memory.keys[key * memory.stride + column];
+#pragma unroll
+        for (int row = 0; row < kRows; ++row) of[row][i] = fmaf(memory.weights[row * kKeys + key], value, of[row][i]);
+      }
+    }
+  }
+
+  /// Takes `other` in by the factors that are in shared memory.
+  __device__ void mergeWith(const Sums& other, const Memory& memory) {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const MergeFactors factors = {memory.factors[row], memory.factors[kRows + row]};
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) of[row][i] = mergeSums(of[row][i], other.of[row][i], factors);
+    }
+  }
+
+  /// Calls write(row, column, sum) for the rows that are there.
+  template <typename Write>
+  __device__ void forEach(int rows, int dim, Write write) const {
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      const int column = threadIdx.x + i * kThreads;
+      if (column >= dim) return;
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        if (row < rows) write(row, column, of[row][i]);
+      }
+    }
+  }
+};
+
+/// Goes through the keys of one split.
+template <PagodaDtype kDtype, int kColumns>
+__device__ void runSplit(const PagodaAttention& op, const Work& work, const Memory& memory, int split,
+                         SoftmaxState (&states)[kWarpRows], Sums<kColumns>& sums) {
+  const KvLayout layout(op.cache);
+  const int end = min(work.end, (split + 1) * kSplitKeys);
+  for (int first = max(split * kSplitKeys, work.first / kKeys * kKeys); first < end; first += kKeys) {
+    loadKeys<kDtype>(op, work, memory, layout, first, 0);
+    __syncthreads();
+    float scores[kWarpRows];
+    scoreKeys(op, work, memory, first, scores);
+    updateStates(memory, scores, states);
+    __syncthreads();
+    loadKeys<kDtype>(op, work, memory, layout, first, 1);
+    __syncthreads();
+    sums.addValues(memory, op.cache.headDim);
+    __syncthreads();
+  }
+}
+
+/// A block goes through all splits of its rows and writes the result.
+template <PagodaDtype kDtype, int kColumns>
+__device__ void runAllSplits(const PagodaAttention& op, const Work& work, const Memory& memory) {
+  SoftmaxState states[kWarpRows];
+  Sums<kColumns> sums;
+  for (int split = work.first / kSplitKeys; split * kSplitKeys < work.end; ++split) {
+    SoftmaxState others[kWarpRows];
+    Sums<kColumns> otherSums;
+    runSplit<kDtype>(op, work, memory, split, others, otherSums);
+#pragma unroll
+    for (int r = 0; r < kWarpRows; ++r) {
+      const int row = warpOf() * kWarpRows + r;
+      const MergeFactors factors = merge(states[r], others[r]);
+      if (laneOf() == 0) memory.factors[row] = factors.first, memory.factors[kRows + row] = factors.second;
+    }
+    __syncthreads();
+    sums.mergeWith(otherSums, memory);
+    __syncthreads();
+  }
+#pragma unroll
+  for (int r = 0; r < kWarpRows; ++r) {
+    const int row = warpOf() * kWarpRows + r;
+    if (laneOf() == 0 && row < work.tile.count)
+      memory.factors[row] = finalFactor(states[r], sinkOf(op.sinks, work.head(row)));
+  }
+  __syncthreads();
+  const int dim = op.cache.headDim;
+  sums.forEach(work.tile.count, dim, [&](int row, int column, float sum) {
+    float* out = rowOf(op.out, work.tile.firstToken + work.token(row)) + static_cast<int64_t>(work.head(row)) * dim;
+    out[column] = sum * memory.factors[row];
+  });
+}
+
+/// A block takes one split of its rows and leaves a partial result.
+template <PagodaDtype kDtype, int kColumns>
+__device__ void runOneSplit(const Parameters& p, const Work& work, const Memory& memory, int split) {
+  SoftmaxState states[kWarpRows];
+  Sums<kColumns> sums;
+  runSplit<kDtype>(p.op, work, memory, split, states, sums);
+  const int dim = p.op.cache.headDim;
+  const auto index = [&](int row) {
+    const int64_t token = static_cast<int64_t>(split) * p.op.batch.numTokens + work.tile.firstToken + work.token(row);
+    return token * p.op.numHeads + work.head(row);
+  };
+#pragma unroll
+  for (int r = 0; r < kWarpRows; ++r) {
+    const int row = warpOf() * kWarpRows + r;
+    if (laneOf() == 0 && row < work.tile.count) p.partials.states[index(row)] = states[r];
+  }
+  const bool isEmpty = split * kSplitKeys >= work.end || (split + 1) * kSplitKeys <= work.first;
+  if (isEmpty) return;
+  sums.forEach(work.tile.count, dim,
+               [&](int row, int column, float sum) { p.partials.sums[index(row) * dim + column] = sum; });
+}
+
+template <PagodaDtype kDtype, int kColumns>
+__global__ void __launch_bounds__(kThreads) attentionKernel(const Parameters p) {
+  const PagodaAttention& op = p.op;
+  const Memory memory(&sharedMemory<float>(), op.cache.headDim);
+  const int group = op.numHeads / op.cache.numKvHeads;
+  Work work = {findTile(op.batch, blockIdx.x, group, kRows, memory.found), static_cast<int>(blockIdx.y), group, 0, 0};
+  if (work.tile.count <= 0) return;
+  work.first = work.visible(0, op.slidingWindow).first;
+  work.end = work.visible(work.tile.count - 1, op.slidingWindow).end;
+  loadQuery(op, work, memory);
+  if (p.splits == 1) return runAllSplits<kDtype, kColumns>(op, work, memory);
+  runOneSplit<kDtype, kColumns>(p, work, memory, blockIdx.z);
+}
+
+template <PagodaDtype kDtype>
+PagodaStatus launchAttention(PagodaDevice* device, const Parameters& p, unsigned tiles, PagodaError* error) {
+  const int dim = p.op.cache.headDim;
+  const LaunchShape shape = {dim3(tiles, p.op.cache.numKvHeads, p.splits), dim3(kThreads),
+                             static_cast<size_t>(Memory::words(dim)) * sizeof(float)};
+  const auto run = [&](auto kernel) { return check(launch(kernel, shape, device->stream, p), "attention", error); };
+  switch (ceilDivide(dim, kThreads)) {
+    case 1:
+      return run(attentionKernel<kDtype, 1>);
+    case 2:
+      return run(attentionKernel<kDtype, 2>);
+    default:
+      return run(attentionKernel<kDtype, 4>);
+  }
+}
+
+/// Blocks take one split each where a batch has too few tiles to fill the device.
+int32_t chooseSplits(const PagodaDevice& device, const PagodaAttention& op, int64_t tiles) {
+  const int64_t splits = ceilDivide(op.batch.maxSeqLen, kSplitKeys);
+  constexpr int kMaxSplits = 65535, kBlocksPerMultiprocessor = 2;
+  const bool isFull = tiles * op.cache.numKvHeads >= kBlocksPerMultiprocessor * device.multiprocessors;
+  return isFull || splits > kMaxSplits ? 1 : static_cast<int32_t>(splits);
+}
+
+PagodaStatus validate(const PagodaAttention& op, PagodaError* error) {
+  if (const PagodaStatus status = requireF32(error, op.out, op.query)) return status;
+  if (op.cache.latentDim > 0) return fail(PAGODA_INVALID, "Expected a cache of K and V apart", error);
+  if (op.numHeads < 1 || op.numHeads % op.cache.numKvHeads != 0)
+    return fail(PAGODA_INVALID, "Expected `numHeads` to be a multiple of `numKvHeads`", error);
+  constexpr int kMaxHeadDim = 512;
+  if (op.cache.headDim > kMaxHeadDim) return fail(PAGODA_UNSUPPORTED, "Expected a headDim of at most 512", error);
+  return PAGODA_OK;
+}
+
+/// Partial results of all splits in scratch memory.
+PagodaStatus reservePartials(PagodaDevice* device, const PagodaAttention& op, int32_t splits, Partials* partials,
+                             PagodaError* error) {
+  const uint64_t rows = static_cast<uint64_t>(splits) * op.batch.numTokens * op.numHeads;
+  const uint64_t sumBytes = rows * op.cache.headDim * sizeof(float);
+  void* memory = nullptr;
+  const uint64_t bytes = sumBytes + rows * sizeof(SoftmaxState);
+  if (const PagodaStatus status = device->scratch.reserve(device->stream, bytes, &memory, error)) return status;
+  auto* sums = static_cast<float*>(memory);
+  *partials = {sums, reinterpret_cast<SoftmaxState*>(sums + rows * op.cache.headDim)};
+  return PAGODA_OK;
+}
+
+}  // namespace
+
+PagodaStatus attention(PagodaDevice* device, const PagodaAttention* op, PagodaError* error) {
+  if (const PagodaStatus status = validate(*op, error)) return status;
+  if (op->out.rows == 0) return PAGODA_OK;
+  const int64_t tiles =
+      maxQueryTiles(op->batch.numTokens, op->batch.numRequests, op->numHeads / op->cache.numKvHeads, kRows);
+  Parameters p = {*op, {}, chooseSplits(*device, *op, tiles)};
+  if (p.splits > 1) {
+    if (const PagodaStatus status = reservePartials(device, *op, p.splits, &p.partials, error)) return status;
+  }
+  const PagodaStatus status = withKvDtype(op->cache.dtype, [&](auto dtype) {
+    return launchAttention<decltype(dtype)::value>(device, p, static_cast<unsigned>(tiles), error);
+  });
+  if (status != PAGODA_OK || p.splits == 1) return status;
+  const Combining combining = {p.partials, op->out, op->sinks, op->numHeads, op->cache.headDim, p.splits};
+  return combineSplits(device, combining, error);
+}
+
+}  // namespace pagoda::cuda
