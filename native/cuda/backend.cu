@@ -180,6 +180,7 @@ PagodaBackend makeTable() {
   table.route = route;
   table.experts = experts;
   table.takeRows = takeRows;
+  table.sample = sample;
   return table;
 }
 
