@@ -22,19 +22,15 @@ struct Memory {
   float* query;    // [kRows][dim]
   float* keys;     // [kKeys][stride], then the values
   float* weights;  // [kRows][kKeys]
-  float* factors;  // [2][kRows]
   int32_t* found;
   int stride;  // odd, so that lanes read different banks
 
-  static __host__ __device__ int64_t words(int dim) {
-    return kRows * dim + kKeys * (dim | 1) + kRows * kKeys + 2 * kRows + 1;
-  }
+  static __host__ __device__ int64_t words(int dim) { return kRows * dim + kKeys * (dim | 1) + kRows * kKeys + 1; }
 
   __device__ Memory(float* base, int dim) : query(base), stride(dim | 1) {
     keys = query + kRows * dim;
     weights = keys + kKeys * stride;
-    factors = weights + kRows * kKeys;
-    found = reinterpret_cast<int32_t*>(factors + 2 * kRows);
+    found = reinterpret_cast<int32_t*>(weights + kRows * kKeys);
   }
 };
 
@@ -103,63 +99,51 @@ __device__ void scoreKeys(const PagodaAttention& op, const Work& work, const Mem
   }
 }
 
-/// Takes the scores of a tile of keys into the warp's states; leaves weights and the factors of the sums so far.
-__device__ void updateStates(const Memory& memory, const float (&scores)[kWarpRows],
-                             SoftmaxState (&states)[kWarpRows]) {
+/// Takes the scores of a tile of keys into the warp's states; leaves their weights in shared memory, and returns by how
+/// much the sums so far count.
+__device__ void updateStates(const Memory& memory, const float (&scores)[kWarpRows], SoftmaxState (&states)[kWarpRows],
+                             float (&factors)[kWarpRows]) {
 #pragma unroll
   for (int r = 0; r < kWarpRows; ++r) {
-    const int row = warpOf() * kWarpRows + r;
     const float largest = fmaxf(states[r].largest, warpMax(scores[r]));
-    const bool isEmpty = largest == -kInfinity;
-    const float weight = isEmpty ? 0.0f : expf(scores[r] - largest);
-    const float factor = states[r].largest == largest ? 1.0f : expf(states[r].largest - largest);
-    states[r] = {largest, fmaf(states[r].sum, factor, warpSum(weight))};
-    memory.weights[row * kKeys + laneOf()] = weight;
-    if (laneOf() == 0) memory.factors[row] = factor;
+    const float weight = largest == -kInfinity ? 0.0f : expf(scores[r] - largest);
+    factors[r] = states[r].largest == largest ? 1.0f : expf(states[r].largest - largest);
+    states[r] = {largest, fmaf(states[r].sum, factors[r], warpSum(weight))};
+    memory.weights[(warpOf() * kWarpRows + r) * kKeys + laneOf()] = weight;
   }
 }
 
-/// Sums of a thread's columns threadIdx.x + i * kThreads, for all rows.
+/// Weighted sums of the warp's rows: a lane has the columns laneOf() + 32 i.
 template <int kColumns>
 struct Sums {
-  float of[kRows][kColumns] = {};
+  float of[kWarpRows][kColumns] = {};
 
-  __device__ void addValues(const Memory& memory, int dim) {
+  __device__ void addValues(const Memory& memory, int dim, const float (&factors)[kWarpRows]) {
 #pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int column = threadIdx.x + i * kThreads;
-      if (column >= dim) return;
+    for (int r = 0; r < kWarpRows; ++r) {
 #pragma unroll
-      for (int row = 0; row < kRows; ++row) of[row][i] *= memory.factors[row];
-      for (int key = 0; key < kKeys; ++key) {
-        const float value = memory.keys[key * memory.stride + column];
+      for (int i = 0; i < kColumns; ++i) of[r][i] *= factors[r];
+    }
+    const float* weights = memory.weights + warpOf() * kWarpRows * kKeys;
+#pragma unroll 2
+    for (int key = 0; key < kKeys; ++key) {
 #pragma unroll
-        for (int row = 0; row < kRows; ++row) of[row][i] = fmaf(memory.weights[row * kKeys + key], value, of[row][i]);
+      for (int i = 0; i < kColumns; ++i) {
+        const int column = laneOf() + i * kWarp;
+        const float value = column < dim ? memory.keys[key * memory.stride + column] : 0.0f;
+#pragma unroll
+        for (int r = 0; r < kWarpRows; ++r) of[r][i] = fmaf(weights[r * kKeys + key], value, of[r][i]);
       }
     }
   }
 
-  /// Takes `other` in by the factors that are in shared memory.
-  __device__ void mergeWith(const Sums& other, const Memory& memory) {
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      const MergeFactors factors = {memory.factors[row], memory.factors[kRows + row]};
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) of[row][i] = mergeSums(of[row][i], other.of[row][i], factors);
-    }
-  }
-
-  /// Calls write(row, column, sum) for the rows that are there.
+  /// Calls write(column, sum) for the columns of the warp's row r.
   template <typename Write>
-  __device__ void forEach(int rows, int dim, Write write) const {
+  __device__ __forceinline__ void forEach(int r, int dim, Write write) const {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
-      const int column = threadIdx.x + i * kThreads;
-      if (column >= dim) return;
-#pragma unroll
-      for (int row = 0; row < kRows; ++row) {
-        if (row < rows) write(row, column, of[row][i]);
-      }
+      const int column = laneOf() + i * kWarp;
+      if (column < dim) write(column, of[r][i]);
     }
   }
 };
@@ -173,13 +157,13 @@ __device__ void runSplit(const PagodaAttention& op, const Work& work, const Memo
   for (int first = max(split * kSplitKeys, work.first / kKeys * kKeys); first < end; first += kKeys) {
     loadKeys<kDtype>(op, work, memory, layout, first, 0);
     __syncthreads();
-    float scores[kWarpRows];
+    float scores[kWarpRows], factors[kWarpRows];
     scoreKeys(op, work, memory, first, scores);
-    updateStates(memory, scores, states);
+    updateStates(memory, scores, states, factors);
     __syncthreads();
     loadKeys<kDtype>(op, work, memory, layout, first, 1);
     __syncthreads();
-    sums.addValues(memory, op.cache.headDim);
+    sums.addValues(memory, op.cache.headDim, factors);
     __syncthreads();
   }
 }
@@ -195,26 +179,20 @@ __device__ void runAllSplits(const PagodaAttention& op, const Work& work, const 
     runSplit<kDtype>(op, work, memory, split, others, otherSums);
 #pragma unroll
     for (int r = 0; r < kWarpRows; ++r) {
-      const int row = warpOf() * kWarpRows + r;
       const MergeFactors factors = merge(states[r], others[r]);
-      if (laneOf() == 0) memory.factors[row] = factors.first, memory.factors[kRows + row] = factors.second;
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) sums.of[r][i] = mergeSums(sums.of[r][i], otherSums.of[r][i], factors);
     }
-    __syncthreads();
-    sums.mergeWith(otherSums, memory);
-    __syncthreads();
   }
+  const int dim = op.cache.headDim;
 #pragma unroll
   for (int r = 0; r < kWarpRows; ++r) {
     const int row = warpOf() * kWarpRows + r;
-    if (laneOf() == 0 && row < work.tile.count)
-      memory.factors[row] = finalFactor(states[r], sinkOf(op.sinks, work.head(row)));
-  }
-  __syncthreads();
-  const int dim = op.cache.headDim;
-  sums.forEach(work.tile.count, dim, [&](int row, int column, float sum) {
+    if (row >= work.tile.count) break;
+    const float factor = finalFactor(states[r], sinkOf(op.sinks, work.head(row)));
     float* out = rowOf(op.out, work.tile.firstToken + work.token(row)) + static_cast<int64_t>(work.head(row)) * dim;
-    out[column] = sum * memory.factors[row];
-  });
+    sums.forEach(r, dim, [&](int column, float sum) { out[column] = sum * factor; });
+  }
 }
 
 /// A block takes one split of its rows and leaves a partial result.
@@ -224,19 +202,16 @@ __device__ void runOneSplit(const Parameters& p, const Work& work, const Memory&
   Sums<kColumns> sums;
   runSplit<kDtype>(p.op, work, memory, split, states, sums);
   const int dim = p.op.cache.headDim;
-  const auto index = [&](int row) {
-    const int64_t token = static_cast<int64_t>(split) * p.op.batch.numTokens + work.tile.firstToken + work.token(row);
-    return token * p.op.numHeads + work.head(row);
-  };
 #pragma unroll
   for (int r = 0; r < kWarpRows; ++r) {
     const int row = warpOf() * kWarpRows + r;
-    if (laneOf() == 0 && row < work.tile.count) p.partials.states[index(row)] = states[r];
+    if (row >= work.tile.count) break;
+    const int64_t token = static_cast<int64_t>(split) * p.op.batch.numTokens + work.tile.firstToken + work.token(row);
+    const int64_t index = token * p.op.numHeads + work.head(row);
+    if (laneOf() == 0) p.partials.states[index] = states[r];
+    if (states[r].largest == -kInfinity) continue;
+    sums.forEach(r, dim, [&](int column, float sum) { p.partials.sums[index * dim + column] = sum; });
   }
-  const bool isEmpty = split * kSplitKeys >= work.end || (split + 1) * kSplitKeys <= work.first;
-  if (isEmpty) return;
-  sums.forEach(work.tile.count, dim,
-               [&](int row, int column, float sum) { p.partials.sums[index(row) * dim + column] = sum; });
 }
 
 template <PagodaDtype kDtype, int kColumns>
@@ -259,14 +234,11 @@ PagodaStatus launchAttention(PagodaDevice* device, const Parameters& p, unsigned
   const LaunchShape shape = {dim3(tiles, p.op.cache.numKvHeads, p.splits), dim3(kThreads),
                              static_cast<size_t>(Memory::words(dim)) * sizeof(float)};
   const auto run = [&](auto kernel) { return check(launch(kernel, shape, device->stream, p), "attention", error); };
-  switch (ceilDivide(dim, kThreads)) {
-    case 1:
-      return run(attentionKernel<kDtype, 1>);
-    case 2:
-      return run(attentionKernel<kDtype, 2>);
-    default:
-      return run(attentionKernel<kDtype, 4>);
-  }
+  const int64_t columns = ceilDivide(dim, kWarp);
+  if (columns <= 2) return run(attentionKernel<kDtype, 2>);
+  if (columns <= 4) return run(attentionKernel<kDtype, 4>);
+  if (columns <= 8) return run(attentionKernel<kDtype, 8>);
+  return run(attentionKernel<kDtype, 16>);
 }
 
 /// Blocks take one split each where a batch has too few tiles to fill the device.

@@ -1,5 +1,5 @@
 // Columns of a weight's row as f32, a group at a time; see weights.h and ../block-formats.h. A group is what one thread
-// reads: 16 bytes of plain elements, or the 32 columns that share the factors of a quantised type.
+// reads: 8 plain elements, or the 32 columns that share the factors of a quantised type.
 #pragma once
 
 #include "kernel.cuh"
@@ -12,10 +12,14 @@ struct Codec;
 
 template <>
 struct Codec<PAGODA_F32> {
-  static constexpr int kColumns = 4;
+  static constexpr int kColumns = 8;
   static __device__ __forceinline__ void load(const uint8_t* row, int64_t group, float (&values)[kColumns]) {
-    const float4 x = reinterpret_cast<const float4*>(row)[group];
-    values[0] = x.x, values[1] = x.y, values[2] = x.z, values[3] = x.w;
+    const auto* from = reinterpret_cast<const float4*>(row) + 2 * group;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float4 x = from[i];
+      values[4 * i] = x.x, values[4 * i + 1] = x.y, values[4 * i + 2] = x.z, values[4 * i + 3] = x.w;
+    }
   }
 };
 

@@ -1,13 +1,12 @@
-// Products in f32 arithmetic, for every type of weight. A warp computes two outputs of a tile of rows: a lane takes
+// Products in f32 arithmetic, for every type of weight. A warp computes an output for a tile of rows: a lane takes
 // every 32nd group of columns, in order, and the lanes' sums are added at the end.
 #include "product.cuh"
 
 namespace pagoda::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kWarpOutputs = 2;
-constexpr int kBlockOutputs = kThreads / kWarp * kWarpOutputs;
+constexpr int kThreads = 256;
+constexpr int kBlockOutputs = kThreads / kWarp;
 constexpr int kSlice = 1024;  // columns of x in shared memory at a time
 constexpr int kManyRows = 8;
 
@@ -30,22 +29,17 @@ __device__ void loadSlice(Shared<kRows>& shared, const Product& p, const RowTile
 
 /// Adds the columns from `first` on that are in shared memory.
 template <typename Codec, int kRows>
-__device__ __forceinline__ void addSlice(const Shared<kRows>& shared, const Product& p, int64_t weightRow, int outputs,
-                                         int first, float (&sums)[kWarpOutputs][kRows]) {
+__device__ __forceinline__ void addSlice(const Shared<kRows>& shared, const uint8_t* weights, int first, int columns,
+                                         float (&sums)[kRows]) {
   constexpr int kColumns = Codec::kColumns;
-  const int columns = min(kSlice, p.inputs - first);
   for (int group = laneOf(); group * kColumns < columns; group += kWarp) {
+    float values[kColumns];
+    Codec::load(weights, first / kColumns + group, values);
 #pragma unroll
-    for (int output = 0; output < kWarpOutputs; ++output) {
-      if (output >= outputs) break;
-      float weights[kColumns];
-      Codec::load(p.weight + (weightRow + output) * p.rowBytes, first / kColumns + group, weights);
+    for (int i = 0; i < kColumns; ++i) {
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-#pragma unroll
-        for (int row = 0; row < kRows; ++row)
-          sums[output][row] = fmaf(weights[i], shared.x[row][padded(group * kColumns + i)], sums[output][row]);
-      }
+      for (int row = 0; row < kRows; ++row)
+        sums[row] = fmaf(values[i], shared.x[row][padded(group * kColumns + i)], sums[row]);
     }
   }
 }
@@ -55,24 +49,22 @@ __global__ void __launch_bounds__(kThreads) productKernel(const Product p) {
   auto& shared = sharedMemory<Shared<kRows>>();
   const RowTile tile = p.tile(blockIdx.x, kRows);
   if (tile.count <= 0) return;
-  for (int64_t block = blockIdx.y; block * kBlockOutputs < p.outputs; block += gridDim.y) {
-    const int first = static_cast<int>(block) * kBlockOutputs + warpOf() * kWarpOutputs;
-    const int outputs = max(0, min(kWarpOutputs, p.outputs - first));
-    float sums[kWarpOutputs][kRows] = {};
+  for (int64_t first = static_cast<int64_t>(blockIdx.y) * kBlockOutputs; first < p.outputs;
+       first += static_cast<int64_t>(gridDim.y) * kBlockOutputs) {
+    const int output = static_cast<int>(first) + warpOf();
+    const bool isPresent = output < p.outputs;
+    const uint8_t* weights = p.weight + (static_cast<int64_t>(tile.expert) * p.outputs + output) * p.rowBytes;
+    float sums[kRows] = {};
     for (int column = 0; column < p.inputs; column += kSlice) {
       loadSlice(shared, p, tile, column);
       __syncthreads();
-      addSlice<Codec>(shared, p, static_cast<int64_t>(tile.expert) * p.outputs + first, outputs, column, sums);
+      if (isPresent) addSlice<Codec>(shared, weights, column, min(kSlice, p.inputs - column), sums);
       __syncthreads();
     }
 #pragma unroll
-    for (int output = 0; output < kWarpOutputs; ++output) {
-#pragma unroll
-      for (int row = 0; row < kRows; ++row) {
-        const float sum = warpSum(sums[output][row]);
-        if (laneOf() == 0 && output < outputs && row < tile.count)
-          p.write(tile.expert, tile.first + row, first + output, sum);
-      }
+    for (int row = 0; row < kRows; ++row) {
+      const float sum = warpSum(sums[row]);
+      if (laneOf() == 0 && isPresent && row < tile.count) p.write(tile.expert, tile.first + row, output, sum);
     }
   }
 }

@@ -72,7 +72,7 @@ __device__ int32_t chooseToken(const PagodaSample& op, int32_t row, const float*
   return largest < 0 ? -1 : draw(op, row, logits, largest, shared);
 }
 
-__global__ void __launch_bounds__(kSampleThreads) sampleKernel(const Rows rows) {
+__global__ void __launch_bounds__(kSampleThreads, 1) sampleKernel(const Rows rows) {
   auto& shared = sharedMemory<SampleShared>();
   const PagodaSample& op = rows.op;
   const int32_t row = rows.firstRow + static_cast<int32_t>(blockIdx.x);

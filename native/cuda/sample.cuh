@@ -234,7 +234,9 @@ struct Uniforms {
   static __device__ double toUniform(uint32_t word) { return (static_cast<double>(word >> 8) + 0.5) / 16777216.0; }
 
   __device__ double of(int32_t token) const {
-    return toUniform(philox({{static_cast<uint32_t>(token) / 4, position, 0, 0}}, key0, key1).x[token % 4]);
+    const PhiloxBlock block = philox({{static_cast<uint32_t>(token) / 4, position, 0, 0}}, key0, key1);
+    const int lane = token % 4;  // not an index, which would put the block into memory
+    return toUniform(lane == 0 ? block.x[0] : lane == 1 ? block.x[1] : lane == 2 ? block.x[2] : block.x[3]);
   }
 
   __device__ double ofXtc() const { return toUniform(philox({{0, position, 1, 0}}, key0, key1).x[0]); }
