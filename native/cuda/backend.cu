@@ -98,6 +98,7 @@ PagodaStatus openDevice(const PagodaDeviceOptions* options, PagodaDevice** devic
 void closeDevice(PagodaDevice* device) {
   if (!device) return;
   device->scratch.release(device->stream);
+  device->rounded.release(device->stream);
   cudaStreamSynchronize(device->stream);
   cudaStreamDestroy(device->stream);
   delete device;
@@ -124,6 +125,7 @@ PagodaStatus allocate(PagodaDevice* device, uint64_t bytes, void** address, Pago
   if (cudaMalloc(address, size) == cudaSuccess) return PAGODA_OK;
   cudaGetLastError();
   device->scratch.release(device->stream);
+  device->rounded.release(device->stream);
   cudaStreamSynchronize(device->stream);
   return check(cudaMalloc(address, size), "cudaMalloc", error);
 }

@@ -56,5 +56,6 @@ struct PagodaDevice {
   int index = 0;
   cudaStream_t stream = nullptr;
   int multiprocessors = 1;
-  pagoda::cuda::Scratch scratch;
+  pagoda::cuda::Scratch scratch;  // of the op that runs
+  pagoda::cuda::Scratch rounded;  // rows of a product as its kernels read them
 };

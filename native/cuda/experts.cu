@@ -133,7 +133,7 @@ int64_t maxTiles(int64_t slots, int32_t numExperts, int32_t tileRows) {
 
 Buffers layOut(const PagodaExperts& op, Parts& parts) {
   const int64_t slots = static_cast<int64_t>(op.route.rows) * (op.route.width / 2);
-  const int32_t rows = tileRows(op.gate.dtype, static_cast<int32_t>(slots));
+  const int32_t rows = chooseTileRows(op.gate.dtype, slots, op.numExperts);
   Buffers buffers = {};
   buffers.sorting = {op.route,
                      op.numExperts,
@@ -166,11 +166,13 @@ Product product(const PagodaWeight& weight, const PagodaWeight& bias, int32_t nu
       .bias = static_cast<const float*>(bias.data),
       .x = nullptr,
       .xStride = weight.cols,
+      .xRows = slots,
       .out = nullptr,
       .outStride = weight.rows / numExperts,
       .inputs = weight.cols,
       .outputs = weight.rows / numExperts,
       .slots = slots,
+      .tileRows = sorting.tileRows,
       .rowOfSlot = nullptr,
       .tiles = sorting.tiles,
       .numTiles = sorting.numTiles,
@@ -185,6 +187,7 @@ PagodaStatus runHidden(PagodaDevice* device, const PagodaExperts& op, const Buff
     Product p = product(weight, bias, op.numExperts, buffers.sorting, slots);
     p.x = static_cast<const float*>(op.x.data);
     p.xStride = op.x.rowStride;
+    p.xRows = op.x.rows;
     p.rowOfSlot = buffers.sorting.rowOf;
     p.out = out;
     return multiply(device, weight.dtype, p, "experts", error);

@@ -1,5 +1,5 @@
-// Products in f32 arithmetic, for every type of weight. A warp computes an output for a tile of rows: a lane takes
-// every 32nd group of columns, in order, and the lanes' sums are added at the end.
+// Products in f32 arithmetic, for every type of weight but bf16 (product-mma.cu). A warp computes an output for a tile
+// of rows: a lane takes every 32nd group of columns, in order, and the lanes' sums are added at the end.
 #include "product.cuh"
 
 namespace pagoda::cuda {
@@ -80,13 +80,18 @@ PagodaStatus launchProduct(PagodaDevice* device, const Product& p, const char* n
 
 }  // namespace
 
-int32_t tileRows(PagodaDtype, int32_t slots) { return slots == 1 ? 1 : kManyRows; }
+int32_t chooseTileRows(PagodaDtype dtype, int64_t slots, int32_t experts) {
+  if (dtype != PAGODA_BF16) return slots == 1 ? 1 : kManyRows;
+  const int64_t each = slots / experts;
+  return each <= 16 ? 16 : each <= 64 ? 64 : 128;
+}
 
 PagodaStatus multiply(PagodaDevice* device, PagodaDtype dtype, const Product& product, const char* name,
                       PagodaError* error) {
+  if (dtype == PAGODA_BF16) return multiplyBf16(device, product, name, error);
   return withCodec(dtype, [&](auto codec) {
     using Codec = decltype(codec);
-    if (tileRows(dtype, product.slots) == 1) return launchProduct<Codec, 1>(device, product, name, error);
+    if (product.tileRows == 1) return launchProduct<Codec, 1>(device, product, name, error);
     return launchProduct<Codec, kManyRows>(device, product, name, error);
   });
 }

@@ -20,13 +20,15 @@ struct Product {
   const uint8_t* weight;  // [experts * outputs, inputs]
   int64_t rowBytes;       // of `weight`
   const float* bias;      // [experts * outputs], or NULL
-  const float* x;
+  const float* x;         // [xRows, inputs]
   int64_t xStride;
+  int32_t xRows;
   float* out;
   int64_t outStride;
   int32_t inputs;
   int32_t outputs;
   int32_t slots;
+  int32_t tileRows;
   const int32_t* rowOfSlot;  // NULL: the slot itself
   const RowTile* tiles;      // NULL: all slots meet expert 0
   const int32_t* numTiles;   // of `tiles`, which are at most `maxTiles`
@@ -47,11 +49,14 @@ struct Product {
   }
 };
 
-/// Rows of a tile that `multiply` wants for so many slots of a weight of this dtype.
-int32_t tileRows(PagodaDtype dtype, int32_t slots);
+/// Rows of a tile, for so many slots that are spread over `experts` matrices.
+int32_t chooseTileRows(PagodaDtype dtype, int64_t slots, int32_t experts);
 
 /// Queues the product; `slots` > 0.
 PagodaStatus multiply(PagodaDevice* device, PagodaDtype dtype, const Product& product, const char* name,
                       PagodaError* error);
+
+/// The same for bf16 weights; see product-mma.cu.
+PagodaStatus multiplyBf16(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
 
 }  // namespace pagoda::cuda
