@@ -59,6 +59,7 @@ __device__ void loadQuery(const PagodaAttention& op, const Work& work, const Mem
 }
 
 /// K (part 0) or V (part 1) of the keys from `first` on; zeros where no row sees them, since those may hold anything.
+/// The scale of int8 changes behind the latent.
 template <PagodaDtype kDtype>
 __device__ void loadKeys(const PagodaAttention& op, const Work& work, const Memory& memory, const KvLayout& layout,
                          int first, int part) {
@@ -72,8 +73,10 @@ __device__ void loadKeys(const PagodaAttention& op, const Work& work, const Memo
       continue;
     }
     const KvVector from = kvVector(op.cache, layout, slotOf(blocks, position, op.cache.blockSize), part, work.kvHead);
-    const float scale = kvScale<kDtype>(from);
-    for (int i = laneOf(); i < dim; i += kWarp) to[i] = kvElement<kDtype>(from, i, scale);
+    const int latentDim = op.cache.latentDim;
+    const float scales[2] = {kvScale<kDtype>(from), latentDim > 0 ? kvScale<kDtype>(from, 1) : 0.0f};
+    for (int i = laneOf(); i < dim; i += kWarp)
+      to[i] = kvElement<kDtype>(from, i, latentDim > 0 && i >= latentDim ? scales[1] : scales[0]);
   }
 }
 
@@ -161,9 +164,11 @@ __device__ void runSplit(const PagodaAttention& op, const Work& work, const Memo
     scoreKeys(op, work, memory, first, scores);
     updateStates(memory, scores, states, factors);
     __syncthreads();
-    loadKeys<kDtype>(op, work, memory, layout, first, 1);
-    __syncthreads();
-    sums.addValues(memory, op.cache.headDim, factors);
+    if (op.cache.latentDim == 0) {
+      loadKeys<kDtype>(op, work, memory, layout, first, 1);
+      __syncthreads();
+    }
+    sums.addValues(memory, valueDim(op.cache), factors);
     __syncthreads();
   }
 }
@@ -184,7 +189,7 @@ __device__ void runAllSplits(const PagodaAttention& op, const Work& work, const 
       for (int i = 0; i < kColumns; ++i) sums.of[r][i] = mergeSums(sums.of[r][i], otherSums.of[r][i], factors);
     }
   }
-  const int dim = op.cache.headDim;
+  const int dim = valueDim(op.cache);
 #pragma unroll
   for (int r = 0; r < kWarpRows; ++r) {
     const int row = warpOf() * kWarpRows + r;
@@ -201,7 +206,7 @@ __device__ void runOneSplit(const Parameters& p, const Work& work, const Memory&
   SoftmaxState states[kWarpRows];
   Sums<kColumns> sums;
   runSplit<kDtype>(p.op, work, memory, split, states, sums);
-  const int dim = p.op.cache.headDim;
+  const int dim = valueDim(p.op.cache);
 #pragma unroll
   for (int r = 0; r < kWarpRows; ++r) {
     const int row = warpOf() * kWarpRows + r;
@@ -234,7 +239,7 @@ PagodaStatus launchAttention(PagodaDevice* device, const Parameters& p, unsigned
   const LaunchShape shape = {dim3(tiles, p.op.cache.numKvHeads, p.splits), dim3(kThreads),
                              static_cast<size_t>(Memory::words(dim)) * sizeof(float)};
   const auto run = [&](auto kernel) { return check(launch(kernel, shape, device->stream, p), "attention", error); };
-  const int64_t columns = ceilDivide(dim, kWarp);
+  const int64_t columns = ceilDivide(valueDim(p.op.cache), kWarp);
   if (columns <= 2) return run(attentionKernel<kDtype, 2>);
   if (columns <= 4) return run(attentionKernel<kDtype, 4>);
   if (columns <= 8) return run(attentionKernel<kDtype, 8>);
@@ -251,44 +256,39 @@ int32_t chooseSplits(const PagodaDevice& device, const PagodaAttention& op, int6
 
 PagodaStatus validate(const PagodaAttention& op, PagodaError* error) {
   if (const PagodaStatus status = requireF32(error, op.out, op.query)) return status;
-  if (op.cache.latentDim > 0) return fail(PAGODA_INVALID, "Expected a cache of K and V apart", error);
   if (op.numHeads < 1 || op.numHeads % op.cache.numKvHeads != 0)
     return fail(PAGODA_INVALID, "Expected `numHeads` to be a multiple of `numKvHeads`", error);
-  constexpr int kMaxHeadDim = 512;
-  if (op.cache.headDim > kMaxHeadDim) return fail(PAGODA_UNSUPPORTED, "Expected a headDim of at most 512", error);
-  return PAGODA_OK;
-}
-
-/// Partial results of all splits in scratch memory.
-PagodaStatus reservePartials(PagodaDevice* device, const PagodaAttention& op, int32_t splits, Partials* partials,
-                             PagodaError* error) {
-  const uint64_t rows = static_cast<uint64_t>(splits) * op.batch.numTokens * op.numHeads;
-  const uint64_t sumBytes = rows * op.cache.headDim * sizeof(float);
-  void* memory = nullptr;
-  const uint64_t bytes = sumBytes + rows * sizeof(SoftmaxState);
-  if (const PagodaStatus status = device->scratch.reserve(device->stream, bytes, &memory, error)) return status;
-  auto* sums = static_cast<float*>(memory);
-  *partials = {sums, reinterpret_cast<SoftmaxState*>(sums + rows * op.cache.headDim)};
+  constexpr int kMaxValueDim = 512;
+  if (valueDim(op.cache) > kMaxValueDim)
+    return fail(PAGODA_UNSUPPORTED, "The CUDA backend supports values of at most 512 columns", error);
   return PAGODA_OK;
 }
 
 }  // namespace
 
-PagodaStatus attention(PagodaDevice* device, const PagodaAttention* op, PagodaError* error) {
-  if (const PagodaStatus status = validate(*op, error)) return status;
-  if (op->out.rows == 0) return PAGODA_OK;
+PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {
+  if (const PagodaStatus status = validate(op, error)) return status;
+  if (op.out.rows == 0) return PAGODA_OK;
+  if (canAttendByMma(op)) return attendByMma(device, op, error);
   const int64_t tiles =
-      maxQueryTiles(op->batch.numTokens, op->batch.numRequests, op->numHeads / op->cache.numKvHeads, kRows);
-  Parameters p = {*op, {}, chooseSplits(*device, *op, tiles)};
+      maxQueryTiles(op.batch.numTokens, op.batch.numRequests, op.numHeads / op.cache.numKvHeads, kRows);
+  Parameters p = {op, {}, chooseSplits(*device, op, tiles)};
   if (p.splits > 1) {
-    if (const PagodaStatus status = reservePartials(device, *op, p.splits, &p.partials, error)) return status;
+    const int64_t rows = static_cast<int64_t>(op.batch.numTokens) * op.numHeads;
+    if (const PagodaStatus status = reservePartials(device, p.splits, rows, valueDim(op.cache), &p.partials, error))
+      return status;
   }
-  const PagodaStatus status = withKvDtype(op->cache.dtype, [&](auto dtype) {
+  const PagodaStatus status = withKvDtype(op.cache.dtype, [&](auto dtype) {
     return launchAttention<decltype(dtype)::value>(device, p, static_cast<unsigned>(tiles), error);
   });
   if (status != PAGODA_OK || p.splits == 1) return status;
-  const Combining combining = {p.partials, op->out, op->sinks, op->numHeads, op->cache.headDim, p.splits};
+  const Combining combining = {p.partials, op.out, op.sinks, op.numHeads, valueDim(op.cache), p.splits};
   return combineSplits(device, combining, error);
+}
+
+PagodaStatus attention(PagodaDevice* device, const PagodaAttention* op, PagodaError* error) {
+  if (op->cache.latentDim > 0) return fail(PAGODA_INVALID, "Expected a cache of K and V apart", error);
+  return attend(device, *op, error);
 }
 
 }  // namespace pagoda::cuda

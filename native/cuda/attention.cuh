@@ -93,13 +93,45 @@ __device__ __forceinline__ float sinkOf(const PagodaWeight& sinks, int head) {
   return sinks.data == nullptr ? -kInfinity : vectorOf(sinks)[head];
 }
 
-/// Where the splits of a row leave what they found, for `combineSplits`.
+/// Where the splits of rows leave what they found.
 struct Partials {
-  float* sums;           // [splits, tokens, heads, dim]
-  SoftmaxState* states;  // [splits, tokens, heads]
+  float* sums;           // [splits, rows, dim]
+  SoftmaxState* states;  // [splits, rows]
 };
 
-/// Merges the splits of every row in order and writes the result.
+/// Partials in the scratch memory of the device.
+PagodaStatus reservePartials(PagodaDevice* device, int32_t splits, int64_t rows, int32_t dim, Partials* partials,
+                             PagodaError* error);
+
+/// A warp merges the splits of a row in order and writes the result: split s is at index row + s * rows of the
+/// partials.
+__device__ inline void combineRow(const Partials& partials, int64_t row, int64_t rows, int splits, int dim, float sink,
+                                  float* out) {
+  constexpr int kColumns = 4;  // of a lane at a time
+  for (int start = 0; start < dim; start += kWarp * kColumns) {
+    SoftmaxState state;
+    float sums[kColumns] = {};
+    for (int split = 0; split < splits; ++split) {
+      const SoftmaxState other = partials.states[split * rows + row];
+      if (other.largest == -kInfinity) continue;  // its sums were not written
+      const float* from = partials.sums + (split * rows + row) * dim;
+      const MergeFactors factors = merge(state, other);
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        const int column = start + i * kWarp + laneOf();
+        if (column < dim) sums[i] = mergeSums(sums[i], from[column], factors);
+      }
+    }
+    const float factor = finalFactor(state, sink);
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      const int column = start + i * kWarp + laneOf();
+      if (column < dim) out[column] = sums[i] * factor;
+    }
+  }
+}
+
+/// Merges the splits of every row.
 struct Combining {
   Partials partials;
   PagodaTensor out;    // [tokens, heads * dim]
@@ -108,6 +140,19 @@ struct Combining {
   int32_t dim;
   int32_t splits;
 };
+
+/// Columns of a row of V: of a latent cache, V is the latent of the row itself.
+__host__ __device__ __forceinline__ int valueDim(const PagodaKvCache& cache) {
+  return cache.latentDim > 0 ? cache.latentDim : cache.headDim;
+}
+
+/// Attention of any kind of cache: with a latent one, `query` is [T, numHeads * headDim] and `out` [T, numHeads *
+/// latentDim].
+PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
+
+/// Whether the kernels on the tensor cores take this: bf16 caches with heads of 64 or 128 columns.
+bool canAttendByMma(const PagodaAttention& op);
+PagodaStatus attendByMma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
 PagodaStatus combineSplits(PagodaDevice* device, const Combining& combining, PagodaError* error);
 

@@ -95,10 +95,15 @@ PagodaStatus openDevice(const PagodaDeviceOptions* options, PagodaDevice** devic
   return PAGODA_OK;
 }
 
-void closeDevice(PagodaDevice* device) {
-  if (!device) return;
+void releaseScratch(PagodaDevice* device) {
   device->scratch.release(device->stream);
   device->rounded.release(device->stream);
+  device->latents.release(device->stream);
+}
+
+void closeDevice(PagodaDevice* device) {
+  if (!device) return;
+  releaseScratch(device);
   cudaStreamSynchronize(device->stream);
   cudaStreamDestroy(device->stream);
   delete device;
@@ -124,8 +129,7 @@ PagodaStatus allocate(PagodaDevice* device, uint64_t bytes, void** address, Pago
   const uint64_t size = bytes == 0 ? 1 : bytes;
   if (cudaMalloc(address, size) == cudaSuccess) return PAGODA_OK;
   cudaGetLastError();
-  device->scratch.release(device->stream);
-  device->rounded.release(device->stream);
+  releaseScratch(device);
   cudaStreamSynchronize(device->stream);
   return check(cudaMalloc(address, size), "cudaMalloc", error);
 }
@@ -176,6 +180,7 @@ PagodaBackend makeTable() {
   table.copyBlocks = copyBlocks;
   table.attention = attention;
   table.latentWrite = latentWrite;
+  table.mlaAttention = mlaAttention;
   table.gatherKv = gatherKv;
   table.gatedActivation = gatedActivation;
   table.add = add;

@@ -5,7 +5,6 @@ namespace pagoda::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kColumns = 4;  // of a lane at a time
 
 __global__ void __launch_bounds__(kThreads) combineSplitsKernel(const Combining c) {
   const int64_t rows = static_cast<int64_t>(c.out.rows) * c.numHeads;
@@ -13,30 +12,21 @@ __global__ void __launch_bounds__(kThreads) combineSplitsKernel(const Combining 
   if (row >= rows) return;
   const int head = static_cast<int>(row % c.numHeads);
   float* out = rowOf(c.out, row / c.numHeads) + static_cast<int64_t>(head) * c.dim;
-  for (int start = 0; start < c.dim; start += kWarp * kColumns) {
-    SoftmaxState state;
-    float sums[kColumns] = {};
-    for (int split = 0; split < c.splits; ++split) {
-      const SoftmaxState other = c.partials.states[split * rows + row];
-      if (other.largest == -kInfinity) continue;  // its sums were not written
-      const float* from = c.partials.sums + (split * rows + row) * c.dim;
-      const MergeFactors factors = merge(state, other);
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        const int column = start + i * kWarp + laneOf();
-        if (column < c.dim) sums[i] = mergeSums(sums[i], from[column], factors);
-      }
-    }
-    const float factor = finalFactor(state, sinkOf(c.sinks, head));
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int column = start + i * kWarp + laneOf();
-      if (column < c.dim) out[column] = sums[i] * factor;
-    }
-  }
+  combineRow(c.partials, row, rows, c.splits, c.dim, sinkOf(c.sinks, head), out);
 }
 
 }  // namespace
+
+PagodaStatus reservePartials(PagodaDevice* device, int32_t splits, int64_t rows, int32_t dim, Partials* partials,
+                             PagodaError* error) {
+  const uint64_t count = static_cast<uint64_t>(splits) * rows;
+  void* memory = nullptr;
+  const uint64_t bytes = count * (dim * sizeof(float) + sizeof(SoftmaxState));
+  if (const PagodaStatus status = device->scratch.reserve(device->stream, bytes, &memory, error)) return status;
+  auto* sums = static_cast<float*>(memory);
+  *partials = {sums, reinterpret_cast<SoftmaxState*>(sums + count * dim)};
+  return PAGODA_OK;
+}
 
 PagodaStatus combineSplits(PagodaDevice* device, const Combining& combining, PagodaError* error) {
   const int64_t rows = static_cast<int64_t>(combining.out.rows) * combining.numHeads;

@@ -58,4 +58,5 @@ struct PagodaDevice {
   int multiprocessors = 1;
   pagoda::cuda::Scratch scratch;  // of the op that runs
   pagoda::cuda::Scratch rounded;  // rows of a product as its kernels read them
+  pagoda::cuda::Scratch latents;  // queries and results of mlaAttention in the latent space
 };

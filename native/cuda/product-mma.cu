@@ -21,29 +21,34 @@ __host__ __device__ constexpr int sliceColumns(int inputs) {
   return even > kMinSlice ? even : kMinSlice;
 }
 
-/// Rows of x in bf16, padded with zeros to whole steps.
+/// Rows of x in bf16: each head's columns, padded with zeros to whole steps.
 struct Rounded {
   const float* x;
   int64_t xStride;
   uint16_t* out;
-  int64_t outStride;
-  int32_t inputs;
+  int64_t headStride;
+  int32_t inputs;  // of a head
+  int32_t heads;
 };
 
 __global__ void __launch_bounds__(kRowThreads) roundKernel(const Rounded r) {
   const float* x = r.x + blockIdx.x * r.xStride;
-  uint16_t* out = r.out + blockIdx.x * r.outStride;
-  forColumns(static_cast<int>(r.outStride), [&](int i) { out[i] = i < r.inputs ? toBf16(x[i]) : 0; });
+  uint16_t* out = r.out + blockIdx.x * r.headStride * r.heads;
+  forColumns(static_cast<int>(r.headStride * r.heads), [&](int i) {
+    const int64_t head = i / r.headStride, column = i % r.headStride;
+    out[i] = column < r.inputs ? toBf16(x[head * r.inputs + column]) : 0;
+  });
 }
 
 /// `product` with its x rounded.
 struct Parameters {
   Product product;
-  const uint16_t* x;  // [xRows, xStride]
-  int64_t xStride;
+  const uint16_t* x;  // [xRows, heads, headStride]
+  int64_t headStride;
 
-  __device__ __forceinline__ const uint16_t* row(int slot) const {
-    return x + (product.rowOfSlot == nullptr ? slot : product.rowOfSlot[slot]) * xStride;
+  __device__ __forceinline__ const uint16_t* row(int expert, int slot) const {
+    const int64_t row = product.rowOfSlot == nullptr ? slot : product.rowOfSlot[slot];
+    return x + (row * product.heads + (product.heads > 1 ? expert : 0)) * headStride;
   }
   __device__ __forceinline__ const uint16_t* weights(int expert, int output) const {
     const int64_t row = static_cast<int64_t>(expert) * product.outputs + output;
@@ -91,8 +96,8 @@ __device__ __forceinline__ void streamSlice(const Parameters& p, const RowTile& 
                                             int end, float (&sums)[kStreamTiles][4]) {
   const int group = laneOf() / 4, column = 8 * (laneOf() % 4);
   const bool hasLow = group < tile.count, hasHigh = group + 8 < tile.count;
-  const uint16_t* low = p.row(tile.first + (hasLow ? group : 0)) + column;
-  const uint16_t* high = p.row(tile.first + (hasHigh ? group + 8 : 0)) + column;
+  const uint16_t* low = p.row(tile.expert, tile.first + (hasLow ? group : 0)) + column;
+  const uint16_t* high = p.row(tile.expert, tile.first + (hasHigh ? group + 8 : 0)) + column;
   const uint16_t* weights[kStreamTiles];
   bool isPresent[kStreamTiles];
 #pragma unroll
@@ -173,7 +178,7 @@ class TileLoader {
 #pragma unroll
     for (int i = 0; i < kXCopies; ++i) {
       const int row = threadIdx.x / kChunks + i * kRowsAtOnce;
-      x_[i] = row < tile.count ? p.row(tile.first + row) : nullptr;
+      x_[i] = row < tile.count ? p.row(tile.expert, tile.first + row) : nullptr;
     }
 #pragma unroll
     for (int i = 0; i < kWeightCopies; ++i) {
@@ -278,16 +283,17 @@ __global__ void __launch_bounds__(kTileThreads) tileProductKernel(const Paramete
 template <int kRowTiles>
 PagodaStatus launchTiles(PagodaDevice* device, const Parameters& p, int64_t tiles, const char* name,
                          PagodaError* error) {
-  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), ceilDivide(p.product.outputs, kTileOutputs)),
-                             dim3(kTileThreads), sizeof(TileShared<kRowTiles>)};
+  const LaunchShape shape = {
+      dim3(static_cast<unsigned>(tiles), ceilDivide(p.product.outputs, kTileOutputs), p.product.heads),
+      dim3(kTileThreads), sizeof(TileShared<kRowTiles>)};
   return check(launch(tileProductKernel<kRowTiles>, shape, device->stream, p), name, error);
 }
 
 PagodaStatus launchStream(PagodaDevice* device, const Parameters& p, int64_t tiles, const char* name,
                           PagodaError* error) {
   const int64_t blocks = ceilDivide(p.product.outputs, kStreamOutputs);
-  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), blocks < 65535 ? blocks : 65535), dim3(kStreamThreads),
-                             sizeof(StreamShared)};
+  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), blocks < 65535 ? blocks : 65535, p.product.heads),
+                             dim3(kStreamThreads), sizeof(StreamShared)};
   return check(launch(streamKernel, shape, device->stream, p), name, error);
 }
 
@@ -295,12 +301,14 @@ PagodaStatus launchStream(PagodaDevice* device, const Parameters& p, int64_t til
 
 PagodaStatus multiplyBf16(PagodaDevice* device, const Product& product, const char* name, PagodaError* error) {
   const int64_t stride = roundUp(product.inputs, kStepColumns);
+  const int64_t width = stride * product.heads;
   void* memory = nullptr;
-  const uint64_t bytes = static_cast<uint64_t>(product.xRows) * stride * sizeof(uint16_t);
+  const uint64_t bytes = static_cast<uint64_t>(product.xRows) * width * sizeof(uint16_t);
   if (const PagodaStatus status = device->rounded.reserve(device->stream, bytes, &memory, error)) return status;
-  const Rounded rounded = {product.x, product.xStride, static_cast<uint16_t*>(memory), stride, product.inputs};
+  const Rounded rounded = {product.x, product.xStride, static_cast<uint16_t*>(memory),
+                           stride,    product.inputs,  product.heads};
   if (const PagodaStatus status =
-          launchRows(device, roundKernel, rounded, product.xRows, static_cast<int32_t>(stride), name, error))
+          launchRows(device, roundKernel, rounded, product.xRows, static_cast<int32_t>(width), name, error))
     return status;
   const Parameters p = {product, rounded.out, stride};
   const int64_t tiles = product.tiles != nullptr ? product.maxTiles : ceilDivide(product.slots, product.tileRows);

@@ -21,7 +21,7 @@ struct Shared {
 template <int kRows>
 __device__ void loadSlice(Shared<kRows>& shared, const Product& p, const RowTile& tile, int first) {
   for (int row = 0; row < kRows; ++row) {
-    const float* x = row < tile.count ? p.row(tile.first + row) : nullptr;
+    const float* x = row < tile.count ? p.row(tile.expert, tile.first + row) : nullptr;
     for (int i = threadIdx.x; i < kSlice; i += kThreads)
       shared.x[row][padded(i)] = x != nullptr && first + i < p.inputs ? x[first + i] : 0.0f;
   }
@@ -73,8 +73,8 @@ template <typename Codec, int kRows>
 PagodaStatus launchProduct(PagodaDevice* device, const Product& p, const char* name, PagodaError* error) {
   const int64_t tiles = p.tiles != nullptr ? p.maxTiles : ceilDivide(p.slots, kRows);
   const int64_t blocks = ceilDivide(p.outputs, kBlockOutputs);
-  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), blocks < 65535 ? blocks : 65535), dim3(kThreads),
-                             sizeof(Shared<kRows>)};
+  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), blocks < 65535 ? blocks : 65535, p.heads),
+                             dim3(kThreads), sizeof(Shared<kRows>)};
   return check(launch(productKernel<Codec, kRows>, shape, device->stream, p), name, error);
 }
 

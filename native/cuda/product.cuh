@@ -15,7 +15,10 @@ struct RowTile {
   int32_t count;
 };
 
-/// out[slot] = x[row of slot] * weight[expert of slot]^T + bias[expert of slot]
+/// out[slot] = x[row of slot] * weight[expert of slot]^T + bias[expert of slot].
+///
+/// With `heads` > 1 all slots meet all experts, which are then heads: head h has the columns from h * inputs on of x,
+/// and those from h * headOutputs on of out.
 struct Product {
   const uint8_t* weight;  // [experts * outputs, inputs]
   int64_t rowBytes;       // of `weight`
@@ -33,19 +36,23 @@ struct Product {
   const RowTile* tiles;      // NULL: all slots meet expert 0
   const int32_t* numTiles;   // of `tiles`, which are at most `maxTiles`
   int32_t maxTiles;
+  int32_t heads = 1;
+  int32_t headOutputs = 0;
 
   __device__ __forceinline__ RowTile tile(int index, int rows) const {
-    if (tiles == nullptr) return {0, index * rows, min(rows, slots - index * rows)};
+    if (tiles == nullptr) return {static_cast<int32_t>(blockIdx.z), index * rows, min(rows, slots - index * rows)};
     return index < *numTiles ? tiles[index] : RowTile{0, 0, 0};
   }
 
-  __device__ __forceinline__ const float* row(int slot) const {
-    return x + (rowOfSlot == nullptr ? slot : rowOfSlot[slot]) * xStride;
+  __device__ __forceinline__ const float* row(int expert, int slot) const {
+    const int64_t column = heads > 1 ? static_cast<int64_t>(expert) * inputs : 0;
+    return x + (rowOfSlot == nullptr ? slot : rowOfSlot[slot]) * xStride + column;
   }
 
   __device__ __forceinline__ void write(int expert, int slot, int output, float sum) const {
     const float shift = bias == nullptr ? 0.0f : bias[static_cast<int64_t>(expert) * outputs + output];
-    out[slot * outStride + output] = sum + shift;
+    const int64_t column = heads > 1 ? static_cast<int64_t>(expert) * headOutputs : 0;
+    out[slot * outStride + column + output] = sum + shift;
   }
 };
 

@@ -35,8 +35,18 @@ struct MmaOperands {
   uint32_t b[2];
 };
 
-inline uint16_t halfWord(const uint32_t* registers, int index) {
-  return static_cast<uint16_t>(registers[index / 2] >> (16 * (index % 2)));
+/// Element k of a row of a (`low`: rows 0 to 7) or of a column of b, from what the four lanes that hold it gave.
+template <typename ToFloat>
+void readLine(float (&line)[16], int group, bool ofA, int low, ToFloat toFloat) {
+  for (int quad = 0; quad < 4; ++quad) {
+    MmaOperands operands;
+    std::memcpy(&operands, emulator::taken(4 * group + quad), sizeof operands);
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t word = ofA ? operands.a[2 * half + low] : operands.b[half];
+      line[8 * half + 2 * quad] = toFloat(static_cast<uint16_t>(word));
+      line[8 * half + 2 * quad + 1] = toFloat(static_cast<uint16_t>(word >> 16));
+    }
+  }
 }
 
 /// d += a * b, one k16 step of f32 sums in the order of k.
@@ -47,15 +57,13 @@ void emulateMma16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
   std::memcpy(own.b, b, sizeof own.b);
   emulator::give(&own, sizeof own);
   const int lane = emulator::laneIndex();
+  float rows[2][16], columns[2][16];
+  for (int i = 0; i < 2; ++i) {
+    readLine(rows[i], lane / 4, true, i, toFloat);
+    readLine(columns[i], 2 * (lane % 4) + i, false, 0, toFloat);
+  }
   for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
-    for (int k = 0; k < 16; ++k) {
-      const auto& left = *static_cast<const MmaOperands*>(emulator::taken(row % 8 * 4 + k % 8 / 2));
-      const auto& right = *static_cast<const MmaOperands*>(emulator::taken(column * 4 + k % 8 / 2));
-      const float x = toFloat(halfWord(left.a, 4 * (k / 8) + 2 * (row / 8) + k % 2));
-      const float y = toFloat(halfWord(right.b, 2 * (k / 8) + k % 2));
-      d[i] += x * y;
-    }
+    for (int k = 0; k < 16; ++k) d[i] += rows[i / 2][k] * columns[i % 2][k];
   }
 }
 
