@@ -1,5 +1,5 @@
-// The CUDA plug-in: discovery, memory and copies. A machine without a driver or a GPU loads it and hears why it is
-// unavailable.
+// The CUDA plug-in: discovery, memory, copies, and the table of ops. A machine without a driver or a GPU loads it and
+// hears why it is unavailable.
 #include <cstring>
 #include <new>
 
@@ -8,16 +8,18 @@
 namespace pagoda::cuda {
 
 PagodaStatus fail(PagodaStatus status, const char* message, PagodaError* error) {
-  std::snprintf(error->message, sizeof(error->message), "%s", message);
+  if (error) std::snprintf(error->message, sizeof(error->message), "%s", message);
   return status;
 }
 
 PagodaStatus check(cudaError_t result, const char* what, PagodaError* error) {
   if (result == cudaSuccess) return PAGODA_OK;
-  std::snprintf(error->message, sizeof(error->message), "%s: %s (%s)", what, cudaGetErrorString(result),
-                cudaGetErrorName(result));
+  if (error)
+    std::snprintf(error->message, sizeof(error->message), "%s: %s (%s)", what, cudaGetErrorString(result),
+                  cudaGetErrorName(result));
   switch (result) {
     case cudaErrorMemoryAllocation:
+      cudaGetLastError();  // it is not sticky: the next call must not meet it again
       return PAGODA_OUT_OF_MEMORY;
     case cudaErrorNoDevice:
     case cudaErrorInsufficientDriver:
@@ -27,6 +29,27 @@ PagodaStatus check(cudaError_t result, const char* what, PagodaError* error) {
     default:
       return PAGODA_FAILED;
   }
+}
+
+PagodaStatus Scratch::reserve(cudaStream_t stream, uint64_t bytes, void** address, PagodaError* error) {
+  if (bytes > bytes_) {
+    release(stream);
+    const uint64_t grown = bytes + bytes / 4;
+    const PagodaStatus status = check(cudaMallocAsync(&memory_, grown, stream), "scratch memory", error);
+    if (status != PAGODA_OK) {
+      memory_ = nullptr;
+      return status;
+    }
+    bytes_ = grown;
+  }
+  *address = memory_;
+  return PAGODA_OK;
+}
+
+void Scratch::release(cudaStream_t stream) {
+  if (memory_) cudaFreeAsync(memory_, stream);
+  memory_ = nullptr;
+  bytes_ = 0;
 }
 
 namespace {
@@ -47,6 +70,7 @@ PagodaStatus deviceCount(int32_t* count, PagodaError* error) {
 }
 
 PagodaStatus openDevice(const PagodaDeviceOptions* options, PagodaDevice** device, PagodaError* error) {
+  *device = nullptr;
   int32_t count = 0;
   if (const PagodaStatus status = deviceCount(&count, error)) return status;
   if (options->device < 0 || options->device >= count) return fail(PAGODA_UNAVAILABLE, "No such CUDA device", error);
@@ -57,8 +81,10 @@ PagodaStatus openDevice(const PagodaDeviceOptions* options, PagodaDevice** devic
   if (properties.major < kMinimumMajor)
     return fail(PAGODA_UNAVAILABLE, "The GPU is older than compute capability 8.0", error);
   if (const PagodaStatus status = check(cudaSetDevice(options->device), "cudaSetDevice", error)) return status;
-  auto* opened = new (std::nothrow) PagodaDevice{options->device, nullptr};
+  auto* opened = new (std::nothrow) PagodaDevice;
   if (!opened) return fail(PAGODA_OUT_OF_MEMORY, "Out of host memory", error);
+  opened->index = options->device;
+  opened->multiprocessors = properties.multiProcessorCount;
   const PagodaStatus status =
       check(cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking), "cudaStreamCreate", error);
   if (status != PAGODA_OK) {
@@ -69,8 +95,15 @@ PagodaStatus openDevice(const PagodaDeviceOptions* options, PagodaDevice** devic
   return PAGODA_OK;
 }
 
+void releaseScratch(PagodaDevice* device) {
+  device->scratch.release(device->stream);
+  device->rounded.release(device->stream);
+  device->latents.release(device->stream);
+}
+
 void closeDevice(PagodaDevice* device) {
   if (!device) return;
+  releaseScratch(device);
   cudaStreamSynchronize(device->stream);
   cudaStreamDestroy(device->stream);
   delete device;
@@ -84,15 +117,21 @@ PagodaStatus deviceInfo(PagodaDevice* device, PagodaDeviceInfo* info, PagodaErro
     return status;
   if (const PagodaStatus status = check(cudaMemGetInfo(&available, &total), "cudaMemGetInfo", error)) return status;
   std::memset(info, 0, sizeof(*info));
-  std::snprintf(info->name, sizeof(info->name), "%s", properties.name);
+  std::snprintf(info->name, sizeof(info->name), "%.95s", properties.name);
   std::snprintf(info->isa, sizeof(info->isa), "sm_%d%d", properties.major, properties.minor);
   info->totalMemory = total;
   info->availableMemory = available;
   return PAGODA_OK;
 }
 
-PagodaStatus allocate(PagodaDevice*, uint64_t bytes, void** address, PagodaError* error) {
-  return check(cudaMalloc(address, bytes == 0 ? 1 : bytes), "cudaMalloc", error);
+// What ops hold for themselves is given back before an allocation is given up.
+PagodaStatus allocate(PagodaDevice* device, uint64_t bytes, void** address, PagodaError* error) {
+  const uint64_t size = bytes == 0 ? 1 : bytes;
+  if (cudaMalloc(address, size) == cudaSuccess) return PAGODA_OK;
+  cudaGetLastError();
+  releaseScratch(device);
+  cudaStreamSynchronize(device->stream);
+  return check(cudaMalloc(address, size), "cudaMalloc", error);
 }
 
 void release(PagodaDevice*, void* address) { cudaFree(address); }
@@ -114,30 +153,6 @@ PagodaStatus synchronize(PagodaDevice* device, PagodaError* error) {
   return check(cudaStreamSynchronize(device->stream), "synchronize", error);
 }
 
-bool isPlainVector(const PagodaWeight* weight) { return weight->kind == PAGODA_VECTOR && weight->dtype == PAGODA_F32; }
-
-PagodaStatus weightBytes(PagodaDevice*, const PagodaWeight* weight, uint64_t* bytes, PagodaError* error) {
-  if (!isPlainVector(weight)) return fail(PAGODA_UNSUPPORTED, "Only f32 vectors are supported yet", error);
-  *bytes = static_cast<uint64_t>(weight->cols) * sizeof(float);
-  return PAGODA_OK;
-}
-
-PagodaStatus prepareWeight(PagodaDevice* device, const PagodaWeight* weight, int32_t rowStart, int32_t rows,
-                           const void* source, PagodaDtype sourceDtype, PagodaError* error) {
-  if (!isPlainVector(weight) || sourceDtype != PAGODA_F32)
-    return fail(PAGODA_UNSUPPORTED, "Only f32 vectors are supported yet", error);
-  if (rowStart != 0 || rows != 1) return fail(PAGODA_INVALID, "A vector has one row", error);
-  return copyToDevice(device, weight->data, source, static_cast<uint64_t>(weight->cols) * sizeof(float), error);
-}
-
-PagodaStatus kvBlockBytes(PagodaDevice*, const PagodaKvCache* cache, uint64_t* bytes, PagodaError* error) {
-  if (cache->dtype != PAGODA_F32 && cache->dtype != PAGODA_BF16)
-    return fail(PAGODA_UNSUPPORTED, "The CUDA backend keeps the KV cache as f32 or bf16", error);
-  const uint64_t elementBytes = cache->dtype == PAGODA_F32 ? 4 : 2;
-  *bytes = 2 * elementBytes * cache->blockSize * cache->numKvHeads * cache->headDim;
-  return PAGODA_OK;
-}
-
 PagodaBackend makeTable() {
   PagodaBackend table = {};  // ops that are not set are missing, and a plan that needs them is refused
   table.abiVersion = PAGODA_ABI_VERSION;
@@ -156,12 +171,27 @@ PagodaBackend makeTable() {
   table.weightBytes = weightBytes;
   table.prepareWeight = prepareWeight;
   table.kvBlockBytes = kvBlockBytes;
+  table.embed = embed;
   table.rmsNorm = rmsNorm;
+  table.linear = linear;
+  table.ropeTable = ropeTable;
+  table.rope = rope;
+  table.cacheWrite = cacheWrite;
+  table.copyBlocks = copyBlocks;
+  table.attention = attention;
+  table.latentWrite = latentWrite;
+  table.mlaAttention = mlaAttention;
+  table.gatherKv = gatherKv;
+  table.gatedActivation = gatedActivation;
+  table.add = add;
+  table.route = route;
+  table.experts = experts;
+  table.takeRows = takeRows;
+  table.sample = sample;
   return table;
 }
 
 }  // namespace
-
 }  // namespace pagoda::cuda
 
 extern "C" __attribute__((visibility("default"))) const PagodaBackend* pagodaBackend(void) {

@@ -6,7 +6,7 @@ import { loadGolden, type Golden } from "../support/golden.js";
 import { makeStep, type RequestStep } from "../support/step.js";
 
 // Other devices may choose their kernels by the batch.
-const kinds = (await executorKinds()).filter((kind) => !kind.mayLackOps);
+const kinds = (await executorKinds({ emulated: true })).filter((kind) => !kind.mayLackOps);
 
 /** A row's bits depend on its own sequence alone: not on chunks, company, block size, block ids or rows that are asked for. */
 describe.each([

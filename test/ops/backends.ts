@@ -7,7 +7,7 @@ import { roundTo } from "../../lib/loading/weights.js";
 import type { KvCacheOptions } from "../../lib/native.js";
 import { copyBlocks, createKvCache } from "../../lib/reference/kv-cache.js";
 import { runStep, type Memory } from "../../lib/reference/run-step.js";
-import { testDevices, type TestDevice } from "../support/devices.js";
+import { emulatedDevices, testDevices, type TestDevice } from "../support/devices.js";
 import { arenaImage, type CasePlan, type CaseRun, type OpCase } from "./op-case.js";
 
 export interface CaseResult {
@@ -120,5 +120,5 @@ async function runOnce(
 
 /** Every backend of this machine that is held to the reference. */
 export async function opBackends(): Promise<OpBackend[]> {
-  return (await testDevices()).map(nativeBackend);
+  return [...(await testDevices()), ...emulatedDevices()].map(nativeBackend);
 }

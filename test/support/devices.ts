@@ -1,6 +1,9 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { backends } from "../../lib/backends.js";
 import { NativeJobs, type DeviceSelection } from "../../lib/engine/native-executor.js";
 import { PagodaError } from "../../lib/errors.js";
+import { packageRoot } from "../../lib/native.js";
 
 /** A way to run natively on this machine. */
 export interface TestDevice {
@@ -30,6 +33,16 @@ export async function testDevices(): Promise<TestDevice[]> {
     devices.push({ name, selection: { backend: path }, mayLackOps: true });
   }
   return devices;
+}
+
+/**
+ * The sources of the CUDA backend, run on the CPU by an emulator (native/test/cuda-emulator): slow, so only tests that name it
+ * use it. Nothing unless `npm run test:native` has built it.
+ */
+export function emulatedDevices(): TestDevice[] {
+  const path = join(packageRoot, "build", "Release", "pagoda_backend_cuda_emulated.so");
+  if (!existsSync(path)) return [];
+  return [{ name: "cuda, emulated", selection: { backend: path }, mayLackOps: true }];
 }
 
 async function canOpen(selection: DeviceSelection): Promise<boolean> {

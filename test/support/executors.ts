@@ -5,7 +5,7 @@ import type { Checkpoint } from "../../lib/loading/safetensors.js";
 import { resolveWeight } from "../../lib/loading/weights.js";
 import type { KvCacheOptions } from "../../lib/native.js";
 import { createReferenceExecutor } from "../../lib/reference/executor.js";
-import { testDevices } from "./devices.js";
+import { emulatedDevices, testDevices } from "./devices.js";
 
 export interface TestExecutorOptions {
   readonly plan: Plan;
@@ -26,8 +26,12 @@ export interface ExecutorKind {
   create(options: TestExecutorOptions): Promise<Executor>;
 }
 
-/** The reference and one kind for each of {@link testDevices}. */
-export async function executorKinds(): Promise<ExecutorKind[]> {
+/**
+ * The reference and one kind for each of {@link testDevices}.
+ *
+ * @param options.emulated - the emulated CUDA backend too, which is slow
+ */
+export async function executorKinds({ emulated = false } = {}): Promise<ExecutorKind[]> {
   const kinds: ExecutorKind[] = [
     {
       name: "reference",
@@ -39,7 +43,8 @@ export async function executorKinds(): Promise<ExecutorKind[]> {
         }),
     },
   ];
-  for (const { name, selection, mayLackOps } of await testDevices()) {
+  const devices = [...(await testDevices()), ...(emulated ? emulatedDevices() : [])];
+  for (const { name, selection, mayLackOps } of devices) {
     kinds.push({
       name,
       mayLackOps,

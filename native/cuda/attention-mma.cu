@@ -1,0 +1,409 @@
+// Paged attention over bf16 caches on the tensor cores, for heads of 64 and 128 columns. A warp has 16 packed rows; q
+// and the weights are rounded to bf16, sums are f32. Prefill has blocks of four warps, decode of one, with the same
+// arithmetic for a row, so both give it the same bits. K and V are copied page by page in the background, one tile of
+// keys ahead.
+#include "attention.cuh"
+
+namespace pagoda::cuda {
+namespace {
+
+constexpr int kWarpRows = 16;
+constexpr int kKeys = 64;  // of a tile
+constexpr int kStages = 2;
+constexpr int kPrefillWarps = 4;
+constexpr float kLog2e = 1.4426950408889634f;
+static_assert(kSplitKeys % kKeys == 0);
+
+struct Parameters {
+  PagodaAttention op;
+  Partials partials;  // rows are [request, KV head, kWarpRows], where blocks take one split each
+  int32_t splits;     // 1: a block takes all of them
+  int32_t minRows;    // packed rows of the requests that this launch is for
+  int32_t maxRows;
+};
+
+/// Keys lie in rows of kDim bf16 whose 16-byte chunks are swizzled, chunk c of row r at c ^ (r % 8), so that eight rows
+/// of a matrix come from different banks.
+template <int kDim, int kWarps>
+struct Shared {
+  uint16_t keys[kStages][kKeys][kDim];
+  uint16_t values[kStages][kKeys][kDim];
+  float totals[kDim / 2][kWarps * kWarp];  // sums of the splits that are done, a thread's own, out of its registers
+  int32_t found;
+};
+
+__device__ __forceinline__ int swizzled(int row, int chunk) { return (chunk ^ (row % 8)) * 8; }
+
+struct Work {
+  QueryTile tile;
+  int kvHead;
+  int group;
+  Visible keys;  // that any row of the block sees
+
+  __device__ int token(int row) const { return (tile.first + row) / group; }
+  __device__ int head(int row) const { return kvHead * group + (tile.first + row) % group; }
+  __device__ Visible visible(int row, int window) const { return visibleFrom(tile.position + token(row), window); }
+};
+
+/// Queues the copies of a tile of K and V, zeros where no row sees them.
+template <int kDim, int kWarps>
+__device__ void loadTile(const PagodaAttention& op, const KvLayout& layout, const Work& work,
+                         Shared<kDim, kWarps>& shared, int stage, int first) {
+  constexpr int kChunks = kDim / 8, kKeysAtOnce = kWarps * kWarp / kChunks;
+  const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(work.tile.request) * op.batch.maxBlocks;
+  const int chunk = threadIdx.x % kChunks;
+#pragma unroll 4
+  for (int key = threadIdx.x / kChunks; key < kKeys; key += kKeysAtOnce) {
+    const int position = first + key;
+    const bool isSeen = position >= work.keys.first && position < work.keys.end;
+    const uint8_t* from = static_cast<const uint8_t*>(op.cache.data);
+    if (isSeen) {
+      const int64_t slot = slotOf(blocks, position, op.cache.blockSize);
+      from = kvVector(op.cache, layout, slot, 0, work.kvHead).data + 16 * chunk;
+    }
+    const int bytes = isSeen ? 16 : 0;
+    copyAsync16(&shared.keys[stage][key][swizzled(key, chunk)], from, bytes);
+    copyAsync16(&shared.values[stage][key][swizzled(key, chunk)], from + (isSeen ? layout.part : 0), bytes);
+  }
+}
+
+/// A warp's 16 rows: lane l has parts of rows l / 4 and l / 4 + 8, which are `0` and `1` below.
+template <int kDim>
+class WarpRows {
+ public:
+  static constexpr int kColumnTiles = kDim / 8;
+  static constexpr int kKeyTiles = kKeys / 8;
+
+  __device__ WarpRows(const PagodaAttention& op, const Work& work) : op_(op), work_(work) {
+    firstRow_ = warpOf() * kWarpRows + laneOf() / 4;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) seen_[i] = isPresent(i) ? work.visible(row(i), op.slidingWindow) : Visible{0, 0};
+    loadQuery();
+  }
+
+  __device__ bool isPresent(int i) const { return row(i) < work_.tile.count; }
+  __device__ int row(int i) const { return firstRow_ + 8 * i; }
+
+  /// Takes a tile of keys in.
+  __device__ void attend(const uint16_t (&keys)[kKeys][kDim], const uint16_t (&values)[kKeys][kDim], int first) {
+    float scores[kKeyTiles][4];
+    multiplyKeys(keys, scores);
+    finishScores(first, scores);
+    updateStates(scores);
+    addValues(values, scores);
+  }
+
+  /// Whether any row of the warp sees any of the keys from `first` on.
+  __device__ bool sees(int first) const {
+    const bool own = max(seen_[0].end, seen_[1].end) > first &&
+                     (seen_[0].first < first + kKeys || (isPresent(1) && seen_[1].first < first + kKeys));
+    return __ballot_sync(kAllLanes, own) != 0;
+  }
+
+  /// Starts a split: nothing has been seen.
+  __device__ void reset() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) state[i] = {};
+#pragma unroll
+    for (int t = 0; t < kColumnTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[t][i] = 0.0f;
+    }
+  }
+
+  /// Calls write(column, tile, element) for the sums[tile][element] that belong to row i.
+  template <typename Write>
+  static __device__ __forceinline__ void forEach(int i, Write write) {
+#pragma unroll
+    for (int t = 0; t < kColumnTiles; ++t) {
+      const int column = 8 * t + 2 * (laneOf() % 4);
+      write(column, t, 2 * i);
+      write(column + 1, t, 2 * i + 1);
+    }
+  }
+
+  SoftmaxState state[2];  // the sums of a row are spread over its four lanes until `finishSums`
+  float sums[kColumnTiles][4];
+
+  __device__ void finishSums() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) state[i].sum = quadSum(state[i].sum);
+  }
+
+ private:
+  static __device__ __forceinline__ float quadSum(float x) {
+    x += __shfl_xor_sync(kAllLanes, x, 1);
+    return x + __shfl_xor_sync(kAllLanes, x, 2);
+  }
+  static __device__ __forceinline__ float quadMax(float x) {
+    x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+    return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+  }
+
+  __device__ void loadQuery() {
+    const float* from[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int present = isPresent(i) ? row(i) : 0;
+      from[i] = rowOf(op_.query, work_.tile.firstToken + work_.token(present)) +
+                static_cast<int64_t>(work_.head(present)) * kDim + 2 * (laneOf() % 4);
+    }
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* x = from[i % 2] + 16 * k + 8 * (i / 2);
+        query_[k][i] = isPresent(i % 2) ? packBf16(x[0], x[1]) : 0u;
+      }
+    }
+  }
+
+  /// scores = query * keys^T
+  __device__ void multiplyKeys(const uint16_t (&keys)[kKeys][kDim], float (&scores)[kKeyTiles][4]) const {
+#pragma unroll
+    for (int t = 0; t < kKeyTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[t][i] = 0.0f;
+    }
+    const int matrix = laneOf() / 8, line = laneOf() % 8;  // of the four that a lane helps to load
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) {
+#pragma unroll
+      for (int t = 0; t < kKeyTiles; t += 2) {
+        const int key = 8 * (t + matrix / 2) + line;
+        uint32_t b[4];
+        ldmatrix(b, &keys[key][swizzled(key, 2 * k + matrix % 2)]);
+        const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+        mmaBf16(scores[t], query_[k], first);
+        mmaBf16(scores[t + 1], query_[k], second);
+      }
+    }
+  }
+
+  /// Scales the scores; those of keys that a row does not see become -Inf.
+  __device__ void finishScores(int first, float (&scores)[kKeyTiles][4]) const {
+#pragma unroll
+    for (int t = 0; t < kKeyTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int position = first + 8 * t + 2 * (laneOf() % 4) + i % 2;
+        const Visible& seen = seen_[i / 2];
+        float score = scores[t][i] * op_.scale;
+        if (op_.softcap > 0.0f) score = op_.softcap * tanhf(score / op_.softcap);
+        scores[t][i] = position >= seen.first && position < seen.end ? score : -kInfinity;
+      }
+    }
+  }
+
+  /// The scores become weights; sums so far are scaled to the new largest score.
+  __device__ void updateStates(float (&scores)[kKeyTiles][4]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float largest = -kInfinity;
+#pragma unroll
+      for (int t = 0; t < kKeyTiles; ++t) largest = fmaxf(largest, fmaxf(scores[t][2 * r], scores[t][2 * r + 1]));
+      largest = fmaxf(state[r].largest, quadMax(largest));
+      const float shift = largest == -kInfinity ? 0.0f : largest * kLog2e;
+      const float factor = state[r].largest == largest ? 1.0f : exp2Approximate(fmaf(state[r].largest, kLog2e, -shift));
+      float sum = 0.0f;
+#pragma unroll
+      for (int t = 0; t < kKeyTiles; ++t) {
+#pragma unroll
+        for (int i = 2 * r; i < 2 * r + 2; ++i) {
+          scores[t][i] = exp2Approximate(fmaf(scores[t][i], kLog2e, -shift));
+          sum += scores[t][i];
+        }
+      }
+      state[r] = {largest, fmaf(state[r].sum, factor, sum)};
+#pragma unroll
+      for (int t = 0; t < kColumnTiles; ++t) {
+        sums[t][2 * r] *= factor;
+        sums[t][2 * r + 1] *= factor;
+      }
+    }
+  }
+
+  /// sums += weights * values
+  __device__ void addValues(const uint16_t (&values)[kKeys][kDim], const float (&weights)[kKeyTiles][4]) {
+    const int matrix = laneOf() / 8, line = laneOf() % 8;
+#pragma unroll
+    for (int k = 0; k < kKeyTiles / 2; ++k) {
+      const auto& low = weights[2 * k];
+      const auto& high = weights[2 * k + 1];
+      const uint32_t a[4] = {packBf16(low[0], low[1]), packBf16(low[2], low[3]), packBf16(high[0], high[1]),
+                             packBf16(high[2], high[3])};
+#pragma unroll
+      for (int t = 0; t < kColumnTiles; t += 2) {
+        const int key = 16 * k + 8 * (matrix % 2) + line;
+        uint32_t b[4];
+        ldmatrixTransposed(b, &values[key][swizzled(key, t + matrix / 2)]);
+        const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+        mmaBf16(sums[t], a, first);
+        mmaBf16(sums[t + 1], a, second);
+      }
+    }
+  }
+
+  const PagodaAttention& op_;
+  const Work& work_;
+  int firstRow_;
+  Visible seen_[2];
+  uint32_t query_[kDim / 16][4];
+};
+
+/// Goes through the keys of one split. All threads of the block come here together.
+template <int kDim, int kWarps>
+__device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, const Work& work,
+                         Shared<kDim, kWarps>& shared, int split, WarpRows<kDim>& rows) {
+  rows.reset();
+  const int begin = max(split * kSplitKeys, work.keys.first / kKeys * kKeys);
+  const int end = min((split + 1) * kSplitKeys, work.keys.end);
+  if (begin < end) loadTile(op, layout, work, shared, 0, begin);
+  commitCopies();
+  for (int first = begin, tile = 0; first < end; first += kKeys, ++tile) {
+    if (first + kKeys < end) loadTile(op, layout, work, shared, (tile + 1) % kStages, first + kKeys);
+    commitCopies();
+    waitForCopies<1>();
+    __syncthreads();
+    if (rows.sees(first)) rows.attend(shared.keys[tile % kStages], shared.values[tile % kStages], first);
+    __syncthreads();
+  }
+  rows.finishSums();
+}
+
+template <int kDim, int kWarps>
+__device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, const Work& work,
+                             Shared<kDim, kWarps>& shared) {
+  WarpRows<kDim> rows(op, work);
+  SoftmaxState states[2];
+#pragma unroll
+  for (int i = 0; i < kDim / 2; ++i) shared.totals[i][threadIdx.x] = 0.0f;
+  for (int split = work.keys.first / kSplitKeys; split * kSplitKeys < work.keys.end; ++split) {
+    runSplit(op, layout, work, shared, split, rows);
+    const MergeFactors factors[2] = {merge(states[0], rows.state[0]), merge(states[1], rows.state[1])};
+#pragma unroll
+    for (int t = 0; t < WarpRows<kDim>::kColumnTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float& total = shared.totals[4 * t + i][threadIdx.x];
+        total = mergeSums(total, rows.sums[t][i], factors[i / 2]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (!rows.isPresent(i)) continue;
+    const int head = work.head(rows.row(i));
+    const float factor = finalFactor(states[i], sinkOf(op.sinks, head));
+    float* out = rowOf(op.out, work.tile.firstToken + work.token(rows.row(i))) + static_cast<int64_t>(head) * kDim;
+    WarpRows<kDim>::forEach(i, [&](int column, int tile, int element) {
+      out[column] = shared.totals[4 * tile + element][threadIdx.x] * factor;
+    });
+  }
+}
+
+/// Leaves the partial result of one split; blocks have one warp.
+template <int kDim>
+__device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const Work& work, Shared<kDim, 1>& shared) {
+  WarpRows<kDim> rows(p.op, work);
+  runSplit(p.op, layout, work, shared, blockIdx.z, rows);
+  const int64_t requests = p.op.batch.numRequests;
+  const int64_t first = ((blockIdx.z * requests + work.tile.request) * p.op.cache.numKvHeads + work.kvHead) * kWarpRows;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (!rows.isPresent(i)) continue;
+    const int64_t index = first + rows.row(i);
+    if (laneOf() % 4 == 0) p.partials.states[index] = rows.state[i];
+    if (rows.state[i].largest == -kInfinity) continue;
+    WarpRows<kDim>::forEach(i, [&](int column, int tile, int element) {
+      p.partials.sums[index * kDim + column] = rows.sums[tile][element];
+    });
+  }
+}
+
+template <int kDim, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarp) attentionMmaKernel(const Parameters p) {
+  auto& shared = sharedMemory<Shared<kDim, kWarps>>();
+  const PagodaAttention& op = p.op;
+  const int group = op.numHeads / op.cache.numKvHeads;
+  Work work = {findTile(op.batch, blockIdx.x, group, kWarps * kWarpRows, &shared.found),
+               static_cast<int>(blockIdx.y),
+               group,
+               {0, 0}};
+  const int first = op.batch.queryStartLoc[work.tile.request];
+  const int packed = (op.batch.queryStartLoc[work.tile.request + 1] - first) * group;
+  if (work.tile.count <= 0 || packed < p.minRows || packed > p.maxRows) return;
+  work.keys = {work.visible(0, op.slidingWindow).first, work.visible(work.tile.count - 1, op.slidingWindow).end};
+  const KvLayout layout(op.cache);
+  if constexpr (kWarps == 1) {
+    if (p.splits > 1) return runOneSplit<kDim>(p, layout, work, shared);
+  }
+  runAllSplits(op, layout, work, shared);
+}
+
+/// A warp merges the splits of a row of a request with few rows.
+template <int kDim>
+__global__ void __launch_bounds__(kWarp) combineKernel(const Parameters p) {
+  const PagodaAttention& op = p.op;
+  const int request = blockIdx.x / kWarpRows, row = blockIdx.x % kWarpRows, kvHead = blockIdx.y;
+  const int group = op.numHeads / op.cache.numKvHeads, first = op.batch.queryStartLoc[request];
+  const int packed = (op.batch.queryStartLoc[request + 1] - first) * group;
+  if (row >= packed || packed > p.maxRows) return;
+  const int64_t rows = static_cast<int64_t>(op.batch.numRequests) * op.cache.numKvHeads * kWarpRows;
+  const int64_t index = (static_cast<int64_t>(request) * op.cache.numKvHeads + kvHead) * kWarpRows + row;
+  const int head = kvHead * group + row % group;
+  float* out = rowOf(op.out, first + row / group) + static_cast<int64_t>(head) * kDim;
+  combineRow(p.partials, index, rows, p.splits, kDim, sinkOf(op.sinks, head), out);
+}
+
+template <int kDim, int kWarps>
+PagodaStatus launchAttention(PagodaDevice* device, const Parameters& p, PagodaError* error) {
+  const PagodaAttention& op = p.op;
+  const int64_t tiles =
+      maxQueryTiles(op.batch.numTokens, op.batch.numRequests, op.numHeads / op.cache.numKvHeads, kWarps * kWarpRows);
+  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), op.cache.numKvHeads, p.splits), dim3(kWarps * kWarp),
+                             sizeof(Shared<kDim, kWarps>)};
+  return check(launch(attentionMmaKernel<kDim, kWarps>, shape, device->stream, p), "attention", error);
+}
+
+/// Requests whose rows fit a warp: one split a block where there are too few of them to fill the device.
+template <int kDim>
+PagodaStatus runDecode(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {
+  constexpr int64_t kBlocksPerMultiprocessor = 2;
+  const int64_t blocks = static_cast<int64_t>(op.batch.numRequests) * op.cache.numKvHeads;
+  const int64_t splits = ceilDivide(op.batch.maxSeqLen, kSplitKeys);
+  const bool isFull = blocks >= kBlocksPerMultiprocessor * device->multiprocessors || splits > 65535;
+  Parameters p = {op, {}, isFull ? 1 : static_cast<int32_t>(splits), 1, kWarpRows};
+  if (p.splits > 1) {
+    if (const PagodaStatus status = reservePartials(device, p.splits, blocks * kWarpRows, kDim, &p.partials, error))
+      return status;
+  }
+  if (const PagodaStatus status = launchAttention<kDim, 1>(device, p, error)) return status;
+  if (p.splits == 1) return PAGODA_OK;
+  const LaunchShape shape = {dim3(op.batch.numRequests * kWarpRows, op.cache.numKvHeads), dim3(kWarp)};
+  return check(launch(combineKernel<kDim>, shape, device->stream, p), "attention", error);
+}
+
+template <int kDim>
+PagodaStatus run(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {
+  const int group = op.numHeads / op.cache.numKvHeads;
+  if (group <= kWarpRows) {
+    if (const PagodaStatus status = runDecode<kDim>(device, op, error)) return status;
+  }
+  if (static_cast<int64_t>(op.batch.maxQueryLen) * group <= kWarpRows) return PAGODA_OK;
+  const Parameters p = {op, {}, 1, group <= kWarpRows ? kWarpRows + 1 : 1, INT32_MAX};
+  return launchAttention<kDim, kPrefillWarps>(device, p, error);
+}
+
+}  // namespace
+
+bool canAttendByMma(const PagodaAttention& op) {
+  const PagodaKvCache& cache = op.cache;
+  return cache.dtype == PAGODA_BF16 && cache.latentDim == 0 && (cache.headDim == 64 || cache.headDim == 128);
+}
+
+PagodaStatus attendByMma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {
+  return op.cache.headDim == 64 ? run<64>(device, op, error) : run<128>(device, op, error);
+}
+
+}  // namespace pagoda::cuda

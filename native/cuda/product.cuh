@@ -1,0 +1,69 @@
+// The product of rows with a matrix, for linear and for experts, whose matrices lie one after the other in one weight.
+//
+// An output is the same bits whatever rows it is computed with: each kernel sums over the columns in an order that
+// depends on the weight alone.
+#pragma once
+
+#include "dequantize.cuh"
+
+namespace pagoda::cuda {
+
+/// Slots [first, first + count) meet the matrix of one expert.
+struct RowTile {
+  int32_t expert;
+  int32_t first;
+  int32_t count;
+};
+
+/// out[slot] = x[row of slot] * weight[expert of slot]^T + bias[expert of slot].
+///
+/// With `heads` > 1 all slots meet all experts, which are then heads: head h has the columns from h * inputs on of x,
+/// and those from h * headOutputs on of out.
+struct Product {
+  const uint8_t* weight;  // [experts * outputs, inputs]
+  int64_t rowBytes;       // of `weight`
+  const float* bias;      // [experts * outputs], or NULL
+  const float* x;         // [xRows, inputs]
+  int64_t xStride;
+  int32_t xRows;
+  float* out;
+  int64_t outStride;
+  int32_t inputs;
+  int32_t outputs;
+  int32_t slots;
+  int32_t tileRows;
+  const int32_t* rowOfSlot;  // NULL: the slot itself
+  const RowTile* tiles;      // NULL: all slots meet expert 0
+  const int32_t* numTiles;   // of `tiles`, which are at most `maxTiles`
+  int32_t maxTiles;
+  int32_t heads = 1;
+  int32_t headOutputs = 0;
+
+  __device__ __forceinline__ RowTile tile(int index, int rows) const {
+    if (tiles == nullptr) return {static_cast<int32_t>(blockIdx.z), index * rows, min(rows, slots - index * rows)};
+    return index < *numTiles ? tiles[index] : RowTile{0, 0, 0};
+  }
+
+  __device__ __forceinline__ const float* row(int expert, int slot) const {
+    const int64_t column = heads > 1 ? static_cast<int64_t>(expert) * inputs : 0;
+    return x + (rowOfSlot == nullptr ? slot : rowOfSlot[slot]) * xStride + column;
+  }
+
+  __device__ __forceinline__ void write(int expert, int slot, int output, float sum) const {
+    const float shift = bias == nullptr ? 0.0f : bias[static_cast<int64_t>(expert) * outputs + output];
+    const int64_t column = heads > 1 ? static_cast<int64_t>(expert) * headOutputs : 0;
+    out[slot * outStride + column + output] = sum + shift;
+  }
+};
+
+/// Rows of a tile, for so many slots that are spread over `experts` matrices.
+int32_t chooseTileRows(PagodaDtype dtype, int64_t slots, int32_t experts);
+
+/// Queues the product; `slots` > 0.
+PagodaStatus multiply(PagodaDevice* device, PagodaDtype dtype, const Product& product, const char* name,
+                      PagodaError* error);
+
+/// The same for bf16 weights; see product-mma.cu.
+PagodaStatus multiplyBf16(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
+
+}  // namespace pagoda::cuda

@@ -1,0 +1,338 @@
+// The CUDA backend's kernels, run by the emulator, against the CPU backend, on shapes that reach every path. Built once
+// more with ThreadSanitizer, for which every CUDA thread is a thread of its own (cuda-emulator/emulator.cc).
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../block-formats.h"
+#include "../cpu/backend.h"
+#include "check.h"
+
+extern "C" const PagodaBackend* pagodaBackend(void);
+
+namespace pagoda::test {
+namespace {
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15u + 1) {}
+
+  uint32_t integer(uint32_t below) {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>(state_ >> 33) % below;
+  }
+  /// Sums of uniform numbers: about normal, of variance 1.
+  float normal() {
+    float sum = 0;
+    for (int i = 0; i < 12; ++i) sum += static_cast<float>(integer(1 << 20)) / (1 << 20) - 0.5f;
+    return sum;
+  }
+  std::vector<float> normals(size_t count) {
+    std::vector<float> values(count);
+    for (float& value : values) value = normal();
+    return values;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+/// One open device of a backend, and memory on it that is freed with it.
+class Machine {
+ public:
+  explicit Machine(const PagodaBackend* backend) : api(backend) {
+    const PagodaDeviceOptions options = {.device = 0, .threads = 1, .isa = nullptr};
+    CHECK(api->openDevice(&options, &device, &error) == PAGODA_OK, "%s", error.message);
+  }
+  ~Machine() {
+    for (void* address : memory_) api->release(device, address);
+    api->closeDevice(device);
+  }
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  /// Full of NaN.
+  void* allocate(uint64_t bytes) {
+    void* address = nullptr;
+    CHECK(api->allocate(device, bytes, &address, &error) == PAGODA_OK, "%s", error.message);
+    CHECK(api->fill(device, address, 0xff, bytes, &error) == PAGODA_OK, "%s", error.message);
+    memory_.push_back(address);
+    return address;
+  }
+
+  template <class T>
+  T* upload(const std::vector<T>& values) {
+    void* address = allocate(std::max<size_t>(values.size(), 1) * sizeof(T));
+    api->copyToDevice(device, address, values.data(), values.size() * sizeof(T), &error);
+    return static_cast<T*>(address);
+  }
+
+  template <class T>
+  std::vector<T> download(const void* address, size_t count) {
+    std::vector<T> values(count);
+    api->copyToHost(device, values.data(), address, count * sizeof(T), &error);
+    CHECK(api->synchronize(device, &error) == PAGODA_OK, "%s", error.message);
+    return values;
+  }
+
+  PagodaTensor tensor(const std::vector<float>& values, int32_t width) {
+    const auto rows = static_cast<int32_t>(values.size() / width);
+    return {upload(values), rows, width, width, PAGODA_F32};
+  }
+  PagodaTensor output(int32_t rows, int32_t width) {
+    return {allocate(sizeof(float) * rows * width), rows, width, width, PAGODA_F32};
+  }
+
+  PagodaWeight weight(PagodaWeightKind kind, PagodaDtype dtype, const std::vector<float>& values, int32_t cols) {
+    PagodaWeight weight = {nullptr, kind, static_cast<int32_t>(values.size() / cols), cols, dtype};
+    uint64_t bytes = 0;
+    CHECK(api->weightBytes(device, &weight, &bytes, &error) == PAGODA_OK, "%s", error.message);
+    weight.data = allocate(bytes);
+    CHECK(api->prepareWeight(device, &weight, 0, weight.rows, values.data(), PAGODA_F32, &error) == PAGODA_OK, "%s",
+          error.message);
+    return weight;
+  }
+
+  PagodaKvCache cache(PagodaKvCache shape) {
+    uint64_t bytes = 0;
+    CHECK(api->kvBlockBytes(device, &shape, &bytes, &error) == PAGODA_OK, "%s", error.message);
+    shape.data = allocate(bytes * shape.numBlocks);
+    return shape;
+  }
+
+  template <class Op>
+  void run(PagodaStatus (*op)(PagodaDevice*, const Op*, PagodaError*), const Op& parameters) {
+    CHECK(op(device, &parameters, &error) == PAGODA_OK, "%s", error.message);
+  }
+
+  const PagodaBackend* api;
+  PagodaDevice* device = nullptr;
+  PagodaError error = {};
+
+ private:
+  std::vector<void*> memory_;
+};
+
+void expectClose(const std::vector<float>& actual, const std::vector<float>& expected, double tolerance) {
+  CHECK(actual.size() == expected.size(), "%zu and %zu elements", actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double allowed = tolerance * (1 + std::fabs(expected[i]));
+    CHECK(std::fabs(actual[i] - expected[i]) <= allowed, "[%zu] %g but %g", i, actual[i], expected[i]);
+  }
+}
+
+/// Calls build(machine), which returns what an op wrote, for both backends, and compares.
+template <class Build>
+void compare(double tolerance, Build build) {
+  Machine cpu(pagodaCpuBackend()), cuda(pagodaBackend());
+  const std::vector<float> expected = build(cpu);
+  expectClose(build(cuda), expected, tolerance);
+}
+
+std::vector<float> read(Machine& machine, const PagodaTensor& tensor) {
+  return machine.download<float>(tensor.data, static_cast<size_t>(tensor.rows) * tensor.width);
+}
+
+void testLinear(PagodaDtype dtype, int32_t rows, int32_t inputs, int32_t outputs, double tolerance) {
+  section(text("linear, dtype %d, [%d, %d] x [%d]", dtype, rows, inputs, outputs));
+  Random random(rows * 1000 + inputs + outputs);
+  const auto x = random.normals(static_cast<size_t>(rows) * inputs);
+  auto weights = random.normals(static_cast<size_t>(outputs) * inputs);
+  for (float& value : weights) value /= std::sqrt(static_cast<float>(inputs));
+  const auto bias = random.normals(outputs);
+  compare(tolerance, [&](Machine& m) {
+    const PagodaLinear op = {m.output(rows, outputs), m.tensor(x, inputs),
+                             m.weight(PAGODA_MATRIX, dtype, weights, inputs),
+                             m.weight(PAGODA_VECTOR, PAGODA_F32, bias, outputs)};
+    m.run(m.api->linear, op);
+    return read(m, op.out);
+  });
+}
+
+struct Request {
+  int32_t tokens;   // of this step
+  int32_t context;  // before them
+};
+
+/// A batch whose blocks are scattered over the cache.
+struct Batch {
+  std::vector<int32_t> queryStartLoc = {0}, seqLens, blockTable;
+  int32_t maxBlocks = 0, numBlocks = 1;
+  std::vector<int32_t> slots;  // of all positions, request after request
+
+  Batch(const std::vector<Request>& requests, int32_t blockSize) {
+    for (const Request& r : requests) {
+      queryStartLoc.push_back(queryStartLoc.back() + r.tokens);
+      seqLens.push_back(r.tokens + r.context);
+      maxBlocks = std::max(maxBlocks, (seqLens.back() + blockSize - 1) / blockSize);
+    }
+    numBlocks += static_cast<int32_t>(requests.size()) * maxBlocks;
+    for (int32_t i = 0; i < numBlocks - 1; ++i) blockTable.push_back(numBlocks - 1 - i);
+    for (size_t r = 0; r < requests.size(); ++r) {
+      for (int32_t p = 0; p < seqLens[r]; ++p)
+        slots.push_back(blockTable[r * maxBlocks + p / blockSize] * blockSize + p % blockSize);
+    }
+  }
+
+  PagodaBatch on(Machine& m) const {
+    int32_t longest = 0;
+    for (size_t r = 0; r < seqLens.size(); ++r) longest = std::max(longest, queryStartLoc[r + 1] - queryStartLoc[r]);
+    return {static_cast<int32_t>(seqLens.size()),
+            queryStartLoc.back(),
+            maxBlocks,
+            longest,
+            *std::max_element(seqLens.begin(), seqLens.end()),
+            m.upload(queryStartLoc),
+            m.upload(seqLens),
+            m.upload(blockTable)};
+  }
+};
+
+struct AttentionShape {
+  int32_t heads, kvHeads, dim;
+  PagodaDtype dtype;
+  int32_t window;
+  float softcap;
+  bool sinks;
+  int32_t blockSize = 16;
+};
+
+void testAttention(const std::vector<Request>& requests, const AttentionShape& s, double tolerance) {
+  section(text("attention, %d/%d heads of %d, dtype %d, window %d", s.heads, s.kvHeads, s.dim, s.dtype, s.window));
+  Random random(s.heads * 100 + s.dim);
+  const Batch batch(requests, s.blockSize);
+  const int32_t tokens = batch.queryStartLoc.back(), width = s.kvHeads * s.dim;
+  const auto query = random.normals(static_cast<size_t>(tokens) * s.heads * s.dim);
+  const auto key = random.normals(batch.slots.size() * width), value = random.normals(batch.slots.size() * width);
+  const auto sinks = random.normals(s.heads);
+  compare(tolerance, [&](Machine& m) {
+    const PagodaKvCache cache = m.cache({nullptr, batch.numBlocks, s.blockSize, s.kvHeads, s.dim, s.dtype, 0});
+    m.run(m.api->cacheWrite,
+          PagodaCacheWrite{m.tensor(key, width), m.tensor(value, width), cache, m.upload(batch.slots)});
+    const PagodaAttention op = {m.output(tokens, s.heads * s.dim),
+                                m.tensor(query, s.heads * s.dim),
+                                cache,
+                                batch.on(m),
+                                s.heads,
+                                1 / std::sqrt(static_cast<float>(s.dim)),
+                                s.window,
+                                s.softcap,
+                                s.sinks ? m.weight(PAGODA_VECTOR, PAGODA_F32, sinks, s.heads) : PagodaWeight{}};
+    m.run(m.api->attention, op);
+    return read(m, op.out);
+  });
+}
+
+void testExperts(PagodaDtype dtype, int32_t rows, double tolerance) {
+  section(text("experts, dtype %d, %d rows", dtype, rows));
+  constexpr int32_t kExperts = 7, kTopK = 3, kInputs = 64, kWidth = 48;
+  Random random(rows);
+  const auto x = random.normals(static_cast<size_t>(rows) * kInputs), logits = random.normals(rows * kExperts);
+  auto gate = random.normals(kExperts * kWidth * kInputs), up = random.normals(gate.size()),
+       down = random.normals(gate.size());
+  for (auto* weights : {&gate, &up, &down})
+    for (float& w : *weights) w /= 8;
+  compare(tolerance, [&](Machine& m) {
+    const PagodaTensor chosen = m.output(rows, 2 * kTopK);
+    m.run(m.api->route,
+          PagodaRoute{chosen, m.tensor(logits, kExperts), {}, kTopK, PAGODA_SOFTMAX, 1, 1.0f, 1, 1, PAGODA_GROUP_MAX});
+    const PagodaExperts op = {m.output(rows, kInputs),
+                              m.tensor(x, kInputs),
+                              chosen,
+                              m.weight(PAGODA_MATRIX, dtype, gate, kInputs),
+                              m.weight(PAGODA_MATRIX, dtype, up, kInputs),
+                              m.weight(PAGODA_MATRIX, dtype, down, kWidth),
+                              {},
+                              {},
+                              {},
+                              kExperts,
+                              PAGODA_SILU};
+    m.run(m.api->experts, op);
+    return read(m, op.out);
+  });
+}
+
+void testElementwise() {
+  section("rmsNorm, rope, gatedActivation, add");
+  constexpr int32_t kRows = 5, kWidth = 192, kHead = 64;
+  Random random(9);
+  const auto x = random.normals(kRows * kWidth), y = random.normals(kRows * kWidth), weight = random.normals(kHead),
+             frequency = random.normals(kHead / 2);
+  const std::vector<int32_t> positions = {0, 3, 17, 1000, 50000};
+  compare(1e-5, [&](Machine& m) {
+    const PagodaTensor a = m.tensor(x, kWidth), b = m.tensor(y, kWidth), table = m.output(kRows, kHead);
+    m.run(m.api->rmsNorm, PagodaRmsNorm{a, a, m.weight(PAGODA_VECTOR, PAGODA_F32, weight, kHead), kHead, 1e-6f, 1.0f});
+    m.run(m.api->ropeTable,
+          PagodaRopeTable{table, m.upload(positions), m.weight(PAGODA_VECTOR, PAGODA_F32, frequency, kHead / 2), 1.0f});
+    m.run(m.api->rope, PagodaRope{a, a, table, kHead, kHead, 0});
+    m.run(m.api->gatedActivation, PagodaGatedActivation{b, a, b, PAGODA_GELU});
+    m.run(m.api->add, PagodaAdd{a, a, b});
+    return read(m, a);
+  });
+}
+
+void testSample() {
+  section("sample");
+  constexpr int32_t kRows = 6, kVocab = 1500;
+  Random random(5);
+  const auto logits = random.normals(kRows * kVocab);
+  const std::vector<float> temperature = {0, 1, 2, 0.7f, 1, 3}, topP = {1, 0.5f, 0.9f, 1, 0.2f, 1},
+                           minP = {0, 0, 0.01f, 0, 0, 0.1f};
+  const std::vector<int32_t> topK = {0, 0, 40, 5, 0, 0}, position = {1, 2, 3, 4, 5, 6}, wanted(kRows, 7);
+  const std::vector<uint32_t> seed = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+  compare(1e-5, [&](Machine& m) {
+    PagodaSample op = {};
+    op.logits = m.tensor(logits, kVocab);
+    op.temperature = m.upload(temperature), op.topP = m.upload(topP), op.minP = m.upload(minP);
+    op.topK = m.upload(topK), op.seed = m.upload(seed), op.position = m.upload(position);
+    op.tokens = m.upload(position), op.finite = m.upload(position);
+    op.logprobs.wanted = m.upload(wanted), op.logprobs.maxWanted = 7;
+    op.logprobs.logprob = m.upload(temperature), op.logprobs.rank = m.upload(position);
+    op.logprobs.topIds = static_cast<int32_t*>(m.allocate(4 * 7 * kRows));
+    op.logprobs.topLogprobs = static_cast<float*>(m.allocate(4 * 7 * kRows));
+    m.run(m.api->sample, op);
+    std::vector<float> all;
+    for (const int32_t* ids : {static_cast<const int32_t*>(op.tokens), static_cast<const int32_t*>(op.logprobs.rank)})
+      for (const int32_t id : m.download<int32_t>(ids, kRows)) all.push_back(static_cast<float>(id));
+    for (const int32_t id : m.download<int32_t>(op.logprobs.topIds, 7 * kRows)) all.push_back(static_cast<float>(id));
+    for (const float x : m.download<float>(op.logprobs.topLogprobs, 7 * kRows)) all.push_back(x);
+    return all;
+  });
+}
+
+void run() {
+  constexpr double kExact = 2e-5, kBf16 = 3e-2, kCodes = 4e-2;
+  testElementwise();
+  for (const int32_t rows : {1, 5, 17, 70}) {
+    testLinear(PAGODA_F32, rows, 200, 24, kExact);
+    testLinear(PAGODA_F16, rows, 200, 24, kExact);
+    testLinear(PAGODA_BF16, rows, 1100, 70, kBf16);
+    testLinear(PAGODA_Q8_0, rows, 64, 20, kCodes);
+    testLinear(PAGODA_Q4_K, rows, 256, 20, kCodes);
+  }
+  testLinear(PAGODA_BF16, 140, 96, 136, kBf16);
+  const std::vector<Request> mixed = {{9, 0}, {1, 40}, {0, 0}, {5, 33}, {1, 0}};
+  const std::vector<Request> decode = {{1, 1100}, {1, 30}};
+  for (const PagodaDtype dtype : {PAGODA_F32, PAGODA_BF16, PAGODA_INT8}) {
+    const double tolerance = dtype == PAGODA_F32 ? kExact : kBf16;
+    testAttention(mixed, {4, 2, 64, dtype, 0, 0, false}, tolerance);
+    testAttention(mixed, {6, 2, 128, dtype, 7, 0, true, 4}, tolerance);
+    testAttention(decode, {4, 1, 64, dtype, 0, 2, false}, tolerance);
+  }
+  testAttention({{70, 60}}, {2, 1, 128, PAGODA_BF16, 0, 0, false}, kBf16);
+  testAttention({{3, 600}}, {3, 3, 80, PAGODA_BF16, 300, 0, false}, kBf16);
+  for (const int32_t rows : {1, 40}) {
+    testExperts(PAGODA_F32, rows, kExact);
+    testExperts(PAGODA_BF16, rows, kBf16);
+  }
+  testSample();
+}
+
+}  // namespace
+}  // namespace pagoda::test
+
+int main() {
+  pagoda::test::run();
+  return pagoda::test::finish();
+}

@@ -1,0 +1,68 @@
+// One block of threads of an emulated launch: every CUDA thread is a fiber of its own stack, and all fibers of a block
+// run on the calling thread of the host, one at a time, from one barrier to the next. See emulator.cc.
+#ifndef PAGODA_CUDA_EMULATOR_BLOCK_H
+#define PAGODA_CUDA_EMULATOR_BLOCK_H
+
+#include <cstddef>
+#include <cstdint>
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace pagoda::emulator {
+
+constexpr int kWarpSize = 32;
+
+/// Where the running CUDA thread stands.
+struct Position {
+  uint3 thread;
+  uint3 block;
+  dim3 blockSize;
+  dim3 gridSize;
+};
+
+const Position& position();
+
+/// The dynamic shared memory of the running block; NaN until it is written.
+void* sharedMemory();
+
+/// Waits for `threads` threads of the block; 0: for all that have not returned. Ids 0 to 15.
+void waitAtBarrier(int id, int threads);
+
+/// Counts as one that has come to the barrier, without waiting.
+void arriveAtBarrier(int id, int threads);
+
+void waitForWarp();
+
+/// What a lane gives to the others of its warp, and how it reads theirs: all 32 lanes must take part.
+constexpr size_t kExchangeBytes = 64;
+void give(const void* value, size_t bytes);
+const void* taken(int lane);
+
+int laneIndex();
+
+/// cp.async: copies that become visible when their group has been waited for, and not before.
+void queueCopy(void* to, const void* from, size_t bytes, size_t zeros);
+void commitCopies();
+void waitForCopies(int newest);
+
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  size_t sharedBytes;
+};
+
+enum class LaunchResult { ok, invalidShape, deadlock };
+
+/// Runs `body(context)` on every thread of every block.
+LaunchResult run(const LaunchShape& shape, void (*body)(void*), void* context);
+
+}  // namespace pagoda::emulator
+
+#endif

@@ -1,0 +1,412 @@
+// Fibers, barriers and warps of the emulator. Threads of a block run until they wait; when none can go on and some have
+// not returned, the launch has deadlocked. Every other block starts with its last thread, so that code that depends on
+// the order of threads between two barriers gives two different results.
+//
+// Under ThreadSanitizer every fiber is a thread of its own and only barriers order them, so a missing barrier is a data
+// race that it reports, and the same for device memory; this file itself is compiled without it.
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "block.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#if defined(PAGODA_EMULATOR_TSAN)
+extern "C" {
+void* __tsan_get_current_fiber(void);
+void* __tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void* fiber);
+void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+}
+#else
+static void __tsan_acquire(void*) {}
+static void __tsan_release(void*) {}
+#endif
+
+#if !defined(__x86_64__)
+#error "The emulator switches stacks by x86-64 code"
+#endif
+
+// Saves the callee's registers on the stack, which becomes *save, and takes up those of `load`.
+asm(R"(
+.text
+.hidden pagodaSwitchStack
+.globl pagodaSwitchStack
+.type pagodaSwitchStack, @function
+pagodaSwitchStack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size pagodaSwitchStack, .-pagodaSwitchStack
+)");
+extern "C" void pagodaSwitchStack(void** save, void* load);
+
+namespace pagoda::emulator {
+namespace {
+
+constexpr size_t kStackBytes = 256 * 1024;
+constexpr unsigned kMaxThreads = 1024;
+constexpr int kBarriers = 16;
+
+/// A stack and where it stopped. One is also made of the host thread that launches.
+struct Context {
+  void* stackPointer = nullptr;
+  const void* bottom = nullptr;
+  size_t size = 0;
+#if defined(__SANITIZE_ADDRESS__)
+  void* fakeStack = nullptr;
+#endif
+#if defined(PAGODA_EMULATOR_TSAN)
+  void* tsan = nullptr;
+#endif
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes, zeros;
+};
+
+struct Fiber {
+  Context context;
+  Fiber* next = nullptr;  // in the queue that it is in
+  Position position = {};
+  int index = 0;
+  std::vector<std::vector<Copy>> copies;  // groups, oldest first; the last is open
+  uint32_t exchanges = 0;
+};
+
+/// Linked, so that ThreadSanitizer, which sees every memmove, has nothing to see.
+struct Queue {
+  Fiber* first = nullptr;
+  Fiber* last = nullptr;
+
+  void push(Fiber* fiber) {
+    fiber->next = nullptr;
+    (first == nullptr ? first : last->next) = fiber;
+    last = fiber;
+  }
+  Fiber* pop() {
+    Fiber* fiber = first;
+    if (fiber != nullptr) first = fiber->next;
+    return fiber;
+  }
+  void append(Queue& other) {
+    if (other.first == nullptr) return;
+    (first == nullptr ? first : last->next) = other.first;
+    last = other.last;
+    other = {};
+  }
+};
+
+struct Barrier {
+  int arrived = 0;
+  Queue waiting;
+};
+
+/// Slots of two exchanges: a lane can be at most one exchange ahead of the others.
+struct Warp {
+  Barrier barrier;
+  alignas(16) unsigned char slots[2][kWarpSize][kExchangeBytes];
+};
+
+void enterFiber();
+
+/// The fibers of one host thread, and the block that they run.
+class Machine {
+ public:
+  ~Machine();
+
+  LaunchResult run(const LaunchShape& shape, void (*body)(void*), void* context);
+  /// Unless it `orders`, the barrier says nothing about memory: a shuffle.
+  void wait(Barrier& barrier, int expected, bool orders = true);
+  void arrive(Barrier& barrier, int expected);
+
+  [[noreturn]] void fiberLoop();
+
+  Fiber* current = nullptr;
+  unsigned char* shared = nullptr;
+  int live = 0;  // threads that have not returned
+  Barrier barriers[kBarriers];
+  std::vector<std::unique_ptr<Warp>> warps;
+
+ private:
+  bool runBlock(const LaunchShape& shape, uint3 block, bool backwards);
+  void makeFibers(size_t count);
+  void resetFiber(Fiber& fiber);
+  void describeHost();
+  void release(Barrier& barrier);
+  void switchTo(Context& from, Context& to);
+  void runNext(Context& from);
+
+  Context host_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  Queue ready_;
+  void (*body_)(void*) = nullptr;
+  void* argument_ = nullptr;
+};
+
+thread_local Machine machine;
+
+void resumed(Context& context) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(context.fakeStack, nullptr, nullptr);
+#else
+  (void)context;
+#endif
+}
+
+void Machine::switchTo(Context& from, Context& to) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(&from.fakeStack, to.bottom, to.size);
+#endif
+#if defined(PAGODA_EMULATOR_TSAN)
+  constexpr unsigned kNoSync = 1;
+  __tsan_switch_to_fiber(to.tsan, kNoSync);
+#endif
+  pagodaSwitchStack(&from.stackPointer, to.stackPointer);
+  resumed(from);
+}
+
+// A fiber returns into `enterFiber` when it is switched to for the first time.
+void Machine::resetFiber(Fiber& fiber) {
+  auto** top =
+      reinterpret_cast<void**>(const_cast<char*>(static_cast<const char*>(fiber.context.bottom)) + kStackBytes);
+  constexpr int kSavedRegisters = 6;
+  *--top = nullptr;  // keeps the stack aligned as after a call
+  *--top = reinterpret_cast<void*>(&enterFiber);
+  for (int i = 0; i < kSavedRegisters; ++i) *--top = nullptr;
+  fiber.context.stackPointer = top;
+#if defined(PAGODA_EMULATOR_TSAN)
+  if (fiber.context.tsan != nullptr) __tsan_destroy_fiber(fiber.context.tsan);
+  fiber.context.tsan = __tsan_create_fiber(0);
+#endif
+}
+
+/// What sanitizers want to know of the thread that launches.
+void Machine::describeHost() {
+#if defined(PAGODA_EMULATOR_TSAN)
+  host_.tsan = __tsan_get_current_fiber();
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+  pthread_attr_t attributes;
+  void* bottom = nullptr;
+  pthread_getattr_np(pthread_self(), &attributes);
+  pthread_attr_getstack(&attributes, &bottom, &host_.size);
+  pthread_attr_destroy(&attributes);
+  host_.bottom = bottom;
+#endif
+}
+
+void Machine::makeFibers(size_t count) {
+  while (fibers_.size() < count) {
+    auto fiber = std::make_unique<Fiber>();
+    const size_t page = sysconf(_SC_PAGESIZE);
+    void* memory = mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    if (memory == MAP_FAILED) std::abort();
+    mprotect(memory, page, PROT_NONE);
+    fiber->context.bottom = static_cast<char*>(memory) + page;
+    fiber->context.size = kStackBytes;
+    fiber->index = static_cast<int>(fibers_.size());
+    resetFiber(*fiber);
+    fibers_.push_back(std::move(fiber));
+  }
+  while (warps.size() < (count + kWarpSize - 1) / kWarpSize) warps.push_back(std::make_unique<Warp>());
+}
+
+Machine::~Machine() {
+  const size_t page = sysconf(_SC_PAGESIZE);
+  for (const auto& fiber : fibers_) {
+    munmap(const_cast<char*>(static_cast<const char*>(fiber->context.bottom)) - page, kStackBytes + page);
+#if defined(PAGODA_EMULATOR_TSAN)
+    __tsan_destroy_fiber(fiber->context.tsan);
+#endif
+  }
+}
+
+/// Goes on with the first fiber that can; back to the host where none can.
+void Machine::runNext(Context& from) {
+  current = ready_.pop();
+  Context& next = current != nullptr ? current->context : host_;
+  if (&next != &from) switchTo(from, next);
+}
+
+void Machine::fiberLoop() {
+  for (;;) {
+    Fiber& self = *current;
+    __tsan_acquire(&body_);
+    body_(argument_);
+    __tsan_release(&host_);
+    self.copies.clear();
+    --live;
+    if (barriers[0].arrived > 0 && barriers[0].arrived == live) release(barriers[0]);
+    runNext(self.context);
+  }
+}
+
+void enterFiber() {
+  resumed(machine.current->context);
+  machine.fiberLoop();
+}
+
+void Machine::release(Barrier& barrier) {
+  ready_.append(barrier.waiting);
+  barrier.arrived = 0;
+}
+
+void Machine::arrive(Barrier& barrier, int expected) {
+  __tsan_release(&barrier);
+  if (++barrier.arrived == expected) release(barrier);
+}
+
+void Machine::wait(Barrier& barrier, int expected, bool orders) {
+  Fiber* self = current;
+  if (orders) __tsan_release(&barrier);
+  if (++barrier.arrived == expected) {
+    release(barrier);
+  } else {
+    barrier.waiting.push(self);
+    runNext(self->context);
+  }
+  if (orders) __tsan_acquire(&barrier);
+}
+
+bool Machine::runBlock(const LaunchShape& shape, uint3 block, bool backwards) {
+  const unsigned count = shape.block.x * shape.block.y * shape.block.z;
+  // Exactly as large as asked for, so that AddressSanitizer sees what lies behind it.
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 1024, shape.sharedBytes == 0 ? 1 : shape.sharedBytes) != 0) std::abort();
+  shared = static_cast<unsigned char*>(memory);
+  std::memset(shared, 0xff, shape.sharedBytes);
+  live = static_cast<int>(count);
+  ready_ = {};
+  for (unsigned i = 0; i < count; ++i) {
+    const unsigned index = backwards ? count - 1 - i : i;
+    Fiber& fiber = *fibers_[index];
+    const uint3 thread = {index % shape.block.x, index / shape.block.x % shape.block.y,
+                          index / shape.block.x / shape.block.y};
+    fiber.position = {thread, block, shape.block, shape.grid};
+    fiber.exchanges = 0;
+    ready_.push(&fiber);
+  }
+  __tsan_release(&body_);
+  runNext(host_);
+  __tsan_acquire(&host_);
+  std::free(memory);
+  if (live == 0) return true;
+  for (unsigned i = 0; i < count; ++i) {
+    resetFiber(*fibers_[i]);
+    fibers_[i]->copies.clear();
+  }
+  for (Barrier& barrier : barriers) barrier = {};
+  for (const auto& warp : warps) warp->barrier = {};
+  return false;
+}
+
+LaunchResult Machine::run(const LaunchShape& shape, void (*body)(void*), void* argument) {
+  const unsigned count = shape.block.x * shape.block.y * shape.block.z;
+  constexpr unsigned kMaxGridSide = 65535;
+  if (count == 0 || count > kMaxThreads || count % kWarpSize != 0 || shape.grid.x == 0 || shape.grid.y == 0 ||
+      shape.grid.z == 0 || shape.grid.y > kMaxGridSide || shape.grid.z > kMaxGridSide)
+    return LaunchResult::invalidShape;
+  makeFibers(count);
+  describeHost();
+  body_ = body;
+  argument_ = argument;
+  unsigned number = 0;
+  for (unsigned z = 0; z < shape.grid.z; ++z) {
+    for (unsigned y = 0; y < shape.grid.y; ++y) {
+      for (unsigned x = 0; x < shape.grid.x; ++x) {
+        if (!runBlock(shape, {x, y, z}, number++ % 2 == 1)) return LaunchResult::deadlock;
+      }
+    }
+  }
+  return LaunchResult::ok;
+}
+
+Warp& warpOf(const Fiber& fiber) { return *machine.warps[fiber.index / kWarpSize]; }
+
+void perform(const std::vector<Copy>& copies) {
+  for (const Copy& copy : copies) {
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, copy.zeros);
+  }
+}
+
+}  // namespace
+
+const Position& position() { return machine.current->position; }
+
+void* sharedMemory() { return machine.shared; }
+
+void waitAtBarrier(int id, int threads) { machine.wait(machine.barriers[id], threads == 0 ? machine.live : threads); }
+
+void arriveAtBarrier(int id, int threads) { machine.arrive(machine.barriers[id], threads); }
+
+void waitForWarp() { machine.wait(warpOf(*machine.current).barrier, kWarpSize); }
+
+void give(const void* value, size_t bytes) {
+  Fiber& self = *machine.current;
+  Warp& warp = warpOf(self);
+  unsigned char* slot = warp.slots[self.exchanges++ % 2][self.index % kWarpSize];
+  for (size_t i = 0; i < bytes; ++i) slot[i] = static_cast<const unsigned char*>(value)[i];
+  machine.wait(warp.barrier, kWarpSize, false);
+}
+
+const void* taken(int lane) {
+  const Fiber& self = *machine.current;
+  return warpOf(self).slots[(self.exchanges + 1) % 2][lane % kWarpSize];
+}
+
+int laneIndex() { return machine.current->index % kWarpSize; }
+
+void queueCopy(void* to, const void* from, size_t bytes, size_t zeros) {
+  auto& groups = machine.current->copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.back().push_back({to, from, bytes, zeros});
+}
+
+void commitCopies() {
+  auto& groups = machine.current->copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.emplace_back();
+}
+
+void waitForCopies(int newest) {
+  auto& groups = machine.current->copies;
+  const auto closed = static_cast<int>(groups.size()) - 1;
+  for (int i = 0; i < closed - newest; ++i) {
+    perform(groups.front());
+    groups.erase(groups.begin());
+  }
+}
+
+LaunchResult run(const LaunchShape& shape, void (*body)(void*), void* context) {
+  return machine.run(shape, body, context);
+}
+
+}  // namespace pagoda::emulator

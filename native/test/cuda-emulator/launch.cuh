@@ -1,0 +1,46 @@
+// The emulated twin of native/cuda/machine/launch.cuh.
+#pragma once
+
+#include <tuple>
+
+#include "cuda_runtime.h"
+
+namespace pagoda::cuda {
+
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  size_t sharedBytes = 0;
+};
+
+}  // namespace pagoda::cuda
+
+namespace pagoda::emulator {
+
+cudaError_t finishLaunch(LaunchResult result);
+
+}  // namespace pagoda::emulator
+
+namespace pagoda::cuda {
+
+template <typename Parameters>
+cudaError_t launch(void (*kernel)(Parameters), const LaunchShape& shape, cudaStream_t, const Parameters& parameters) {
+  constexpr size_t kMaxSharedBytes = 227 * 1024;
+  if (shape.sharedBytes > kMaxSharedBytes) return emulator::finishLaunch(emulator::LaunchResult::invalidShape);
+  struct Call {
+    void (*kernel)(Parameters);
+    const Parameters* parameters;
+  } call = {kernel, &parameters};
+  const auto body = [](void* context) {
+    const Call& call = *static_cast<Call*>(context);
+    call.kernel(*call.parameters);
+  };
+  return emulator::finishLaunch(emulator::run({shape.grid, shape.block, shape.sharedBytes}, body, &call));
+}
+
+template <typename T>
+T& sharedMemory() {
+  return *static_cast<T*>(emulator::sharedMemory());
+}
+
+}  // namespace pagoda::cuda
