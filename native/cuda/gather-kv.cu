@@ -6,6 +6,14 @@ namespace {
 
 constexpr int kThreads = 128;
 
+constexpr int kNzColumns = 8;  // f32 elements of 32 bytes, see PAGODA_NZ
+
+__device__ float* elementAt(const PagodaGatherKv& op, int row, int column) {
+  if (op.layout == PAGODA_ND) return rowOf(op.out, row) + column;
+  const int64_t before = static_cast<int64_t>(column / kNzColumns) * op.out.rows + row;
+  return rowOf(op.out, 0) + before * kNzColumns + column % kNzColumns;
+}
+
 template <PagodaDtype kDtype>
 __global__ void __launch_bounds__(kThreads) gatherKvKernel(const PagodaGatherKv op) {
   const int row = blockIdx.x, request = requestOf(op.batch, row);
@@ -18,9 +26,9 @@ __global__ void __launch_bounds__(kThreads) gatherKvKernel(const PagodaGatherKv 
     const KvVector from = kvVector(op.cache, layout, slot, vector / heads, vector % heads);
     const int latentDim = op.cache.latentDim;
     const float scales[2] = {kvScale<kDtype>(from), latentDim > 0 ? kvScale<kDtype>(from, 1) : 0.0f};
-    float* out = rowOf(op.out, row) + static_cast<int64_t>(vector) * dim;
     for (int i = laneOf(); i < dim; i += kWarp)
-      out[i] = kvElement<kDtype>(from, i, scales[latentDim > 0 && i >= latentDim ? 1 : 0]);
+      *elementAt(op, row, vector * dim + i) =
+          kvElement<kDtype>(from, i, scales[latentDim > 0 && i >= latentDim ? 1 : 0]);
   }
 }
 
