@@ -3,7 +3,11 @@ import type { KeptDtype } from "../graph/dtypes.js";
 import type { Plan } from "../graph/plan.js";
 import type { Checkpoint } from "../loading/safetensors.js";
 import { automaticDtype, automaticKvDtype, keptTensors } from "../loading/weights.js";
-import { compileModel, type ModelDefinition } from "../models/model-definition.js";
+import {
+  compileModel,
+  type ModelCompileOptions,
+  type ModelDefinition,
+} from "../models/model-definition.js";
 
 /** A model compiled for the types of its weights. */
 export interface CompiledCheckpoint {
@@ -22,7 +26,7 @@ export function compileCheckpoint(
   model: ModelDefinition,
   checkpoint: Checkpoint,
   dtype: "auto" | ModelDtype,
-  limits: { readonly maxTokens: number; readonly maxOutputs: number },
+  limits: Pick<ModelCompileOptions, "maxTokens" | "maxOutputs" | "mlaExpandFrom">,
 ): CompiledCheckpoint {
   if (dtype !== "auto") {
     const plan = compileModel(model, { ...limits, dtype });

@@ -25,6 +25,7 @@ export interface CheckedEngineOptions {
     readonly policy: Policy;
   };
   readonly maxModelLen: number | undefined;
+  readonly mlaExpandFrom: number;
   readonly threads: number | undefined;
   readonly signal: AbortSignal | undefined;
   readonly onProgress: ((progress: LoadProgress) => void) | undefined;
@@ -36,7 +37,7 @@ const maxInt32 = 2 ** 31 - 1;
 export function checkEngineOptions(options: EngineOptions): CheckedEngineOptions {
   checkObject("options", options);
   const { model, device = "cpu", dtype = "auto", kvCache = {}, scheduler = {} } = options;
-  const { maxModelLen, threads, signal, onProgress } = options;
+  const { maxModelLen, mlaExpandFrom = 0, threads, signal, onProgress } = options;
   if (typeof model !== "string") throw argumentError("model", "the path of a directory", model);
   if (typeof device !== "string") throw argumentError("device", "a string", device);
   if (onProgress !== undefined && typeof onProgress !== "function") {
@@ -49,6 +50,7 @@ export function checkEngineOptions(options: EngineOptions): CheckedEngineOptions
     kvCache: checkKvCache(kvCache),
     scheduler: checkScheduler(scheduler),
     maxModelLen: optionalInteger("maxModelLen", maxModelLen, 2, maxInt32),
+    mlaExpandFrom: checkInteger("mlaExpandFrom", mlaExpandFrom, { min: 0, max: maxInt32 }),
     threads: optionalInteger("threads", threads, 1, 1024),
     signal: checkSignal("signal", signal),
     onProgress,

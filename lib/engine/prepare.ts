@@ -39,7 +39,8 @@ export async function prepare(
   const model = defineModel(config);
   const { maxBatchTokens, maxSequences } = options.scheduler;
   const contextLength = maxModelLen(model, options);
-  const limits = { maxTokens: maxBatchTokens, maxOutputs: maxSequences };
+  const { mlaExpandFrom } = options;
+  const limits = { maxTokens: maxBatchTokens, maxOutputs: maxSequences, mlaExpandFrom };
   const compiled = compileCheckpoint(model, checkpoint, options.dtype, limits);
   const { plan, dtype } = compiled;
   const sources = findWeights(plan, checkpoint);

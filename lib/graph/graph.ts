@@ -128,9 +128,12 @@ export class Graph {
   readonly #names = new Set<string>();
   readonly #scopes: string[] = [];
   readonly #kept: KeptTensors;
+  /** What models give `mlaAttention` as `expandFrom`. */
+  readonly mlaExpandFrom: number;
 
-  constructor(kept: KeptTensors = new Map()) {
+  constructor(kept: KeptTensors = new Map(), mlaExpandFrom = 0) {
     this.#kept = kept;
+    this.mlaExpandFrom = mlaExpandFrom;
   }
 
   get steps(): readonly GraphStep[] {
@@ -595,8 +598,8 @@ export class Graph {
   }
 }
 
-export function createGraph(kept?: KeptTensors): Graph {
-  return new Graph(kept);
+export function createGraph(kept?: KeptTensors, mlaExpandFrom?: number): Graph {
+  return new Graph(kept, mlaExpandFrom);
 }
 
 function text(x: Tensor): string {

@@ -80,8 +80,10 @@ export function latentAttention(
   g.latentWrite(normed, g.rope(keyRope, rope, heads, "k_rope"), cache);
   const rotated = g.rope(queryRope, rope, heads, "q_rope");
   const scale = softmaxScale(c);
-  const ups = c.split_kv_b_proj ? splitUpProjections(g, c) : upProjections(g, c);
-  return g.mlaAttention(queryNope, rotated, cache, { numHeads, scale, ...ups });
+  const expandFrom = g.mlaExpandFrom;
+  const options = { expand: expandFrom > 0 };
+  const ups = c.split_kv_b_proj ? splitUpProjections(g, c, options) : upProjections(g, c, options);
+  return g.mlaAttention(queryNope, rotated, cache, { numHeads, scale, expandFrom, ...ups });
 }
 
 /** Queries, without rope of all heads before rope of all heads, and `[latent | rope key]` before norm and rope. */

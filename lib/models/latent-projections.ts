@@ -44,14 +44,21 @@ export function upProjections(
 export function splitUpProjections(
   g: Graph,
   c: LatentShape,
-): Pick<MlaAttentionOptions, "keyUp" | "valueUp"> {
+  { expand = false }: { readonly expand?: boolean } = {},
+): Pick<MlaAttentionOptions, "keyUp" | "valueUp" | "keyExpand"> {
+  const { num_attention_heads: heads, kv_lora_rank: latent, qk_nope_head_dim: nope } = c;
   const stacked = (name: string, rows: number, cols: number): WeightPart[] => {
     const tensor = `model.${g.path(name)}.weight`;
-    const shape = [c.num_attention_heads, rows, cols];
-    return [{ tensor, shape, rowStart: 0, rows: c.num_attention_heads * rows }];
+    return [{ tensor, shape: [heads, rows, cols], rowStart: 0, rows: heads * rows }];
   };
+  const [keys] = stacked("k_b_proj", latent, nope) as [WeightPart];
+  const transposed = Array.from({ length: heads }, (_, head): WeightPart => {
+    const strides = { first: head * latent * nope, row: 1, col: nope, cols: latent };
+    return { ...keys, rowStart: 0, rows: nope, strides };
+  });
   return {
-    keyUp: g.matrix("kv_b_proj.key_up", stacked("k_b_proj", c.kv_lora_rank, c.qk_nope_head_dim)),
-    valueUp: g.matrix("kv_b_proj.value_up", stacked("v_b_proj", c.v_head_dim, c.kv_lora_rank)),
+    keyUp: g.matrix("kv_b_proj.key_up", [keys]),
+    valueUp: g.matrix("kv_b_proj.value_up", stacked("v_b_proj", c.v_head_dim, latent)),
+    keyExpand: expand ? g.matrix("kv_b_proj.key_expand", transposed) : undefined,
   };
 }

@@ -25,11 +25,13 @@ export interface Family {
 export interface ModelCompileOptions extends CompileOptions {
   /** Checkpoint tensors that keep these types in memory, whatever `dtype` is. @default none */
   readonly kept?: KeptTensors;
+  /** As `EngineOptions.mlaExpandFrom`. @default 0 */
+  readonly mlaExpandFrom?: number;
 }
 
 /** The plan of a model: its graph with `sample` at the end, compiled. */
 export function compileModel(model: ModelDefinition, options: ModelCompileOptions): Plan {
-  const graph = createGraph(options.kept);
+  const graph = createGraph(options.kept, options.mlaExpandFrom);
   graph.sample(model.build(graph));
   return compile(graph, options);
 }

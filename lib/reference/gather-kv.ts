@@ -21,7 +21,7 @@ export function gatherKv(
     const heads = parts.flatMap((part) =>
       Array.from({ length: cache.numKvHeads }, (_, head) => cacheRow(cache, part, slot, head)),
     );
-    const values = heads.flatMap((head) => [...head]);
+    const values = heads.flatMap((head) => Array.from(head));
     if (layout === layouts.nd) rowOf(out, row).set(values);
     else
       for (const [column, value] of values.entries()) out.data[nzIndex(out, row, column)] = value;
