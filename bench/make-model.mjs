@@ -12,8 +12,8 @@
 //          q4_k_m: q4_k, with q6_k for the output, and for values and down projections in half of the layers
 //
 // Weights depend on shape and seed alone: every type holds the same model. As in llama.cpp, rows that are not a multiple of
-// 256 elements take q5_0 for q4_k, q5_1 for q5_k and q8_0 for q6_k; vectors and routers stay float32. Activations keep their size from
-// layer to layer. Memory stays below 200 MB.
+// 256 elements take q5_0 for q4_k, q5_1 for q5_k and q8_0 for q6_k; vectors and routers stay float32. Activations keep their
+// size from layer to layer. Memory stays below 200 MB.
 import { randomRows } from "./model/random-rows.mjs";
 import { shapes } from "./model/shapes.mjs";
 import { typesOf } from "./model/tensor-types.mjs";

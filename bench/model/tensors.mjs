@@ -1,7 +1,8 @@
 /**
  * The tensors of a shape: `name` as in safetensors, `gguf` as in GGUF files, `shape` [rows, cols], [length], or
  * [experts, rows, cols], which safetensors hold expert by expert; `name` is then a function of the expert. Latent attention
- * has the tensors of GGUF files. Values have the standard deviation `std` around `mean`. `heads`: rows that GGUF files of Llama permute, this many heads.
+ * has the tensors of GGUF files. Values have the standard deviation `std` around `mean`. `heads`: rows that GGUF files of
+ * Llama permute, this many heads. `type`: the tensor's own in GGUF files, whatever that of the model is.
  */
 export function tensorsOf(shape) {
   const { vocab_size, hidden_size: hidden, num_hidden_layers } = shape;
