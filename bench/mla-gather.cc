@@ -6,10 +6,12 @@
 //   attends all first   gatherKv of all tokens, which are stored side by side, then mlaAttention over them
 //
 //   cmake -S . -B build/bench -DPAGODA_BUILD_ADDON=OFF -DPAGODA_BUILD_BENCH=ON
-//   cmake --build build/bench -j --target mla-gather-bench && build/bench/mla-gather-bench [threads]
+//   cmake --build build/bench -j --target mla-gather-bench && build/bench/mla-gather-bench [threads] [f32|bf16|int8]
 //
 // Bytes are those that each way has to move, counted once a request. Workspace is what it needs beside the cache and
 // the operands. Each time is the best of several runs.
+#include <cstring>
+
 #include "latent-layer.h"
 #include "machine-limits.h"
 
@@ -24,7 +26,7 @@ struct Load {
   int32_t requests;
   int32_t context;
 };
-constexpr Load kLoads[] = {{16, 1, 4096}, {16, 8, 4096}, {128, 1, 4096}, {128, 8, 4096}, {128, 1, 16384}};
+constexpr Load kLoads[] = {{16, 1, 8192}, {16, 16, 8192}, {128, 1, 8192}, {128, 16, 8192}, {128, 1, 16384}};
 
 void print(const KvType& type, const Load& load, const char* way, double time, double bytes, double workspace) {
   std::printf("| %s | %d | %d | %d | %s | %.3f | %.1f | %.1f |\n", type.name, load.heads, load.requests, load.context,
@@ -70,6 +72,7 @@ int main(int argc, char** argv) {
   std::printf("| KV cache | heads | requests | context | way | ms | MB moved | workspace, MB |\n");
   std::printf("|---|---|---|---|---|---|---|---|\n");
   for (const KvType& type : kTypes) {
+    if (argc > 2 && std::strcmp(argv[2], type.name) != 0) continue;
     for (const Load& load : kLoads) run(device, type, load);
   }
 }

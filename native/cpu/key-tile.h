@@ -43,6 +43,10 @@ struct Bf16Products {
   // Of numbers that are rounded.
   PAGODA_INLINE static void storeStep(uint16_t* to, f32v even, f32v odd, int n) { storeBf16Pairs(to, even, odd, n); }
   PAGODA_INLINE static f32v rounded(f32v v) { return roundToBf16(v); }
+  // Words of two neighbours each.
+  PAGODA_INLINE static u32v roundedPairs(f32v first, f32v second) {
+    return reinterpret_cast<u32v>(roundToBf16Pairs(first, second));
+  }
 };
 
 #else

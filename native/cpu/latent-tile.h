@@ -94,11 +94,8 @@ PAGODA_INLINE u32v operandWords(const Source* from, float scale) {
   } else if constexpr (sizeof(Source) == sizeof(uint16_t)) {
     return loadWords(from);
   } else {
-    float row[2 * kLanes];
-    typename KeyTile<Products>::Element rounded[2 * kLanes];
-    for (int i = 0; i < 2; ++i) store(row + i * kLanes, mul(loadSome(from + i * kLanes, kLanes), broadcast(scale)));
-    Products::storeLeft(rounded, row, 2 * kLanes);
-    return loadWords(rounded);
+    const f32v factor = broadcast(scale);
+    return Products::roundedPairs(mul(loadSome(from, kLanes), factor), mul(loadSome(from + kLanes, kLanes), factor));
   }
 }
 

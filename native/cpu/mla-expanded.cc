@@ -63,16 +63,8 @@ Sizes sizesOf(const PagodaMlaAttention& op, const MlaPass& pass, int32_t threads
   return s;
 }
 
-// Of one worker, while keys and values are made.
-template <class Products>
-struct ExpandScratch {
-  float* sums;                              // [kKeys, kPanelWidth]
-  typename Products::Tile::A* roundedRows;  // [kKeys, columns of a panel or of the rope key]
-
-  static int64_t floats(const Sizes& s) {
-    return kKeys * (static_cast<int64_t>(kPanelWidth) + roundUp(maximum(kPanelWidth, s.ropeDim), 2));
-  }
-};
+// Of one worker, while keys and values are made: [kKeys] rows of a panel, and of what they are rounded to.
+int64_t expandFloats(const Sizes& s) { return kKeys * (kPanelWidth + roundUp(maximum(kPanelWidth, s.ropeDim), 2)); }
 
 template <class Products>
 struct Memory {
@@ -80,8 +72,8 @@ struct Memory {
   int32_t* members;      // [tiles], 0, 1, ...
   AttentionPart* parts;  // [tiles], of one split
   float* latents;        // [kSplitKeys, latentDim + ropeDim]
-  void* packedForKeys;   // of the latents
-  void* packedForValues;
+  PackedRows forKeys;    // the latents, as keyExpand and valueUp want them
+  PackedRows forValues;
   ExpandedSplit<Products> split;
   float* queries;  // [tokens, groupHeads, keyDim]
   float* states;
@@ -92,7 +84,7 @@ struct Memory {
 template <class Products>
 int64_t workerFloats(const Sizes& s) {
   const int64_t attention = scratchFloats(s.shape);
-  const int64_t expand = roundUp(ExpandScratch<Products>::floats(s), 16);
+  const int64_t expand = roundUp(expandFloats(s), 16);
   return attention > expand ? attention : expand;
 }
 
@@ -109,7 +101,8 @@ Memory<Products> layOut(const PagodaMlaAttention& op, const Sizes& s, int32_t th
   const auto floats = [&](int64_t count) { return static_cast<float*>(take(sizeof(float) * count)); };
   const auto elements = [&](int64_t count) { return static_cast<Element*>(take(sizeof(Element) * count)); };
   const auto packed = [&](PagodaDtype dtype) {
-    return take(static_cast<int64_t>(packedRowsBytes(dtype, kSplitKeys, op.cache.latentDim)));
+    const uint64_t bytes = packedRowsBytes(dtype, kSplitKeys, op.cache.latentDim);
+    return PackedRows{take(static_cast<int64_t>(bytes)), kSplitKeys, op.cache.latentDim, dtype};
   };
   const int64_t operands = static_cast<int64_t>(s.groupHeads) * kExpandedTiles;
   Memory<Products> m;
@@ -117,8 +110,8 @@ Memory<Products> layOut(const PagodaMlaAttention& op, const Sizes& s, int32_t th
   m.members = static_cast<int32_t*>(take(sizeof(int32_t) * s.tiles));
   m.parts = static_cast<AttentionPart*>(take(sizeof(AttentionPart) * s.tiles));
   m.latents = floats(static_cast<int64_t>(kSplitKeys) * op.cache.headDim);
-  m.packedForKeys = packed(op.keyExpand.dtype);
-  m.packedForValues = op.valueUp.dtype == op.keyExpand.dtype ? m.packedForKeys : packed(op.valueUp.dtype);
+  m.forKeys = packed(op.keyExpand.dtype);
+  m.forValues = op.valueUp.dtype == op.keyExpand.dtype ? m.forKeys : packed(op.valueUp.dtype);
   m.split = {0,
              s.keyDim,
              s.valueDim,
@@ -176,8 +169,6 @@ template <class Products>
 void gatherLatents(const Group<Products>& group, int32_t first, int32_t count) {
   const PagodaKvCache& cache = group.op.cache;
   const Memory<Products>& m = group.memory;
-  const PackedRows forKeys = {m.packedForKeys, kSplitKeys, cache.latentDim, group.op.keyExpand.dtype};
-  const PackedRows forValues = {m.packedForValues, kSplitKeys, cache.latentDim, group.op.valueUp.dtype};
   const int32_t* blocks = group.blocks();
   withElement(cache.dtype, [&](auto element) {
     using Element = decltype(element);
@@ -185,8 +176,8 @@ void gatherLatents(const Group<Products>& group, int32_t first, int32_t count) {
       const int32_t position = first + i;
       float* row = m.latents + static_cast<int64_t>(i) * cache.headDim;
       readLatentRow<Element>(cache, blocks[position / cache.blockSize], position % cache.blockSize, row);
-      packRow(forKeys, i, row);
-      if (forValues.data != forKeys.data) packRow(forValues, i, row);
+      packRow(m.forKeys, i, row);
+      if (m.forValues.data != m.forKeys.data) packRow(m.forValues, i, row);
     });
   });
 }
@@ -205,12 +196,13 @@ Panels panelsOf(const Group<Products>& group, int32_t outputs) {
   return {first, static_cast<int32_t>(ceilDiv(end, kPanelWidth)) - first};
 }
 
-// sums = W latents for one panel of a weight and one tile of keys; body(head, columns) for each head of the group that
-// has outputs in the panel, `columns` being those of the head.
+// One panel of a weight times the latents of one tile of keys; body(head, columns) for each head of the group that has
+// outputs in the panel, `columns` being those of the head.
 template <class Products, class Body>
-void expandPanel(const Group<Products>& group, const PackedRows& latents, const PagodaWeight& weight, int32_t outputs,
-                 int32_t panel, int32_t tile, int32_t count, float* sums, Body body) {
+void expandPanel(const Group<Products>& group, const PackedRows& latents, const PagodaWeight& weight, int32_t panel,
+                 int32_t tile, int32_t count, float* sums, Body body) {
   multiplyPackedPanel(latents, tile * kKeys, count, weight, panel, sums);
+  const int32_t outputs = weight.rows / group.op.numHeads;
   const int32_t begin = maximum(panel * kPanelWidth, group.firstHead * outputs);
   const int32_t end = minimum((panel + 1) * kPanelWidth, (group.firstHead + group.heads) * outputs);
   for (int32_t first = begin; first < end;) {
@@ -222,43 +214,55 @@ void expandPanel(const Group<Products>& group, const PackedRows& latents, const 
   }
 }
 
+template <class Products>
+void expandKeys(const Group<Products>& group, int32_t panel, int32_t tile, int32_t count, float* memory) {
+  auto* rounded = reinterpret_cast<typename Products::Tile::A*>(memory + kKeys * kPanelWidth);
+  expandPanel(group, group.memory.forKeys, group.op.keyExpand, panel, tile, count, memory,
+              [&](int32_t head, Columns columns) {
+                columns.column += group.sizes.ropeDim;
+                storeKeys<Products>(columns, group.sizes.keyDim, rounded, group.memory.split.keysAt(head, tile));
+              });
+}
+
+template <class Products>
+void expandValues(const Group<Products>& group, int32_t panel, int32_t tile, int32_t count, float* memory) {
+  const auto& split = group.memory.split;
+  expandPanel(group, group.memory.forValues, group.op.valueUp, panel, tile, count, memory,
+              [&](int32_t head, const Columns& columns) {
+                storeValues<Products>(columns, split.valueWidth, split.valuesAt(head, tile));
+              });
+}
+
+template <class Products>
+void copyRopeKeys(const Group<Products>& group, int32_t head, int32_t tile, int32_t count, float* memory) {
+  const PagodaKvCache& cache = group.op.cache;
+  auto* rounded = reinterpret_cast<typename Products::Tile::A*>(memory);
+  const float* rows = group.memory.latents + static_cast<int64_t>(tile) * kKeys * cache.headDim + cache.latentDim;
+  storeKeys<Products>({rows, cache.headDim, count, 0, group.sizes.ropeDim}, group.sizes.keyDim, rounded,
+                      group.memory.split.keysAt(head, tile));
+}
+
 // Keys and values of `count` positions: for each tile of keys, all panels of both weights and the rope keys of all
 // heads are items. Those of a panel follow each other, so that it is in the cache.
 template <class Products>
 void expand(const Group<Products>& group, int32_t count) {
-  const auto& [context, op, pass, s, m, firstHead, heads] = group;
-  const int32_t latentDim = op.cache.latentDim;
   const int32_t tiles = static_cast<int32_t>(ceilDiv(count, kKeys));
-  const Panels keyPanels = panelsOf(group, s.nopeDim), valuePanels = panelsOf(group, s.valueDim);
-  const PackedRows forKeys = {m.packedForKeys, kSplitKeys, latentDim, op.keyExpand.dtype};
-  const PackedRows forValues = {m.packedForValues, kSplitKeys, latentDim, op.valueUp.dtype};
-  auto items = [&, &op = op, &s = s, &m = m](int32_t begin, int32_t end, int32_t worker) {
-    float* sums = m.workers + worker * workerFloats<Products>(s);
-    auto* rounded = reinterpret_cast<typename Products::Tile::A*>(sums + kKeys * kPanelWidth);
+  const Panels keys = panelsOf(group, group.sizes.nopeDim), values = panelsOf(group, group.sizes.valueDim);
+  auto items = [&](int32_t begin, int32_t end, int32_t worker) {
+    float* memory = group.memory.workers + worker * workerFloats<Products>(group.sizes);
     for (int32_t item = begin; item < end; ++item) {
       const int32_t tile = item % tiles, index = item / tiles;
       const int32_t n = minimum(kKeys, count - tile * kKeys);
-      if (index < keyPanels.count) {
-        expandPanel(group, forKeys, op.keyExpand, s.nopeDim, keyPanels.first + index, tile, n, sums,
-                    [&](int32_t head, Columns columns) {
-                      columns.column += s.ropeDim;
-                      storeKeys<Products>(columns, s.keyDim, rounded, m.split.keysAt(head, tile));
-                    });
-      } else if (index < keyPanels.count + valuePanels.count) {
-        const int32_t panel = valuePanels.first + index - keyPanels.count;
-        expandPanel(group, forValues, op.valueUp, s.valueDim, panel, tile, n, sums,
-                    [&](int32_t head, const Columns& columns) {
-                      storeValues<Products>(columns, s.shape.valueWidth, m.split.valuesAt(head, tile));
-                    });
+      if (index < keys.count) {
+        expandKeys(group, keys.first + index, tile, n, memory);
+      } else if (index < keys.count + values.count) {
+        expandValues(group, values.first + index - keys.count, tile, n, memory);
       } else {
-        const float* rope = m.latents + static_cast<int64_t>(tile) * kKeys * op.cache.headDim + latentDim;
-        const Columns columns = {rope, op.cache.headDim, n, 0, s.ropeDim};
-        const int32_t head = index - keyPanels.count - valuePanels.count;
-        storeKeys<Products>(columns, s.keyDim, rounded, m.split.keysAt(head, tile));
+        copyRopeKeys(group, index - keys.count - values.count, tile, n, memory);
       }
     }
   };
-  parallel(context.pool, (keyPanels.count + valuePanels.count + heads) * tiles, tiles, items);
+  parallel(group.context.pool, (keys.count + values.count + group.heads) * tiles, tiles, items);
 }
 
 // ---- attention -------------------------------------------------------------------------------------
@@ -278,27 +282,24 @@ void makeTiles(const Group<Products>& group) {
   }
 }
 
-// Calls body(work, states) for each query tile and head; `split` is the one that parts are of, the number of splits
-// where they are done.
+// Calls body(work, states) for each query tile and head, about one split.
 template <class Products, class Body>
 void forTilesOfHeads(const Group<Products>& group, int32_t split, Body body) {
   using Cache = ExpandedCache<Products>;
-  const auto& [context, op, pass, s, m, firstHead, heads] = group;
-  const int32_t outWidth = heads * s.valueDim, queryWidth = heads * s.keyDim;
-  float* out = rowOf(op.out, group.firstRow()) + firstHead * s.valueDim;
-  const PagodaAttention attention = {{out, s.tokens, outWidth, op.out.rowStride, PAGODA_F32},
-                                     {m.queries, s.tokens, queryWidth, queryWidth, PAGODA_F32},
-                                     op.cache,
-                                     pass.batch,
-                                     heads,
-                                     op.scale,
-                                     0,
-                                     0.0f,
-                                     {}};
+  const PagodaMlaAttention& op = group.op;
+  const Sizes& s = group.sizes;
+  const Memory<Products>& m = group.memory;
+  const int32_t heads = group.heads, outWidth = heads * s.valueDim, queryWidth = heads * s.keyDim;
+  float* out = rowOf(op.out, group.firstRow()) + group.firstHead * s.valueDim;
+  PagodaAttention attention = {};
+  attention.out = {out, s.tokens, outWidth, op.out.rowStride, PAGODA_F32};
+  attention.query = {m.queries, s.tokens, queryWidth, queryWidth, PAGODA_F32};
+  attention.numHeads = heads;
+  attention.scale = op.scale;
   const AttentionSchedule schedule = {m.tiles, m.members, m.parts, nullptr, s.tiles, 0, s.tokensPerTile, 0};
   const States states(s.shape, heads, static_cast<int64_t>(s.tokens) * heads, m.states);
   for (int32_t i = 0; i < s.tiles; ++i) m.parts[i] = {i, 1, m.tiles[i].tokens, split, split + 1, false, 0};
-  auto items = [&, &m = m, &s = s, heads = heads](int32_t begin, int32_t end, int32_t worker) {
+  auto items = [&](int32_t begin, int32_t end, int32_t worker) {
     const auto scratch = scratchOf<Products>(s.shape, false, m.workers + worker * workerFloats<Products>(s));
     for (int32_t item = begin; item < end; ++item) {
       const int32_t tile = item / heads;
@@ -307,7 +308,17 @@ void forTilesOfHeads(const Group<Products>& group, int32_t split, Body body) {
            states);
     }
   };
-  parallel(context.pool, s.tiles * heads, 1, items);
+  parallel(group.context.pool, s.tiles * heads, 1, items);
+}
+
+template <class Products>
+void attendToSplit(const Group<Products>& group, int32_t split) {
+  forTilesOfHeads(group, split, [split](const auto& work, const States& states) {
+    if (split >= work.tile(0).endSplit) return;
+    loadQueries(work);
+    attendSplit(work, split);
+    keepSplit(work, states, split);
+  });
 }
 
 template <class Products>
@@ -327,12 +338,7 @@ void run(const KernelContext& context, const PagodaMlaAttention& op, const MlaPa
       memory.split.split = split;
       gatherLatents(group, first, count);
       expand(group, count);
-      forTilesOfHeads(group, split, [split](const auto& work, const States& states) {
-        if (split >= work.tile(0).endSplit) return;
-        loadQueries(work);
-        attendSplit(work, split);
-        keepSplit(work, states, split);
-      });
+      attendToSplit(group, split);
     }
     forTilesOfHeads(group, splits, [](const auto& work, const States& states) {
       storeOutputs(work, states.of(work.tile(0), 0, work.cache.head));

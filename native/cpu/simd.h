@@ -98,6 +98,10 @@ PAGODA_INLINE void storeBf16Pairs(uint16_t* to, f32v even, f32v odd, int n) {
   if (n >= kLanes) return _mm512_storeu_si512(to, pairs);
   _mm512_mask_storeu_epi32(to, firstLanes(n), pairs);
 }
+// Rounds 2 * kLanes floats to bf16, nearest even, as pairs of neighbours.
+PAGODA_INLINE __m512i roundToBf16Pairs(f32v first, f32v second) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+}
 // Rounds n floats to bf16, nearest even.
 PAGODA_INLINE void roundToBf16(uint16_t* to, const float* from, int n) {
   const __m256bh rounded = _mm512_cvtneps_pbh(loadPartial(from, n));
