@@ -55,6 +55,7 @@ PagodaStatus sample(PagodaDevice* device, const PagodaSample* op, PagodaError* e
 struct PagodaDevice {
   int index = 0;
   cudaStream_t stream = nullptr;
+  bool ownsStream = false;
   int multiprocessors = 1;
   pagoda::cuda::Scratch scratch;  // of the op that runs
   pagoda::cuda::Scratch rounded;  // rows of a product as its kernels read them
