@@ -57,6 +57,7 @@ struct PagodaDevice {
   cudaStream_t stream = nullptr;
   bool ownsStream = false;
   int multiprocessors = 1;
+  size_t sharedBytes = 0;  // that a block may ask for
   pagoda::cuda::Scratch scratch;  // of the op that runs
   pagoda::cuda::Scratch rounded;  // rows of a product as its kernels read them
   pagoda::cuda::Scratch latents;  // queries and results of mlaAttention in the latent space
