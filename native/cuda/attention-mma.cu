@@ -2,17 +2,13 @@
 // and the weights are rounded to bf16, sums are f32. Prefill has blocks of four warps, decode of one, with the same
 // arithmetic for a row, so both give it the same bits. K and V are copied page by page in the background, one tile of
 // keys ahead.
-#include "attention.cuh"
+#include "attention-fragments.cuh"
 
 namespace pagoda::cuda {
 namespace {
 
-constexpr int kWarpRows = 16;
-constexpr int kKeys = 64;  // of a tile
 constexpr int kStages = 2;
 constexpr int kPrefillWarps = 4;
-constexpr float kLog2e = 1.4426950408889634f;
-static_assert(kSplitKeys % kKeys == 0);
 
 struct Parameters {
   PagodaAttention op;
@@ -31,8 +27,6 @@ struct Shared {
   float totals[kDim / 2][kWarps * kWarp];  // sums of the splits that are done, a thread's own, out of its registers
   int32_t found;
 };
-
-__device__ __forceinline__ int swizzled(int row, int chunk) { return (chunk ^ (row % 8)) * 8; }
 
 struct Work {
   QueryTile tile;
@@ -72,7 +66,6 @@ template <int kDim>
 class WarpRows {
  public:
   static constexpr int kColumnTiles = kDim / 8;
-  static constexpr int kKeyTiles = kKeys / 8;
 
   __device__ WarpRows(const PagodaAttention& op, const Work& work) : op_(op), work_(work) {
     firstRow_ = warpOf() * kWarpRows + laneOf() / 4;
@@ -89,8 +82,8 @@ class WarpRows {
     float scores[kKeyTiles][4];
     multiplyKeys(keys, scores);
     finishScores(first, scores);
-    updateStates(scores);
-    addValues(values, scores);
+    takeScores(scores, state, sums);
+    addValues<kColumnTiles>(scores, sums, [&](int key, int tile) { return &values[key][swizzled(key, tile)]; });
   }
 
   /// Whether any row of the warp sees any of the keys from `first` on.
@@ -122,24 +115,10 @@ class WarpRows {
     }
   }
 
-  SoftmaxState state[2];  // the sums of a row are spread over its four lanes until `finishSums`
+  SoftmaxState state[2];  // the sums of a row are spread over its four lanes until `finishStates`
   float sums[kColumnTiles][4];
 
-  __device__ void finishSums() {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) state[i].sum = quadSum(state[i].sum);
-  }
-
  private:
-  static __device__ __forceinline__ float quadSum(float x) {
-    x += __shfl_xor_sync(kAllLanes, x, 1);
-    return x + __shfl_xor_sync(kAllLanes, x, 2);
-  }
-  static __device__ __forceinline__ float quadMax(float x) {
-    x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-    return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-  }
-
   __device__ void loadQuery() {
     const float* from[2];
 #pragma unroll
@@ -187,59 +166,7 @@ class WarpRows {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int position = first + 8 * t + 2 * (laneOf() % 4) + i % 2;
-        const Visible& seen = seen_[i / 2];
-        float score = scores[t][i] * op_.scale;
-        if (op_.softcap > 0.0f) score = op_.softcap * tanhf(score / op_.softcap);
-        scores[t][i] = position >= seen.first && position < seen.end ? score : -kInfinity;
-      }
-    }
-  }
-
-  /// The scores become weights; sums so far are scaled to the new largest score.
-  __device__ void updateStates(float (&scores)[kKeyTiles][4]) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float largest = -kInfinity;
-#pragma unroll
-      for (int t = 0; t < kKeyTiles; ++t) largest = fmaxf(largest, fmaxf(scores[t][2 * r], scores[t][2 * r + 1]));
-      largest = fmaxf(state[r].largest, quadMax(largest));
-      const float shift = largest == -kInfinity ? 0.0f : largest * kLog2e;
-      const float factor = state[r].largest == largest ? 1.0f : exp2Approximate(fmaf(state[r].largest, kLog2e, -shift));
-      float sum = 0.0f;
-#pragma unroll
-      for (int t = 0; t < kKeyTiles; ++t) {
-#pragma unroll
-        for (int i = 2 * r; i < 2 * r + 2; ++i) {
-          scores[t][i] = exp2Approximate(fmaf(scores[t][i], kLog2e, -shift));
-          sum += scores[t][i];
-        }
-      }
-      state[r] = {largest, fmaf(state[r].sum, factor, sum)};
-#pragma unroll
-      for (int t = 0; t < kColumnTiles; ++t) {
-        sums[t][2 * r] *= factor;
-        sums[t][2 * r + 1] *= factor;
-      }
-    }
-  }
-
-  /// sums += weights * values
-  __device__ void addValues(const uint16_t (&values)[kKeys][kDim], const float (&weights)[kKeyTiles][4]) {
-    const int matrix = laneOf() / 8, line = laneOf() % 8;
-#pragma unroll
-    for (int k = 0; k < kKeyTiles / 2; ++k) {
-      const auto& low = weights[2 * k];
-      const auto& high = weights[2 * k + 1];
-      const uint32_t a[4] = {packBf16(low[0], low[1]), packBf16(low[2], low[3]), packBf16(high[0], high[1]),
-                             packBf16(high[2], high[3])};
-#pragma unroll
-      for (int t = 0; t < kColumnTiles; t += 2) {
-        const int key = 16 * k + 8 * (matrix % 2) + line;
-        uint32_t b[4];
-        ldmatrixTransposed(b, &values[key][swizzled(key, t + matrix / 2)]);
-        const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
-        mmaBf16(sums[t], a, first);
-        mmaBf16(sums[t + 1], a, second);
+        scores[t][i] = finishScore(scores[t][i], op_, seen_[i / 2], position);
       }
     }
   }
@@ -268,7 +195,7 @@ __device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, cons
     if (rows.sees(first)) rows.attend(shared.keys[tile % kStages], shared.values[tile % kStages], first);
     __syncthreads();
   }
-  rows.finishSums();
+  finishStates(rows.state);
 }
 
 template <int kDim, int kWarps>

@@ -34,6 +34,8 @@ struct Memory {
   }
 };
 
+size_t sharedBytes(const PagodaKvCache& cache) { return Memory::words(cache.headDim) * sizeof(float); }
+
 /// What a block does: rows of a tile, for one KV head.
 struct Work {
   QueryTile tile;
@@ -235,9 +237,7 @@ __global__ void __launch_bounds__(kThreads) attentionKernel(const Parameters p) 
 
 template <PagodaDtype kDtype>
 PagodaStatus launchAttention(PagodaDevice* device, const Parameters& p, unsigned tiles, PagodaError* error) {
-  const int dim = p.op.cache.headDim;
-  const LaunchShape shape = {dim3(tiles, p.op.cache.numKvHeads, p.splits), dim3(kThreads),
-                             static_cast<size_t>(Memory::words(dim)) * sizeof(float)};
+  const LaunchShape shape = {dim3(tiles, p.op.cache.numKvHeads, p.splits), dim3(kThreads), sharedBytes(p.op.cache)};
   const auto run = [&](auto kernel) { return check(launch(kernel, shape, device->stream, p), "attention", error); };
   const int64_t columns = ceilDivide(valueDim(p.op.cache), kWarp);
   if (columns <= 2) return run(attentionKernel<kDtype, 2>);
@@ -254,22 +254,25 @@ int32_t chooseSplits(const PagodaDevice& device, const PagodaAttention& op, int6
   return isFull || splits > kMaxSplits ? 1 : static_cast<int32_t>(splits);
 }
 
-PagodaStatus validate(const PagodaAttention& op, PagodaError* error) {
+PagodaStatus validate(const PagodaDevice& device, const PagodaAttention& op, PagodaError* error) {
   if (const PagodaStatus status = requireF32(error, op.out, op.query)) return status;
   if (op.numHeads < 1 || op.numHeads % op.cache.numKvHeads != 0)
     return fail(PAGODA_INVALID, "Expected `numHeads` to be a multiple of `numKvHeads`", error);
   constexpr int kMaxValueDim = 512;
   if (valueDim(op.cache) > kMaxValueDim)
     return fail(PAGODA_UNSUPPORTED, "The CUDA backend supports values of at most 512 columns", error);
+  if (sharedBytes(op.cache) > device.sharedBytes)
+    return fail(PAGODA_UNSUPPORTED, "The GPU has too little shared memory for heads of this size", error);
   return PAGODA_OK;
 }
 
 }  // namespace
 
 PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {
-  if (const PagodaStatus status = validate(op, error)) return status;
+  if (const PagodaStatus status = validate(*device, op, error)) return status;
   if (op.out.rows == 0) return PAGODA_OK;
   if (canAttendByMma(op)) return attendByMma(device, op, error);
+  if (canAttendLatents(*device, op)) return attendLatents(device, op, error);
   const int64_t tiles =
       maxQueryTiles(op.batch.numTokens, op.batch.numRequests, op.numHeads / op.cache.numKvHeads, kRows);
   Parameters p = {op, {}, chooseSplits(*device, op, tiles)};

@@ -154,6 +154,10 @@ PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError
 bool canAttendByMma(const PagodaAttention& op);
 PagodaStatus attendByMma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
+/// The same of bf16 latent caches with rows of 576 columns, 512 of them the latent.
+bool canAttendLatents(const PagodaDevice& device, const PagodaAttention& op);
+PagodaStatus attendLatents(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
+
 PagodaStatus combineSplits(PagodaDevice* device, const Combining& combining, PagodaError* error);
 
 }  // namespace pagoda::cuda

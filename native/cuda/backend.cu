@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "capi.h"
 #include "device.h"
 
 namespace pagoda::cuda {
@@ -69,29 +70,36 @@ PagodaStatus deviceCount(int32_t* count, PagodaError* error) {
   return PAGODA_OK;
 }
 
-PagodaStatus openDevice(const PagodaDeviceOptions* options, PagodaDevice** device, PagodaError* error) {
+/// A device that can be used, without a stream.
+PagodaStatus makeDevice(int32_t index, PagodaDevice** device, PagodaError* error) {
   *device = nullptr;
   int32_t count = 0;
   if (const PagodaStatus status = deviceCount(&count, error)) return status;
-  if (options->device < 0 || options->device >= count) return fail(PAGODA_UNAVAILABLE, "No such CUDA device", error);
+  if (index < 0 || index >= count) return fail(PAGODA_UNAVAILABLE, "No such CUDA device", error);
   cudaDeviceProp properties;
-  if (const PagodaStatus status =
-          check(cudaGetDeviceProperties(&properties, options->device), "cudaGetDeviceProperties", error))
+  if (const PagodaStatus status = check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties", error))
     return status;
   if (properties.major < kMinimumMajor)
     return fail(PAGODA_UNAVAILABLE, "The GPU is older than compute capability 8.0", error);
-  if (const PagodaStatus status = check(cudaSetDevice(options->device), "cudaSetDevice", error)) return status;
-  auto* opened = new (std::nothrow) PagodaDevice;
-  if (!opened) return fail(PAGODA_OUT_OF_MEMORY, "Out of host memory", error);
-  opened->index = options->device;
-  opened->multiprocessors = properties.multiProcessorCount;
+  if (const PagodaStatus status = check(cudaSetDevice(index), "cudaSetDevice", error)) return status;
+  *device = new (std::nothrow) PagodaDevice;
+  if (!*device) return fail(PAGODA_OUT_OF_MEMORY, "Out of host memory", error);
+  (*device)->index = index;
+  (*device)->multiprocessors = properties.multiProcessorCount;
+  (*device)->sharedBytes = properties.sharedMemPerBlockOptin;
+  return PAGODA_OK;
+}
+
+PagodaStatus openDevice(const PagodaDeviceOptions* options, PagodaDevice** device, PagodaError* error) {
+  if (const PagodaStatus status = makeDevice(options->device, device, error)) return status;
   const PagodaStatus status =
-      check(cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking), "cudaStreamCreate", error);
+      check(cudaStreamCreateWithFlags(&(*device)->stream, cudaStreamNonBlocking), "cudaStreamCreate", error);
   if (status != PAGODA_OK) {
-    delete opened;
+    delete *device;
+    *device = nullptr;
     return status;
   }
-  *device = opened;
+  (*device)->ownsStream = true;
   return PAGODA_OK;
 }
 
@@ -105,7 +113,7 @@ void closeDevice(PagodaDevice* device) {
   if (!device) return;
   releaseScratch(device);
   cudaStreamSynchronize(device->stream);
-  cudaStreamDestroy(device->stream);
+  if (device->ownsStream) cudaStreamDestroy(device->stream);
   delete device;
 }
 
@@ -193,6 +201,14 @@ PagodaBackend makeTable() {
 
 }  // namespace
 }  // namespace pagoda::cuda
+
+extern "C" __attribute__((visibility("default"))) PagodaStatus pagodaCudaOpen(int32_t device, void* stream,
+                                                                              PagodaDevice** opened,
+                                                                              PagodaError* error) {
+  if (const PagodaStatus status = pagoda::cuda::makeDevice(device, opened, error)) return status;
+  (*opened)->stream = static_cast<cudaStream_t>(stream);
+  return PAGODA_OK;
+}
 
 extern "C" __attribute__((visibility("default"))) const PagodaBackend* pagodaBackend(void) {
   static const PagodaBackend table = pagoda::cuda::makeTable();

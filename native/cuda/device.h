@@ -55,7 +55,9 @@ PagodaStatus sample(PagodaDevice* device, const PagodaSample* op, PagodaError* e
 struct PagodaDevice {
   int index = 0;
   cudaStream_t stream = nullptr;
+  bool ownsStream = false;
   int multiprocessors = 1;
+  size_t sharedBytes = 0;  // that a block may ask for
   pagoda::cuda::Scratch scratch;  // of the op that runs
   pagoda::cuda::Scratch rounded;  // rows of a product as its kernels read them
   pagoda::cuda::Scratch latents;  // queries and results of mlaAttention in the latent space

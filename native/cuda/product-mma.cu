@@ -120,7 +120,7 @@ __device__ __forceinline__ void streamSlice(const Parameters& p, const RowTile& 
   }
 }
 
-__global__ void __launch_bounds__(kStreamThreads) streamKernel(const Parameters p) {
+__global__ void __launch_bounds__(kStreamThreads, 2) streamKernel(const Parameters p) {
   auto& shared = sharedMemory<StreamShared>();
   const RowTile tile = p.product.tile(blockIdx.x, 16);
   if (tile.count <= 0) return;
@@ -239,7 +239,7 @@ __device__ __forceinline__ void multiplyStage(const typename TileShared<kRowTile
 }
 
 template <int kRowTiles>
-__global__ void __launch_bounds__(kTileThreads) tileProductKernel(const Parameters p) {
+__global__ void __launch_bounds__(kTileThreads, 1) tileProductKernel(const Parameters p) {
   auto& shared = sharedMemory<TileShared<kRowTiles>>();
   const RowTile tile = p.product.tile(blockIdx.x, TileShared<kRowTiles>::kRows);
   if (tile.count <= 0) return;

@@ -45,7 +45,7 @@ __device__ __forceinline__ void addSlice(const Shared<kRows>& shared, const uint
 }
 
 template <typename Codec, int kRows>
-__global__ void __launch_bounds__(kThreads) productKernel(const Product p) {
+__global__ void __launch_bounds__(kThreads, 2) productKernel(const Product p) {
   auto& shared = sharedMemory<Shared<kRows>>();
   const RowTile tile = p.tile(blockIdx.x, kRows);
   if (tile.count <= 0) return;

@@ -1,5 +1,6 @@
-// How weights lie in device memory: row after row. Plain elements are padded with zeros to whole groups of eight, so that every
-// row can be read by 16-byte loads and asynchronous copies; quantised rows are the blocks of the file as they are.
+// How weights lie in device memory: row after row. Plain elements are padded with zeros to whole groups of eight, so
+// that every row can be read by 16-byte loads and asynchronous copies; quantised rows are the blocks of the file as
+// they are.
 #pragma once
 
 #include "../block-formats.h"

@@ -224,6 +224,45 @@ void testAttention(const std::vector<Request>& requests, const AttentionShape& s
   });
 }
 
+struct LatentShape {
+  int32_t heads, latent, rope, nope, value;
+  PagodaDtype dtype;
+};
+
+void testMlaAttention(const std::vector<Request>& requests, const LatentShape& s, double tolerance) {
+  section(text("mlaAttention, %d heads, %d + %d, dtype %d", s.heads, s.latent, s.rope, s.dtype));
+  constexpr int32_t kBlockSize = 64;
+  Random random(s.heads + s.latent);
+  const Batch batch(requests, kBlockSize);
+  const int32_t tokens = batch.queryStartLoc.back();
+  const auto query = random.normals(static_cast<size_t>(tokens) * s.heads * s.nope),
+             queryRope = random.normals(static_cast<size_t>(tokens) * s.heads * s.rope),
+             latent = random.normals(batch.slots.size() * s.latent),
+             ropeKey = random.normals(batch.slots.size() * s.rope);
+  auto keyUp = random.normals(static_cast<size_t>(s.heads) * s.latent * s.nope),
+       valueUp = random.normals(static_cast<size_t>(s.heads) * s.value * s.latent);
+  for (auto* weights : {&keyUp, &valueUp})
+    for (float& w : *weights) w /= std::sqrt(static_cast<float>(s.latent));
+  compare(tolerance, [&](Machine& m) {
+    const PagodaKvCache cache =
+        m.cache({nullptr, batch.numBlocks, kBlockSize, 1, s.latent + s.rope, s.dtype, s.latent});
+    m.run(m.api->latentWrite,
+          PagodaLatentWrite{m.tensor(latent, s.latent), m.tensor(ropeKey, s.rope), cache, m.upload(batch.slots)});
+    PagodaMlaAttention op = {};
+    op.out = m.output(tokens, s.heads * s.value);
+    op.query = m.tensor(query, s.heads * s.nope);
+    op.queryRope = m.tensor(queryRope, s.heads * s.rope);
+    op.cache = cache;
+    op.batch = batch.on(m);
+    op.keyUp = m.weight(PAGODA_MATRIX, PAGODA_F32, keyUp, s.nope);
+    op.valueUp = m.weight(PAGODA_MATRIX, PAGODA_F32, valueUp, s.latent);
+    op.numHeads = s.heads;
+    op.scale = 1 / std::sqrt(static_cast<float>(s.nope + s.rope));
+    m.run(m.api->mlaAttention, op);
+    return read(m, op.out);
+  });
+}
+
 void testExperts(PagodaDtype dtype, int32_t rows, double tolerance) {
   section(text("experts, dtype %d, %d rows", dtype, rows));
   constexpr int32_t kExperts = 7, kTopK = 3, kInputs = 64, kWidth = 48;
@@ -322,6 +361,8 @@ void run() {
   }
   testAttention({{70, 60}}, {2, 1, 128, PAGODA_BF16, 0, 0, false}, kBf16);
   testAttention({{3, 600}}, {3, 3, 80, PAGODA_BF16, 300, 0, false}, kBf16);
+  testMlaAttention(mixed, {3, 64, 16, 32, 32, PAGODA_F32}, kExact);
+  testMlaAttention({{3, 70}, {1, 600}}, {16, 512, 64, 32, 16, PAGODA_BF16}, kBf16);
   for (const int32_t rows : {1, 40}) {
     testExperts(PAGODA_F32, rows, kExact);
     testExperts(PAGODA_BF16, rows, kBf16);

@@ -21,6 +21,7 @@ export interface CaseResult {
 export interface OpBackend {
   readonly name: string;
   readonly mayLackOps: boolean;
+  readonly isEmulated?: boolean;
   run(opCase: OpCase, casePlan: CasePlan): Promise<CaseResult>;
 }
 
@@ -46,10 +47,11 @@ export const reference: OpBackend = {
   },
 };
 
-function nativeBackend({ name, selection, mayLackOps }: TestDevice): OpBackend {
+function nativeBackend({ name, selection, mayLackOps, isEmulated = false }: TestDevice): OpBackend {
   return {
     name,
     mayLackOps,
+    isEmulated,
     async run(opCase, casePlan) {
       const { plan } = casePlan;
       const executor = await createNativeExecutor({

@@ -12,6 +12,8 @@ export interface TestDevice {
   readonly selection: DeviceSelection;
   /** Whether it may lack ops, whose tests are then skipped. The CPU may not. */
   readonly mayLackOps: boolean;
+  /** Whether it is no device, but its kernels run by a test. */
+  readonly isEmulated?: boolean;
 }
 
 const isas = ["base", "avx2", "avxvnni", "avx512", "neon"];
@@ -42,7 +44,8 @@ export async function testDevices(): Promise<TestDevice[]> {
 export function emulatedDevices(): TestDevice[] {
   const path = join(packageRoot, "build", "Release", "pagoda_backend_cuda_emulated.so");
   if (!existsSync(path)) return [];
-  return [{ name: "cuda, emulated", selection: { backend: path }, mayLackOps: true }];
+  const selection = { backend: path };
+  return [{ name: "cuda, emulated", selection, mayLackOps: false, isEmulated: true }];
 }
 
 async function canOpen(selection: DeviceSelection): Promise<boolean> {

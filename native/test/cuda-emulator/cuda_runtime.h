@@ -154,6 +154,7 @@ struct cudaDeviceProp {
   char name[256];
   int major, minor;
   int multiProcessorCount;
+  size_t sharedMemPerBlockOptin;
 };
 
 const char* cudaGetErrorString(cudaError_t error);

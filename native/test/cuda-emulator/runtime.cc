@@ -59,7 +59,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device != 0) return note(cudaErrorInvalidDevice);
-  *properties = {"CUDA emulator on the CPU", 9, 0, 2};
+  *properties = {"CUDA emulator on the CPU", 9, 0, 2, 227 * 1024};
   return cudaSuccess;
 }
 

@@ -1,0 +1,218 @@
+// Attention over bf16 latent caches of DeepSeek's size, rows of 576 columns whose first 512 are the value, on the
+// tensor cores. A block has 16 packed rows, heads of a token before the next token: each of its four warps scores a
+// quarter of a tile of keys, then all take all scores and sum a quarter of the columns. The page gather is part of the
+// copy: rows of the cache go to shared memory once, for scores and sums alike.
+#include "attention-fragments.cuh"
+
+namespace pagoda::cuda {
+namespace {
+
+constexpr int kRow = 576;
+constexpr int kLatent = 512;
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kStages = 2;
+constexpr int kRowChunks = kRow / 8;
+constexpr int kWarpColumnTiles = kLatent / kWarps / 8;
+constexpr int kWarpKeys = kKeys / kWarps;
+static_assert(kWarpKeys == 16 && kRowChunks % 8 == 0);
+
+struct Parameters {
+  PagodaAttention op;
+  Partials partials;  // rows are [token, head], where blocks take one split each
+  int32_t splits;     // 1: a block takes all of them
+};
+
+struct Shared {
+  uint16_t keys[kStages][kKeys][kRow];
+  uint16_t query[kWarpRows][kRow];
+  float scores[kWarpRows][kKeys + 4];            // padded against bank conflicts
+  float totals[4 * kWarpColumnTiles][kThreads];  // sums of the splits that are done, a thread's own
+  int32_t found;
+};
+
+struct Work {
+  QueryTile tile;
+  int heads;
+  int end;  // of the positions that any row sees
+
+  __device__ int token(int row) const { return (tile.first + row) / heads; }
+  __device__ int head(int row) const { return (tile.first + row) % heads; }
+  __device__ Visible visible(int row) const {
+    return row < tile.count ? visibleFrom(tile.position + token(row), 0) : Visible{0, 0};
+  }
+};
+
+__device__ void loadQuery(const PagodaAttention& op, const Work& work, Shared& shared) {
+  for (int row = warpOf(); row < kWarpRows; row += kWarps) {
+    const bool isPresent = row < work.tile.count;
+    const float* query = isPresent ? rowOf(op.query, work.tile.firstToken + work.token(row)) +
+                                         static_cast<int64_t>(work.head(row)) * kRow
+                                   : nullptr;
+    for (int i = laneOf(); i < kRow; i += kWarp)
+      shared.query[row][swizzled(row, i / 8) + i % 8] = isPresent ? toBf16(query[i]) : 0;
+  }
+}
+
+/// Queues the copies of a tile of keys, zeros where no row sees them: a warp takes a key at a time.
+__device__ void loadTile(const PagodaAttention& op, const KvLayout& layout, const Work& work, Shared& shared, int stage,
+                         int first) {
+  const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(work.tile.request) * op.batch.maxBlocks;
+  for (int key = warpOf(); key < kKeys; key += kWarps) {
+    const int position = first + key;
+    const bool isSeen = position < work.end;
+    const uint8_t* from = static_cast<const uint8_t*>(op.cache.data);
+    if (isSeen) from = kvVector(op.cache, layout, slotOf(blocks, position, op.cache.blockSize), 0, 0).data;
+    for (int chunk = laneOf(); chunk < kRowChunks; chunk += kWarp)
+      copyAsync16(&shared.keys[stage][key][swizzled(key, chunk)], from + (isSeen ? 16 * chunk : 0), isSeen ? 16 : 0);
+  }
+}
+
+/// Scores of all rows with the warp's 16 keys, into shared memory.
+__device__ void scoreKeys(const PagodaAttention& op, Shared& shared, int stage, int first, const Visible (&seen)[2]) {
+  const int matrix = laneOf() / 8, line = laneOf() % 8, key = kWarpKeys * warpOf();
+  float scores[2][4] = {};
+#pragma unroll 4
+  for (int k = 0; k < kRow / 16; ++k) {
+    uint32_t a[4], b[4];
+    const int row = 8 * (matrix % 2) + line, ownKey = key + 8 * (matrix / 2) + line;
+    ldmatrix(a, &shared.query[row][swizzled(row, 2 * k + matrix / 2)]);
+    ldmatrix(b, &shared.keys[stage][ownKey][swizzled(ownKey, 2 * k + matrix % 2)]);
+    const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+    mmaBf16(scores[0], a, low);
+    mmaBf16(scores[1], a, high);
+  }
+#pragma unroll
+  for (int t = 0; t < 2; ++t) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int column = key + 8 * t + 2 * (laneOf() % 4) + i % 2;
+      shared.scores[laneOf() / 4 + 8 * (i / 2)][column] = finishScore(scores[t][i], op, seen[i / 2], first + column);
+    }
+  }
+}
+
+/// Goes through the keys of one split. Every warp has the states of all rows, and sums of its columns.
+__device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, const Work& work, Shared& shared, int split,
+                         SoftmaxState (&states)[2], float (&sums)[kWarpColumnTiles][4]) {
+  const int begin = split * kSplitKeys, end = min(begin + kSplitKeys, work.end);
+  const Visible seen[2] = {work.visible(laneOf() / 4), work.visible(laneOf() / 4 + 8)};
+  if (begin < end) loadTile(op, layout, work, shared, 0, begin);
+  commitCopies();
+  for (int first = begin, tile = 0; first < end; first += kKeys, ++tile) {
+    if (first + kKeys < end) loadTile(op, layout, work, shared, (tile + 1) % kStages, first + kKeys);
+    commitCopies();
+    waitForCopies<1>();
+    __syncthreads();
+    const int stage = tile % kStages;
+    scoreKeys(op, shared, stage, first, seen);
+    __syncthreads();
+    float scores[kKeyTiles][4];
+#pragma unroll
+    for (int t = 0; t < kKeyTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        scores[t][i] = shared.scores[laneOf() / 4 + 8 * (i / 2)][8 * t + 2 * (laneOf() % 4) + i % 2];
+    }
+    takeScores(scores, states, sums);
+    addValues<kWarpColumnTiles>(scores, sums, [&](int key, int chunk) {
+      return &shared.keys[stage][key][swizzled(key, kWarpColumnTiles * warpOf() + chunk)];
+    });
+    __syncthreads();
+  }
+  finishStates(states);
+}
+
+/// Calls write(column, tile, element) for what a thread has of a row: `i` is 0 or 1.
+template <typename Write>
+__device__ __forceinline__ void forColumnsOf(int i, Write write) {
+#pragma unroll
+  for (int t = 0; t < kWarpColumnTiles; ++t) {
+    const int column = 8 * (kWarpColumnTiles * warpOf() + t) + 2 * (laneOf() % 4);
+    write(column, t, 2 * i);
+    write(column + 1, t, 2 * i + 1);
+  }
+}
+
+__device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, const Work& work, Shared& shared) {
+  SoftmaxState states[2];
+#pragma unroll
+  for (int i = 0; i < 4 * kWarpColumnTiles; ++i) shared.totals[i][threadIdx.x] = 0.0f;
+  for (int split = 0; split * kSplitKeys < work.end; ++split) {
+    SoftmaxState others[2];
+    float sums[kWarpColumnTiles][4] = {};
+    runSplit(op, layout, work, shared, split, others, sums);
+    const MergeFactors factors[2] = {merge(states[0], others[0]), merge(states[1], others[1])};
+#pragma unroll
+    for (int t = 0; t < kWarpColumnTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float& total = shared.totals[4 * t + i][threadIdx.x];
+        total = mergeSums(total, sums[t][i], factors[i / 2]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = laneOf() / 4 + 8 * i;
+    if (row >= work.tile.count) continue;
+    const float factor = finalFactor(states[i], sinkOf(op.sinks, work.head(row)));
+    float* out = rowOf(op.out, work.tile.firstToken + work.token(row)) + static_cast<int64_t>(work.head(row)) * kLatent;
+    forColumnsOf(i, [&](int column, int tile, int element) {
+      out[column] = shared.totals[4 * tile + element][threadIdx.x] * factor;
+    });
+  }
+}
+
+__device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const Work& work, Shared& shared) {
+  SoftmaxState states[2];
+  float sums[kWarpColumnTiles][4] = {};
+  runSplit(p.op, layout, work, shared, blockIdx.z, states, sums);
+  const int64_t first = static_cast<int64_t>(blockIdx.z) * p.op.batch.numTokens + work.tile.firstToken;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = laneOf() / 4 + 8 * i;
+    if (row >= work.tile.count) continue;
+    const int64_t index = (first + work.token(row)) * p.op.numHeads + work.head(row);
+    if (laneOf() % 4 == 0 && warpOf() == 0) p.partials.states[index] = states[i];
+    if (states[i].largest == -kInfinity) continue;
+    forColumnsOf(
+        i, [&](int column, int tile, int element) { p.partials.sums[index * kLatent + column] = sums[tile][element]; });
+  }
+}
+
+__global__ void __launch_bounds__(kThreads, 1) attentionLatentKernel(const Parameters p) {
+  auto& shared = sharedMemory<Shared>();
+  Work work = {findTile(p.op.batch, blockIdx.x, p.op.numHeads, kWarpRows, &shared.found), p.op.numHeads, 0};
+  if (work.tile.count <= 0) return;
+  work.end = work.visible(work.tile.count - 1).end;
+  const KvLayout layout(p.op.cache);
+  loadQuery(p.op, work, shared);  // a barrier follows before it is read
+  if (p.splits > 1) return runOneSplit(p, layout, work, shared);
+  runAllSplits(p.op, layout, work, shared);
+}
+
+}  // namespace
+
+bool canAttendLatents(const PagodaDevice& device, const PagodaAttention& op) {
+  const PagodaKvCache& cache = op.cache;
+  return device.sharedBytes >= sizeof(Shared) && cache.dtype == PAGODA_BF16 && cache.headDim == kRow &&
+         cache.latentDim == kLatent && op.slidingWindow == 0;
+}
+
+PagodaStatus attendLatents(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {
+  const int64_t tiles = maxQueryTiles(op.batch.numTokens, op.batch.numRequests, op.numHeads, kWarpRows);
+  const int64_t splits = ceilDivide(op.batch.maxSeqLen, kSplitKeys);
+  const bool isFull = tiles >= device->multiprocessors || splits > 65535;
+  Parameters p = {op, {}, isFull ? 1 : static_cast<int32_t>(splits)};
+  if (p.splits > 1) {
+    const int64_t rows = static_cast<int64_t>(op.batch.numTokens) * op.numHeads;
+    if (const PagodaStatus status = reservePartials(device, p.splits, rows, kLatent, &p.partials, error)) return status;
+  }
+  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), 1, p.splits), dim3(kThreads), sizeof(Shared)};
+  const PagodaStatus status = check(launch(attentionLatentKernel, shape, device->stream, p), "mlaAttention", error);
+  if (status != PAGODA_OK || p.splits == 1) return status;
+  return combineSplits(device, {p.partials, op.out, op.sinks, op.numHeads, kLatent, p.splits}, error);
+}
+
+}  // namespace pagoda::cuda
