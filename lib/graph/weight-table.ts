@@ -19,7 +19,8 @@ export interface GraphWeight extends Omit<PlanWeight, "dtype"> {
 /** The weights of one graph. Equal parts of a checkpoint (a tied embedding) are one weight. */
 export class WeightTable {
   readonly #weights: GraphWeight[] = [];
-  readonly #indexBySource = new Map<string, number>();
+  /** Weights that begin with the same rows of a tensor. */
+  readonly #indicesByStart = new Map<string, number[]>();
 
   get all(): readonly GraphWeight[] {
     return this.#weights;
@@ -34,8 +35,7 @@ export class WeightTable {
   ): Weight {
     const { cols } = more;
     const rows = parts.reduce((sum, part) => sum + part.rows, 0);
-    const key = `rows ${JSON.stringify(parts)}`;
-    const index = this.#find(key, { name, kind, rows, ...more, source: { parts } });
+    const index = this.#find(parts, { name, kind, rows, ...more, source: { parts } });
     const found = this.#weights[index] as GraphWeight;
     if (kind === "matrix" && found.kind === "table") this.#weights[index] = { ...found, kind };
     return { index, name, rows, cols };
@@ -47,8 +47,7 @@ export class WeightTable {
       (sum, { shape, strides }) => sum + (strides?.cols ?? shape[0] ?? 0),
       0,
     );
-    const key = `vector ${JSON.stringify(parts)}`;
-    const index = this.#find(key, { name, kind: "vector", rows: 1, cols, source: { parts } });
+    const index = this.#find(parts, { name, kind: "vector", rows: 1, cols, source: { parts } });
     return { index, name, rows: 1, cols };
   }
 
@@ -59,11 +58,28 @@ export class WeightTable {
     return { index, name, rows, cols };
   }
 
-  #find(key: string, weight: GraphWeight): number {
-    const known = this.#indexBySource.get(key);
+  #find(parts: readonly WeightPart[], weight: GraphWeight): number {
+    const start = `${parts.length} ${parts[0]?.tensor} ${parts[0]?.rowStart}`;
+    const indices = this.#indicesByStart.get(start) ?? [];
+    const known = indices.find((index) => isSameSource(this.#weights[index], weight, parts));
     if (known !== undefined) return known;
     const index = this.#weights.push(weight) - 1;
-    this.#indexBySource.set(key, index);
+    this.#indicesByStart.set(start, [...indices, index]);
     return index;
   }
+}
+
+function isSameSource(
+  known: GraphWeight | undefined,
+  { kind }: GraphWeight,
+  parts: readonly WeightPart[],
+): boolean {
+  if (known === undefined || !("parts" in known.source)) return false;
+  if ((known.kind === "vector") !== (kind === "vector")) return false;
+  const others = known.source.parts;
+  return others.length === parts.length && parts.every((part, i) => isSamePart(part, others[i]));
+}
+
+function isSamePart(a: WeightPart, b: WeightPart | undefined): boolean {
+  return b !== undefined && a.tensor === b.tensor && JSON.stringify(a) === JSON.stringify(b);
 }
