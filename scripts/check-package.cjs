@@ -18,11 +18,15 @@ const folder = mkdtempSync(path.join(os.tmpdir(), "pagoda-package-"));
 
 const program = `import { createEngine } from "pagoda-llm";
 import { BlockPool } from "pagoda-llm/core";
+import { flashAttention } from "pagoda-llm/kernels";
 import { toNodeHandler } from "pagoda-llm/openai";
 
 await using engine = await createEngine({ model: process.argv[2] });
 let text = "";
 for await (const delta of engine.generate({ prompt: "Once upon a time", maxTokens: 24, temperature: 0 })) text += delta.text;
+const [query, key, value] = [1, 2, 3].map((x) => new Float32Array(4).fill(x));
+const out = await flashAttention({ query, key, value, numHeads: 1, numKvHeads: 1, headDim: 4 });
+if (out.join() !== "3,3,3,3") throw new Error("Attention to one value is that value");
 if (text.length < 10 || !BlockPool || !toNodeHandler) throw new Error("No text was generated");
 console.log(JSON.stringify({ text, isa: engine.info.device.isa }));
 `;

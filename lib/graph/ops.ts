@@ -85,12 +85,11 @@ export const activations = { silu: 0, geluTanh: 1, gelu: 2, clampedSwiglu: 3 } a
 
 export type Activation = keyof typeof activations;
 
-/**
- * Values of the `layout` attribute, as in `PagodaLayout`: row after row, or columns of 8 elements, `[width / 8, rows, 8]`.
- */
-export const layouts = { nd: 0, nz: 1 } as const;
+/** How the elements of `[rows, width]` lie: row after row, or in columns of 8 elements, `[width / 8, rows, 8]`. */
+export type Layout = "nd" | "nz";
 
-export type Layout = keyof typeof layouts;
+/** Values of the `layout` attribute, as in `PagodaLayout`. */
+export const layouts = { nd: 0, nz: 1 } as const satisfies Record<Layout, number>;
 
 /** Values of the `scoring` attribute, as in `PagodaScoring`. */
 export const scorings = { softmax: 0, sigmoid: 1 } as const;

@@ -1,9 +1,10 @@
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createEngine, planMemory, type EngineOptions } from "pagoda-llm";
+import { createEngine, planMemory, type Engine, type EngineOptions } from "pagoda-llm";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { inspectModel } from "../../lib/cli/model-report.js";
+import { writeGgufOf } from "../support/gguf-model.js";
 import { goldenDirectory, loadGolden, type GoldenCase } from "../support/golden.js";
 import { quantizeDirectory, readTensors, writeTensors } from "../support/quantized-directory.js";
 import { writeRandomModel } from "../support/random-model.js";
@@ -17,13 +18,18 @@ beforeAll(async () => {
 });
 afterAll(() => rm(scratch, { recursive: true }));
 
-async function expectGolden(model: string, cases: readonly GoldenCase[]): Promise<void> {
-  await using engine = await createEngine({ model, ...small });
+async function expectGolden(
+  model: string,
+  cases: readonly GoldenCase[],
+  options: Partial<EngineOptions> = {},
+): Promise<Engine["info"]> {
+  await using engine = await createEngine({ model, ...small, ...options });
   for (const { ids, greedy } of cases) {
     const maxTokens = greedy.length - ids.length;
     const request = { prompt: ids, maxTokens, temperature: 0, ignoreEos: true };
     expect([...ids, ...(await engine.generate(request)).tokenIds]).toEqual(greedy);
   }
+  return engine.info;
 }
 
 describe.each([
@@ -35,6 +41,28 @@ describe.each([
 ])("%s", (name) => {
   it("continues as Hugging Face transformers does", async () => {
     await expectGolden(goldenDirectory(name), (await loadGolden(name)).cases);
+  });
+});
+
+describe("the expanded form of latent attention", () => {
+  it.each(["a directory", "a GGUF file"])("continues in the same way, from %s", async (source) => {
+    const { cases } = await loadGolden("hf-tiny/deepseek-v3");
+    const model = source === "a directory" ? v3 : join(scratch, "expanded.gguf");
+    if (model !== v3) await writeFile(model, await writeGgufOf(v3));
+    const absorbed = await expectGolden(model, cases);
+    const chunks = { scheduler: { maxChunkTokens: 5 } };
+    for (const mlaExpandFrom of [1, 4]) {
+      const info = await expectGolden(model, cases, { mlaExpandFrom, ...chunks });
+      // W_UK once more: 3 layers, 4 heads of 16 by latents of 32, in f32.
+      expect(info.weightMemory - absorbed.weightMemory).toBe(3 * 4 * 16 * 32 * 4);
+    }
+  });
+
+  it("needs a number of tokens", async () => {
+    await expect(createEngine({ model: v3, mlaExpandFrom: -1 })).rejects.toMatchObject({
+      code: "ERR_ARGUMENT",
+      details: { parameter: "mlaExpandFrom" },
+    });
   });
 });
 
