@@ -1,7 +1,8 @@
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { createEngine, type Engine, type GenerateRequest } from "pagoda-llm";
+import { createEngine, type Engine } from "pagoda-llm";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { mixedRequests, streamed } from "../support/demo.js";
 import { measureLoopDelay } from "../support/loop-delay.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -10,37 +11,6 @@ const model = `${root}models/demo`;
 async function fixture<T>(name: string): Promise<T> {
   const text = await readFile(`${root}test/fixtures/demo-model/${name}.json`, "utf8");
   return JSON.parse(text) as T;
-}
-
-/** Requests that differ in length, sampling and stop conditions. */
-function mixedRequests(count: number): GenerateRequest[] {
-  const prompts = [
-    "Once upon a time",
-    "One sunny day, a boy",
-    "27 + 48 =",
-    "The colour of the sky",
-  ];
-  return Array.from({ length: count }, (_, i) => ({
-    prompt: prompts[i % prompts.length]!.repeat(1 + (i % 3)),
-    maxTokens: 20 + 7 * (i % 5),
-    ignoreEos: i % 2 === 0,
-    seed: i,
-    ...(i % 4 === 0 ? { temperature: 0 } : { temperature: 0.5 + (i % 3) / 4 }),
-    ...(i % 5 === 1 && { topK: 5 }),
-    ...(i % 5 === 2 && { topP: 0.8 }),
-    ...(i % 5 === 3 && { minP: 0.05 }),
-    ...(i % 6 === 5 && { stop: [". "] }),
-  }));
-}
-
-async function streamed(engine: Engine, request: GenerateRequest) {
-  let text = "";
-  const tokenIds: number[] = [];
-  for await (const delta of engine.generate(request)) {
-    text += delta.text;
-    tokenIds.push(...delta.tokenIds);
-  }
-  return { text, tokenIds };
 }
 
 describe.each(["bf16", "f32", "q8", "q4"] as const)("the demo model in %s", (dtype) => {
