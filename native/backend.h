@@ -215,18 +215,23 @@ typedef struct PagodaAttention {
   PagodaWeight sinks;    /* [numHeads], or data NULL */
 } PagodaAttention;
 
-/* Multi-head latent attention in its absorbed form: causal paged attention whose heads all meet the same rows of a
- * latent cache. The query of head h is [query | queryRope], `query` being its part without rope times W_UK of the head;
- * out is the weighted sum of latents, which W_UV of the head turns into the head's output. Positions and order as in
- * PagodaAttention; score = ([query | queryRope] . row) * scale. */
+/* Causal multi-head latent attention (DeepSeek-V2, arXiv:2405.04434) over a latent cache. Of a row [c | k] head h has
+ * the key [W_UK[h] c | k] and the value W_UV[h] c; its query is [query | queryRope]. Positions and order as in
+ * PagodaAttention; score = [query | queryRope] . key * scale. A backend may move W_UK and W_UV to the other side of the
+ * products (the absorbed form) for requests with less than expandFrom tokens in the step, and does so for all where
+ * that is 0; which form a token has must not depend on other requests. */
 typedef struct PagodaMlaAttention {
-  PagodaTensor out;       /* [T, numHeads * latentDim] */
-  PagodaTensor query;     /* [T, numHeads * latentDim] */
-  PagodaTensor queryRope; /* [T, numHeads * (headDim - latentDim)] */
+  PagodaTensor out;       /* [T, numHeads * valueDim] */
+  PagodaTensor query;     /* [T, numHeads * nopeDim], the part without rope */
+  PagodaTensor queryRope; /* [T, numHeads * (headDim - latentDim)], after rope */
   PagodaKvCache cache;    /* a latent cache */
   PagodaBatch batch;
+  PagodaWeight keyUp;     /* [numHeads * latentDim, nopeDim] PAGODA_MATRIX: W_UK of each head, transposed */
+  PagodaWeight valueUp;   /* [numHeads * valueDim, latentDim] PAGODA_MATRIX: W_UV of each head */
+  PagodaWeight keyExpand; /* [numHeads * nopeDim, latentDim] PAGODA_MATRIX: W_UK of each head; or data NULL */
   int32_t numHeads;
   float scale;
+  int32_t expandFrom; /* 0 where there is no keyExpand */
 } PagodaMlaAttention;
 
 /* PAGODA_CLAMPED_SWIGLU (gpt-oss) is a function of both: with g = min(gate, 7) and u = up limited to [-7, 7] it is

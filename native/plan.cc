@@ -201,13 +201,18 @@ class StepCheck {
   }
   void checkMlaAttention() const {
     allTokens();
-    sameShape(input(0), output());
     const KvLayer& kv = latentLayer();
     need(isInteger(attribute(1), 1, 4096), "numHeads is out of range");
     const auto numHeads = static_cast<int32_t>(attribute(1));
-    need(input(0).width == numHeads * kv.latentDim, "the query must be numHeads * latentDim wide");
+    need(input(0).width % numHeads == 0 && output().width % numHeads == 0, "numHeads must divide query and output");
     need(input(1).width == numHeads * (kv.headDim - kv.latentDim), "queryRope must be numHeads * ropeDim wide");
+    matrix(0, int64_t{numHeads} * kv.latentDim, input(0).width / numHeads);
+    matrix(1, output().width, kv.latentDim);
     need(std::isfinite(attribute(2)), "scale must be finite");
+    need(isInteger(attribute(3), 0, INT32_MAX), "expandFrom is out of range");
+    const bool expands = step_.weights[2] != PlanStep::kAbsent;
+    need(expands || attribute(3) == 0, "expandFrom needs keyExpand");
+    if (expands) matrix(2, input(0).width, kv.latentDim);
     need(plan_.kvGroups[kv.group].slidingWindow == 0, "the layer's group has a window");
   }
   void checkGatherKv() const {
@@ -348,7 +353,7 @@ const std::vector<OpSpec>& opSpecs() {
       {Op::cacheWrite, "cacheWrite", 2, 0, false, {"layer"}},
       {Op::attention, "attention", 1, 1, true, {"layer", "numHeads", "scale", "slidingWindow", "softcap"}},
       {Op::latentWrite, "latentWrite", 2, 0, false, {"layer"}},
-      {Op::mlaAttention, "mlaAttention", 2, 0, true, {"layer", "numHeads", "scale"}},
+      {Op::mlaAttention, "mlaAttention", 2, 3, true, {"layer", "numHeads", "scale", "expandFrom"}},
       {Op::gatherKv, "gatherKv", 0, 0, true, {"layer"}},
       {Op::gatedActivation, "gatedActivation", 2, 0, true, {"activation"}},
       {Op::add, "add", 2, 0, true, {}},

@@ -319,8 +319,12 @@ PagodaMlaAttention Runner::mlaAttention(const PlanStep& step, const StepInput& i
           tensor(step.inputs[1], input),
           caches_[layerOf(step).slot],
           batch(step, input, at),
+          weightOf(step, 0),
+          weightOf(step, 1),
+          weightOf(step, 2),
           static_cast<int32_t>(step.attributes[1]),
-          static_cast<float>(step.attributes[2])};
+          static_cast<float>(step.attributes[2]),
+          static_cast<int32_t>(step.attributes[3])};
 }
 
 void Runner::runStep(const PlanStep& step, const StepInput& input, const Uploaded& at) {

@@ -69,6 +69,20 @@ export interface AttentionOptions {
   readonly sinks?: Weight | undefined;
 }
 
+export interface MlaAttentionOptions extends Pick<AttentionOptions, "numHeads" | "scale"> {
+  /** `[numHeads * latentDim, qkNopeHeadDim]`: W_UK of each head, transposed. */
+  readonly keyUp: Weight;
+  /** `[numHeads * vHeadDim, latentDim]`: W_UV of each head. */
+  readonly valueUp: Weight;
+  /** `[numHeads * qkNopeHeadDim, latentDim]`: W_UK of each head, which the expanded form needs. @default none */
+  readonly keyExpand?: Weight | undefined;
+  /**
+   * Requests with at least so many tokens in a step make keys and values of the latents instead of moving W_UK and W_UV to the
+   * other side of the products: less work for long chunks, and other bits. 0: no request does. @default 0
+   */
+  readonly expandFrom?: number;
+}
+
 export interface RouteOptions {
   /** Experts of a row. */
   readonly topK: number;
@@ -208,7 +222,7 @@ export class Graph {
   /** x * weight^T + bias: `[rows, weight.rows]`. */
   linear(x: Tensor, weight: Weight, bias?: Weight): Tensor {
     const fits = x.width === weight.cols;
-    const shape = `[${weight.rows}, ${weight.cols}]`;
+    const shape = shapeOf(weight);
     this.#check(fits, "linear", weight.name, `x is ${text(x)} but weight is ${shape}`);
     const biasFits = bias === undefined || bias.cols === weight.rows;
     this.#check(biasFits, "linear", weight.name, `weight is ${shape} but bias is [${bias?.cols}]`);
@@ -308,30 +322,40 @@ export class Graph {
   }
 
   /**
-   * Multi-head latent attention in its absorbed form (DeepSeek-V2, arXiv:2405.04434) over a latent cache; what was written
-   * before counts. `query` `[tokens, numHeads * latentDim]` is the part without rope times W_UK of each head, `queryRope`
-   * `[tokens, numHeads * ropeDim]` the rest. Gives weighted sums of latents, `[tokens, numHeads * latentDim]`.
+   * Causal multi-head latent attention (DeepSeek-V2, arXiv:2405.04434) over a latent cache; what was written before counts.
+   * `query` `[tokens, numHeads * qkNopeHeadDim]` is the part without rope, `queryRope` `[tokens, numHeads * qkRopeHeadDim]` the
+   * part after rope. Gives `[tokens, numHeads * vHeadDim]`.
    */
   mlaAttention(
     query: Tensor,
     queryRope: Tensor,
     cache: KvCache,
-    options: Pick<AttentionOptions, "numHeads" | "scale">,
+    options: MlaAttentionOptions,
     name = "attention",
   ): Tensor {
     const path = this.path(name);
-    const { numHeads, scale } = options;
+    const { numHeads, scale, keyUp, valueUp, keyExpand, expandFrom = 0 } = options;
     const latentDim = this.#checkLatent("mlaAttention", path, cache, true);
     const ropeDim = cache.headDim - latentDim;
     const tokens = query.rows === "tokens" && queryRope.rows === "tokens";
-    const fits =
-      tokens && query.width === numHeads * latentDim && queryRope.width === numHeads * ropeDim;
+    const fits = tokens && query.width % numHeads === 0 && queryRope.width === numHeads * ropeDim;
     const operands = `query is ${text(query)}, queryRope is ${text(queryRope)}`;
-    const heads = `${numHeads} heads of ${latentDim} + ${ropeDim}`;
+    const heads = `${numHeads} heads with rope keys of ${ropeDim}`;
     this.#check(fits, "mlaAttention", path, `${operands}, but there are ${heads}`);
-    const attributes = { layer: cache.layer, numHeads, scale };
-    return this.#step("mlaAttention", path, [query, queryRope], "tokens", query.width, {
-      attributes,
+    const upFits = keyUp.rows === numHeads * latentDim && keyUp.cols * numHeads === query.width;
+    const valueFits = valueUp.rows % numHeads === 0 && valueUp.cols === latentDim;
+    const weights = `keyUp is ${shapeOf(keyUp)}, valueUp is ${shapeOf(valueUp)}`;
+    const latents = `${operands} with ${numHeads} heads and latents of ${latentDim}`;
+    this.#check(upFits && valueFits, "mlaAttention", path, `${weights}, but ${latents}`);
+    const expandFits =
+      keyExpand === undefined
+        ? expandFrom === 0
+        : keyExpand.rows === query.width && keyExpand.cols === latentDim;
+    const expand = keyExpand === undefined ? "absent" : shapeOf(keyExpand);
+    this.#check(expandFits, "mlaAttention", path, `keyExpand is ${expand}, but ${latents}`);
+    return this.#step("mlaAttention", path, [query, queryRope], "tokens", valueUp.rows, {
+      weights: [keyUp, valueUp, keyExpand],
+      attributes: { layer: cache.layer, numHeads, scale, expandFrom },
     });
   }
 
@@ -411,7 +435,7 @@ export class Graph {
       [gate, up].every(({ rows, cols }) => rows === gate.rows && cols === x.width) &&
       down.cols === width &&
       Number.isInteger(outputs);
-    const shapes = [gate, up, down].map(({ rows, cols }) => `[${rows}, ${cols}]`).join(", ");
+    const shapes = [gate, up, down].map(shapeOf).join(", ");
     this.#check(fits, "experts", path, `x is ${text(x)} but the weights are ${shapes}`);
     const biasesFit =
       biases === undefined ||
@@ -568,4 +592,8 @@ export function createGraph(kept?: KeptTensors): Graph {
 
 function text(x: Tensor): string {
   return `[${x.rows}, ${x.width}]`;
+}
+
+function shapeOf(weight: Weight): string {
+  return `[${weight.rows}, ${weight.cols}]`;
 }

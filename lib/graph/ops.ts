@@ -47,8 +47,8 @@ export const opSpecs = {
   },
   mlaAttention: {
     inputs: ["query", "queryRope"],
-    weights: [],
-    attributes: ["layer", "numHeads", "scale"],
+    weights: ["keyUp", "valueUp", "keyExpand?"],
+    attributes: ["layer", "numHeads", "scale", "expandFrom"],
     hasOutput: true,
   },
   gatherKv: { inputs: [], weights: [], attributes: ["layer"], hasOutput: true },

@@ -159,8 +159,8 @@ function readYarn(scaling: ConfigReader, config: ConfigReader, base: RopeBase): 
   const factor =
     scaling.optionalNumber("factor", positive) ??
     config.integer("max_position_embeddings", { min: 1 }) / original;
-  const mscale = scaling.optionalNumber("mscale");
-  const mscaleAllDim = scaling.optionalNumber("mscale_all_dim");
+  const mscale = scaling.optionalNumber("mscale", { min: 0 });
+  const mscaleAllDim = scaling.optionalNumber("mscale_all_dim", { min: 0 });
   const inferred =
     mscale && mscaleAllDim
       ? yarnScale(factor, mscale) / yarnScale(factor, mscaleAllDim)

@@ -21,7 +21,12 @@ export function matrix(
   return g.matrix(name, matrixParts(g, rows, cols));
 }
 
-function matrixParts(g: Graph, rows: Readonly<Record<string, number>>, cols: number): WeightPart[] {
+/** As {@link matrix}, before they are a weight. */
+export function matrixParts(
+  g: Graph,
+  rows: Readonly<Record<string, number>>,
+  cols: number,
+): WeightPart[] {
   return Object.entries(rows).map(([part, count]) => {
     return {
       tensor: `model.${g.path(part)}.weight`,
@@ -81,6 +86,8 @@ export function ropeTable(g: Graph, parameters: RopeParameters, name = "rope"): 
 export interface NormOptions {
   /** Added to the weight: 1 where checkpoints hold it less 1. @default 0 */
   readonly weightOffset?: number;
+  /** @default rms_norm_eps */
+  readonly eps?: number;
 }
 
 /** RMS norm over whole rows. */
@@ -190,7 +197,7 @@ export function projection(
  * Linears of the same input, one for each checkpoint matrix: a single step over the stacked matrices, named `name`, or a
  * step each where quantised types differ.
  */
-function projections(
+export function projections(
   g: Graph,
   x: Tensor,
   name: string,

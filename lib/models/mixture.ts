@@ -11,17 +11,23 @@ export interface MixtureConfig {
   readonly num_experts_per_tok: number;
 }
 
-/** Reads `num_experts` or `num_local_experts`, and `num_experts_per_tok`. */
-export function mixtureConfig(
-  config: ConfigReader,
-  defaults: { readonly experts: number; readonly perToken: number },
-): MixtureConfig {
-  const field = config.has("num_experts") ? "num_experts" : "num_local_experts";
-  const num_experts = config.integer(field, { min: 1, max: 4096, default: defaults.experts });
+export interface MixtureDefaults {
+  readonly experts: number;
+  /** undefined: the field must be there. */
+  readonly perToken: number | undefined;
+  /** Field with the number of experts. @default `num_experts` or `num_local_experts` */
+  readonly field?: string;
+}
+
+/** Reads the number of experts, and `num_experts_per_tok`. */
+export function mixtureConfig(config: ConfigReader, defaults: MixtureDefaults): MixtureConfig {
+  const usual = config.has("num_experts") ? "num_experts" : "num_local_experts";
+  const { experts, perToken, field = usual } = defaults;
+  const num_experts = config.integer(field, { min: 1, max: 4096, default: experts });
   const num_experts_per_tok = config.integer("num_experts_per_tok", {
     min: 1,
     max: num_experts,
-    default: defaults.perToken,
+    ...(perToken !== undefined && { default: perToken }),
   });
   return { num_experts, num_experts_per_tok };
 }

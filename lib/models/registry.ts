@@ -1,5 +1,6 @@
 import { describe, PagodaError } from "../errors.js";
 import { architecture as architectureOf, type ConfigReader } from "../loading/config.js";
+import { deepseekV2, deepseekV3 } from "./deepseek.js";
 import { unsupported } from "./fields.js";
 import { gemma3 } from "./gemma3.js";
 import { gptOss } from "./gpt-oss.js";
@@ -22,13 +23,19 @@ const families: ReadonlyMap<string, (config: ConfigReader) => Family> = new Map(
   ["MixtralForCausalLM", mixtral],
   ["Qwen3MoeForCausalLM", qwen3Moe],
   ["GptOssForCausalLM", gptOss],
+  ["DeepseekV2ForCausalLM", deepseekV2],
+  ["DeepseekV3ForCausalLM", deepseekV3],
 ]);
 
-/** Of {@link families}, those that read the number of experts. */
-const mixtures: ReadonlySet<string> = new Set([
-  "MixtralForCausalLM",
-  "Qwen3MoeForCausalLM",
-  "GptOssForCausalLM",
+const expertFields = ["num_experts", "num_local_experts"];
+
+/** Of {@link families}, those with experts, and the fields by which they read their number. */
+const mixtures: ReadonlyMap<string, readonly string[]> = new Map([
+  ["MixtralForCausalLM", expertFields],
+  ["Qwen3MoeForCausalLM", expertFields],
+  ["GptOssForCausalLM", expertFields],
+  ["DeepseekV2ForCausalLM", ["n_routed_experts"]],
+  ["DeepseekV3ForCausalLM", ["n_routed_experts"]],
 ]);
 
 /** Hugging Face names of the architectures that can be run. */
@@ -43,7 +50,7 @@ export function defineModel(config: ConfigReader): ModelDefinition {
   const architecture = architectureOf(config);
   const family = families.get(architecture);
   if (family === undefined) throw unknownArchitecture(config, architecture);
-  refuseUnsupported(config, mixtures.has(architecture));
+  refuseUnsupported(config, mixtures.get(architecture) ?? []);
   const { config: c, build } = family(config);
   return {
     architecture,
@@ -66,21 +73,19 @@ function unknownArchitecture(config: ConfigReader, architecture: string): Pagoda
   );
 }
 
-const mixtureFields: Readonly<Record<string, string>> = {
+/** Fields that change what a model computes, unless its family reads them. */
+const unsupportedFields: Readonly<Record<string, string>> = {
   num_experts: "a mixture of experts",
   num_local_experts: "a mixture of experts",
-};
-
-/** Fields that change what a model computes, and that no family here has. */
-const unsupportedFields: Readonly<Record<string, string>> = {
   n_routed_experts: "a mixture of experts of this kind",
   is_encoder_decoder: "an encoder",
   add_cross_attention: "cross attention",
 };
 
-function refuseUnsupported(config: ConfigReader, isMixture: boolean): void {
-  const fields = isMixture ? unsupportedFields : { ...unsupportedFields, ...mixtureFields };
-  for (const [field, feature] of Object.entries(fields)) {
-    if (config.raw(field)) throw unsupported(config, `${feature} (\`${field}\`)`);
+function refuseUnsupported(config: ConfigReader, known: readonly string[]): void {
+  for (const [field, feature] of Object.entries(unsupportedFields)) {
+    if (config.raw(field) && !known.includes(field)) {
+      throw unsupported(config, `${feature} (\`${field}\`)`);
+    }
   }
 }

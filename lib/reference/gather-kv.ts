@@ -1,6 +1,6 @@
+import { batchRows } from "./batch-rows.js";
 import { cacheRow, type KvCache } from "./kv-cache.js";
 import { rowOf, type Matrix } from "./matrix.js";
-import { batchRows } from "./mla-attention.js";
 
 /**
  * Reads tokens back from the cache: row j of sequence r, of q rows, is position seqLens[r] - q + j. A row is K of all heads,

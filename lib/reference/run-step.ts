@@ -150,8 +150,10 @@ const runners: Record<Op, (step: StepArguments) => StepOutput | undefined | void
   },
   mlaAttention: (s) => {
     const { cache, blockTable } = s.kv;
-    const batch = { ...s.input, blockTable };
-    mlaAttention(s.out, s.tensor(0), s.tensor(1), cache, batch, s.attributes("numHeads", "scale"));
+    const operands = { query: s.tensor(0), queryRope: s.tensor(1) };
+    const weights = { keyUp: s.weight(0), valueUp: s.weight(1) };
+    const attributes = s.attributes("numHeads", "scale");
+    mlaAttention(s.out, { ...operands, ...weights }, cache, { ...s.input, blockTable }, attributes);
   },
   gatherKv: (s) => {
     const { cache, blockTable } = s.kv;

@@ -57,11 +57,6 @@ struct AttentionSchedule {
   int64_t numStateRows;   // of all tiles
 };
 
-// What latent attention asks of the schedule: all heads are a group of one KV head, and so rows of one tile.
-static inline PagodaAttention asAttention(const PagodaMlaAttention& op) {
-  return {op.out, op.query, op.cache, op.batch, op.numHeads, op.scale, 0, 0.0f, {}};
-}
-
 }  // namespace pagoda
 
 #endif

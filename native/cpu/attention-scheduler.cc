@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "kv-layout.h"
+
 namespace pagoda {
 namespace {
 
@@ -15,7 +17,7 @@ constexpr int32_t kFewestSharedRows = 4 * kReadCost;
 // Rows that are aimed at in a tile: tokens times heads of the group.
 constexpr int32_t kQueryRows = 128;
 // Of states, of all tiles together; those that find no room are neither cut nor attended together with others.
-constexpr int64_t kMostStateRows = 1 << 16;
+constexpr int64_t kMostStateBytes = 64 << 20;
 
 int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -35,6 +37,7 @@ class Scheduler {
   Scheduler(ScheduleMemory& to, const PagodaAttention& op, int32_t threads)
       : to_(to), op_(op), threads_(threads), group_(op.numHeads / op.cache.numKvHeads) {
     tokensPerTile_ = std::max(1, std::min(kQueryRows / group_, op.batch.numTokens));
+    mostStateRows_ = kMostStateBytes / static_cast<int64_t>(sizeof(float) * valueDim(op.cache));
   }
 
   AttentionSchedule schedule() {
@@ -146,7 +149,7 @@ class Scheduler {
   // Takes room for the states of a tile; where there is none left, it has no states. Returns whether it has any.
   bool takeStates(QueryTile& tile) {
     const int64_t stateRows = rows(tile.tokens) * numStates(tile) * op_.cache.numKvHeads;
-    if (stateRows_ + stateRows > kMostStateRows) tile.foldedEnd = tile.statesEnd = tile.firstSplit;
+    if (stateRows_ + stateRows > mostStateRows_) tile.foldedEnd = tile.statesEnd = tile.firstSplit;
     if (numStates(tile) == 0) return false;
     tile.firstState = stateRows_;
     stateRows_ += stateRows;
@@ -211,6 +214,7 @@ class Scheduler {
   int32_t tokensPerTile_;
   int64_t share_ = 1;  // of the total cost, that a part should not exceed
   int64_t stateRows_ = 0;
+  int64_t mostStateRows_;
 };
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "kernels.h"
 #include "kv-layout.h"
 #include "memory.h"
+#include "mla-passes.h"
 #include "pack-quantized.h"
 #include "pack.h"
 #include "rope-table.h"
@@ -33,6 +34,7 @@ struct PagodaDevice {
   pagoda::ScratchBuffer scratch;
   pagoda::FreshPages pages;
   pagoda::AttentionScheduler attentionScheduler;
+  pagoda::MlaPasses mlaPasses;
 };
 
 namespace pagoda {
@@ -255,18 +257,26 @@ PagodaStatus latentWrite(PagodaDevice* device, const PagodaLatentWrite* op, Pago
   return runOp(device, *op, error, noScratch<PagodaLatentWrite>, device->kernels->latentWrite);
 }
 
-PagodaStatus mlaAttention(PagodaDevice* device, const PagodaMlaAttention* op, PagodaError* error) {
+PagodaStatus runMlaPass(PagodaDevice* device, const PagodaMlaAttention& op, const MlaPass& pass, PagodaError* error) {
+  const int32_t threads = device->pool.threads();
   AttentionSchedule schedule = {};
-  const auto scratchBytes = [&](const PagodaMlaAttention& op, int32_t threads) {
-    const PagodaAttention attention = asAttention(op);
-    schedule = device->attentionScheduler.schedule(attention, threads);
-    return device->kernels->attentionScratch(attention, schedule, threads);
-  };
-  const auto kernel = [&](const KernelContext& context, const PagodaMlaAttention& op) {
-    device->kernels->mlaAttention(context, op, schedule);
-  };
+  if (!pass.isExpanded) schedule = device->attentionScheduler.schedule(absorbedAttention(op, pass), threads);
+  const uint64_t bytes = device->kernels->mlaAttentionScratch(op, pass, schedule, threads);
+  void* scratch = device->scratch.reserve(bytes);
+  if (scratch == nullptr) return outOfMemory(error, bytes);
+  device->kernels->mlaAttention({&device->pool, scratch}, op, pass, schedule);
+  return PAGODA_OK;
+}
+
+PagodaStatus mlaAttention(PagodaDevice* device, const PagodaMlaAttention* op, PagodaError* error) {
+  PagodaStatus status = validate(*op, error);
+  if (status != PAGODA_OK) return status;
   try {
-    return runOp(device, *op, error, scratchBytes, kernel);
+    for (const MlaPass& pass : device->mlaPasses.cut(*op)) {
+      status = runMlaPass(device, *op, pass, error);
+      if (status != PAGODA_OK) return status;
+    }
+    return PAGODA_OK;
   } catch (const std::bad_alloc&) {
     return fail(error, PAGODA_OUT_OF_MEMORY, "Could not allocate memory for the schedule of attention");
   }

@@ -11,6 +11,8 @@ namespace pagoda::PAGODA_ISA {
 
 uint64_t linearScratch(const PagodaLinear& op, int32_t threads);
 uint64_t attentionScratch(const PagodaAttention& op, const AttentionSchedule& schedule, int32_t threads);
+uint64_t mlaAttentionScratch(const PagodaMlaAttention& op, const MlaPass& pass, const AttentionSchedule& schedule,
+                             int32_t threads);
 uint64_t routeScratch(const PagodaRoute& op, int32_t threads);
 uint64_t expertsScratch(const PagodaExperts& op, int32_t threads);
 
@@ -22,7 +24,8 @@ void cacheWrite(const KernelContext& context, const PagodaCacheWrite& op);
 void copyBlocks(const KernelContext& context, const PagodaCopyBlocks& op);
 void attention(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule);
 void latentWrite(const KernelContext& context, const PagodaLatentWrite& op);
-void mlaAttention(const KernelContext& context, const PagodaMlaAttention& op, const AttentionSchedule& schedule);
+void mlaAttention(const KernelContext& context, const PagodaMlaAttention& op, const MlaPass& pass,
+                  const AttentionSchedule& schedule);
 void gatherKv(const KernelContext& context, const PagodaGatherKv& op);
 void gatedActivation(const KernelContext& context, const PagodaGatedActivation& op);
 void add(const KernelContext& context, const PagodaAdd& op);

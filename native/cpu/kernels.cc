@@ -12,6 +12,7 @@ const KernelTable kKernels = {
     .byteOffset = kByteOffset,
     .linearScratch = linearScratch,
     .attentionScratch = attentionScratch,
+    .mlaAttentionScratch = mlaAttentionScratch,
     .routeScratch = routeScratch,
     .expertsScratch = expertsScratch,
     .embed = embed,

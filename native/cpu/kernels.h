@@ -6,6 +6,7 @@
 
 #include "../backend.h"
 #include "attention-schedule.h"
+#include "mla-pass.h"
 
 namespace pagoda {
 
@@ -31,6 +32,8 @@ struct KernelTable {
   // All in bytes.
   uint64_t (*linearScratch)(const PagodaLinear& op, int32_t threads);
   uint64_t (*attentionScratch)(const PagodaAttention& op, const AttentionSchedule& schedule, int32_t threads);
+  uint64_t (*mlaAttentionScratch)(const PagodaMlaAttention& op, const MlaPass& pass, const AttentionSchedule& schedule,
+                                  int32_t threads);
   uint64_t (*routeScratch)(const PagodaRoute& op, int32_t threads);
   uint64_t (*expertsScratch)(const PagodaExperts& op, int32_t threads);
 
@@ -42,7 +45,8 @@ struct KernelTable {
   void (*copyBlocks)(const KernelContext& context, const PagodaCopyBlocks& op);
   void (*attention)(const KernelContext& context, const PagodaAttention& op, const AttentionSchedule& schedule);
   void (*latentWrite)(const KernelContext& context, const PagodaLatentWrite& op);
-  void (*mlaAttention)(const KernelContext& context, const PagodaMlaAttention& op, const AttentionSchedule& schedule);
+  void (*mlaAttention)(const KernelContext& context, const PagodaMlaAttention& op, const MlaPass& pass,
+                       const AttentionSchedule& schedule);
   void (*gatherKv)(const KernelContext& context, const PagodaGatherKv& op);
   void (*gatedActivation)(const KernelContext& context, const PagodaGatedActivation& op);
   void (*add)(const KernelContext& context, const PagodaAdd& op);

@@ -14,10 +14,9 @@ namespace {
 template <class Source>
 struct LatentCache {
   const PagodaKvCache& cache;
-  const PagodaTensor& queryRope;  // what meets the rope keys: [T, heads * ropeDim]
-  const int32_t* blocks;          // block table of the request
-  int32_t head;                   // 0: all query heads share the rows
-  int32_t end;                    // positions from here on are not asked for ahead
+  const int32_t* blocks;  // block table of the request
+  int32_t head;           // 0: all query heads share the rows
+  int32_t end;            // positions from here on are not asked for ahead
 
   // [headDim]; the next offset is headDim elements on.
   const Source* row(int32_t block, int32_t offset) const { return latentRow<Source>(cache, block, offset); }

@@ -313,14 +313,23 @@ PagodaStatus validate(const PagodaMlaAttention& op, PagodaError* error) {
   Checker check(error);
   check.latentCache(op.cache);
   check.tensor("out", op.out);
-  check.sameShape("query", op.query, op.out);
+  check.tensor("query", op.query);
   check.tensor("queryRope", op.queryRope);
+  check.equal("query.rows", op.query.rows, op.out.rows);
+  check.equal("queryRope.rows", op.queryRope.rows, op.out.rows);
   check.between("numHeads", op.numHeads, 1, 1 << 16);
+  if (!check.ok()) return check.status();
   const int64_t ropeDim = static_cast<int64_t>(op.cache.headDim) - op.cache.latentDim;
-  check.equal("query.width", op.query.width, static_cast<int64_t>(op.numHeads) * op.cache.latentDim);
+  check.equal("query.width", op.query.width % op.numHeads, 0);
+  check.equal("out.width", op.out.width % op.numHeads, 0);
   check.equal("queryRope.width", op.queryRope.width, op.numHeads * ropeDim);
-  check.equal("queryRope.rows", op.queryRope.rows, op.query.rows);
-  check.equal("batch.numTokens", op.batch.numTokens, op.query.rows);
+  const int64_t latents = static_cast<int64_t>(op.numHeads) * op.cache.latentDim;
+  check.matrix("keyUp", op.keyUp, latents, op.query.width / op.numHeads);
+  check.matrix("valueUp", op.valueUp, op.out.width, op.cache.latentDim);
+  const bool expands = op.keyExpand.data != nullptr;
+  if (expands) check.matrix("keyExpand", op.keyExpand, op.query.width, op.cache.latentDim);
+  check.between("expandFrom", op.expandFrom, 0, expands ? INT32_MAX : 0);
+  check.equal("batch.numTokens", op.batch.numTokens, op.out.rows);
   checkBatch(check, op.batch, op.cache.blockSize);
   return check.status();
 }

@@ -565,10 +565,15 @@ PlanSpec latentPlan() {
   };
   plan.kvLayers = {{.numKvHeads = 1, .headDim = kHidden, .group = 0, .slot = 0, .latentDim = 6}};
   const Operand out{plan.steps[1].output.offset, Rows::tokens, 6, kHidden};
-  plan.steps.insert(plan.steps.begin() + 1,
-                    {{Op::latentWrite, "write", {columns(0, 6), columns(6, 2)}, {}, {}, {0}},
-                     {Op::mlaAttention, "attend", {columns(0, 6), columns(6, 2)}, out, {}, {0, 1, 1}},
-                     {Op::gatherKv, "gather", {}, plan.steps[1].output, {}, {0}}});
+  const auto first = static_cast<int32_t>(plan.weights.size());
+  plan.weights.push_back({"keyUp", PAGODA_MATRIX, 6, 5, PAGODA_F32});
+  plan.weights.push_back({"valueUp", PAGODA_MATRIX, 6, 6, PAGODA_F32});
+  plan.weights.push_back({"keyExpand", PAGODA_MATRIX, 5, 6, PAGODA_F32});
+  plan.steps.insert(
+      plan.steps.begin() + 1,
+      {{Op::latentWrite, "write", {columns(0, 6), columns(6, 2)}, {}, {}, {0}},
+       {Op::mlaAttention, "attend", {columns(0, 5), columns(6, 2)}, out, {first, first + 1, first + 2}, {0, 1, 1, 2}},
+       {Op::gatherKv, "gather", {}, plan.steps[1].output, {}, {0}}});
   return plan;
 }
 
@@ -578,6 +583,10 @@ void testLatentPlan() {
   Runner runner(device, latentPlan(), kKv, 4);
   setWeight(runner, 0, testWeight(kVocab * kHidden));
   setWeight(runner, 1, std::vector<float>(kHidden, 1.0f));
+  for (size_t i = runner.plan().weights.size() - 3; i < runner.plan().weights.size(); ++i) {
+    const WeightSpec& spec = runner.plan().weights[i];
+    setWeight(runner, static_cast<int32_t>(i), testWeight(spec.rows * spec.cols));
+  }
   runner.poison();
   for (float value : runner.runLogits(smallStep())) CHECK(std::isfinite(value));
   const std::vector<std::function<void(PlanSpec&)>> corruptions = {
@@ -597,6 +606,13 @@ void testLatentPlan() {
       [](PlanSpec& p) { p.steps[2].attributes[1] = 0.5; },
       [](PlanSpec& p) { p.steps[2].attributes[2] = NAN; },
       [](PlanSpec& p) { p.steps[2].inputs[1].width = 1; },
+      [](PlanSpec& p) { p.steps[2].attributes[3] = -1; },
+      [](PlanSpec& p) { p.steps[2].attributes[3] = 0.5; },
+      [](PlanSpec& p) { p.steps[2].weights[0] = PlanStep::kAbsent; },
+      [](PlanSpec& p) { p.steps[2].weights[1] = PlanStep::kAbsent; },
+      [](PlanSpec& p) { p.steps[2].weights[2] = PlanStep::kAbsent; },
+      [](PlanSpec& p) { p.steps[2].weights[2] = p.steps[2].weights[1]; },
+      [](PlanSpec& p) { p.steps[2].inputs[0].width = 4; },
       [](PlanSpec& p) { p.steps[2].output.width = 5; },
       [](PlanSpec& p) { p.steps[2].inputs[0].rows = Rows::outputs; },
       [](PlanSpec& p) { p.steps[3].output.width = 6; },

@@ -96,6 +96,11 @@ const damages: readonly (readonly [what: string, code: string, damage: Damage])[
     "ERR_MODEL_UNSUPPORTED",
     editConfig((c) => (c["quantization_config"] = { quant_method: "bitsandbytes" })),
   ],
+  [
+    "weights in fp8",
+    "ERR_MODEL_UNSUPPORTED",
+    editConfig((c) => (c["quantization_config"] = { quant_method: "fp8", fmt: "e4m3" })),
+  ],
   ["an unknown activation", "ERR_MODEL_UNSUPPORTED", editConfig((c) => (c["hidden_act"] = "mish"))],
   [
     "an unknown rope type",

@@ -35,6 +35,7 @@ describe.each([
   ["llama", "test/fixtures/hf-tiny/llama", 100],
   ["mistral with a sliding window", "test/fixtures/hf-tiny/mistral-swa", 100],
   ["gemma3 with windows in some layers", "test/fixtures/hf-tiny/gemma3", 100],
+  ["deepseek with latents", "test/fixtures/hf-tiny/deepseek-v3", 100],
 ])("%s", (_, path, vocabSize) => {
   it("gives the same tokens with sharing and without, in any pool, blocks and chunks", async () => {
     const model = root + path;

@@ -36,7 +36,9 @@ async function fillWithNaN(executor: Executor): Promise<void> {
   await executor.writeBlocks(all, bytes);
 }
 
-describe.each(["hf-tiny/qwen3", "hf-tiny/gemma3", "hf-tiny/llama"])("%s", (name) => {
+const models = ["hf-tiny/qwen3", "hf-tiny/gemma3", "hf-tiny/llama", "hf-tiny/deepseek-v3"];
+
+describe.each(models)("%s", (name) => {
   const golden = loadGolden(name);
 
   it.each(kinds)("goes on from blocks of another executor, bit for bit, on $name", async (kind) => {

@@ -8,9 +8,12 @@ import { goldenMaxTokens, loadGolden } from "../support/golden.js";
 
 checkEnginesAfterEach();
 
-const goldens = ["hf-tiny/llama", "hf-tiny/mistral-swa", "hf-tiny/gemma3"].map((name) =>
-  loadGolden(name),
-);
+const goldens = [
+  "hf-tiny/llama",
+  "hf-tiny/mistral-swa",
+  "hf-tiny/gemma3",
+  "hf-extra/deepseek-v2-groups",
+].map((name) => loadGolden(name));
 const kinds = await executorKinds();
 const models = (await Promise.all(goldens)).flatMap((golden) =>
   kinds.map((kind) => ({ model: golden.name, name: kind.name, golden, kind })),

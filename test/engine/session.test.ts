@@ -342,7 +342,12 @@ describe("a saved session", () => {
   });
 });
 
-const models = ["hf-tiny/qwen3", "hf-tiny/mistral-swa", "hf-tiny/gemma3"];
+const models = [
+  "hf-tiny/qwen3",
+  "hf-tiny/mistral-swa",
+  "hf-tiny/gemma3",
+  "hf-tiny/deepseek-v3-yarn",
+];
 const modelKinds = models.flatMap((model) =>
   kinds.map((kind) => ({ model, name: kind.name, kind })),
 );

@@ -33,6 +33,8 @@ describe.each([
   { model: "llama", dtype: "bf16" },
   { model: "llama", dtype: "int8" },
   { model: "gemma3", dtype: "f32" },
+  { model: "deepseek-v3", dtype: "f32" },
+  { model: "deepseek-v3", dtype: "int8" },
 ] as const)("requests of $model over one prefix, $dtype cache", async ({ model, dtype }) => {
   const { plan, weights, checkpoint } = await loadGolden(`hf-tiny/${model}`);
   const engineOn = async (kind: (typeof kinds)[number], prefixSharing: boolean) => {

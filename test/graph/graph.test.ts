@@ -1,5 +1,10 @@
 import { describe, expect, it } from "vitest";
-import { createGraph, type Graph, type Tensor } from "../../lib/graph/graph.js";
+import {
+  createGraph,
+  type Graph,
+  type MlaAttentionOptions,
+  type Tensor,
+} from "../../lib/graph/graph.js";
 import type { WeightPart } from "../../lib/graph/plan.js";
 import type { Weight } from "../../lib/graph/weight-table.js";
 
@@ -17,6 +22,14 @@ function source(g: Graph, width: number, name = `source${width}`): Tensor {
 
 function matrix(g: Graph, outputs: number, inputs: number, name = "proj"): Weight {
   return g.matrix(name, [rows(`${name}.weight`, outputs, inputs)]);
+}
+
+/** Latent attention of 2 heads of 3 + 2 columns over latents of 4, with values of 5; the rope keys are given. */
+function mla(g: Graph, queryRope: Tensor, options: Partial<MlaAttentionOptions>): Tensor {
+  const cache = g.kvCache({ numKvHeads: 1, headDim: 6, latentDim: 4 });
+  const weights = { keyUp: matrix(g, 8, 3, "key_up"), valueUp: matrix(g, 10, 4, "value_up") };
+  const all = { numHeads: 2, scale: 1, ...weights, ...options };
+  return g.mlaAttention(source(g, 6), queryRope, cache, all);
 }
 
 describe("names", () => {
@@ -63,9 +76,15 @@ describe("shapes", () => {
     const cache = g.kvCache({ numKvHeads: 2, headDim: 2 });
     expect(g.attention(x, cache, { numHeads: 4, scale: 1 })).toMatchObject({ width: 8 });
     const latent = g.kvCache({ numKvHeads: 1, headDim: 6, latentDim: 4 });
-    const [query, queryRope] = [x, g.columns(x, 0, 4)];
-    const attended = g.mlaAttention(query, queryRope, latent, { numHeads: 2, scale: 1 }, "mla");
-    expect(attended).toMatchObject({ rows: "tokens", width: 8 });
+    const [query, queryRope] = [g.columns(x, 0, 6), g.columns(x, 0, 4)];
+    const weights = { keyUp: matrix(g, 8, 3, "key_up"), valueUp: matrix(g, 10, 4, "value_up") };
+    const options = { numHeads: 2, scale: 1, ...weights };
+    const attended = g.mlaAttention(query, queryRope, latent, options, "mla");
+    expect(attended).toMatchObject({ rows: "tokens", width: 10 });
+    const keyExpand = matrix(g, 6, 4, "key_expand");
+    g.mlaAttention(query, queryRope, latent, { ...options, keyExpand, expandFrom: 64 }, "long");
+    expect(g.steps.at(-1)?.attributes).toEqual({ layer: 1, numHeads: 2, scale: 1, expandFrom: 64 });
+    expect(g.steps.at(-1)?.weights).toHaveLength(3);
     expect(g.gatherKv(cache)).toMatchObject({ rows: "tokens", width: 8 });
     expect(g.gatherKv(latent, "gather_latent")).toMatchObject({ rows: "tokens", width: 6 });
   });
@@ -158,12 +177,28 @@ describe("shapes", () => {
     ],
     [
       "mlaAttention",
-      (g, x) =>
-        g.mlaAttention(x, x, g.kvCache({ numKvHeads: 1, headDim: 6, latentDim: 4 }), {
-          numHeads: 2,
-          scale: 1,
-        }),
-      "query is [tokens, 8], queryRope is [tokens, 8], but there are 2 heads of 4 + 2",
+      (g, x) => mla(g, x, {}),
+      "query is [tokens, 6], queryRope is [tokens, 8], but there are 2 heads with rope keys of 2",
+    ],
+    [
+      "mlaAttention, keyUp",
+      (g, x) => mla(g, g.columns(x, 0, 4), { keyUp: matrix(g, 8, 4) }),
+      "keyUp is [8, 4], valueUp is [10, 4], but query is [tokens, 6], queryRope is [tokens, 4] with 2 heads and latents of 4",
+    ],
+    [
+      "mlaAttention, valueUp",
+      (g, x) => mla(g, g.columns(x, 0, 4), { valueUp: matrix(g, 9, 4) }),
+      "keyUp is [8, 3], valueUp is [9, 4], but",
+    ],
+    [
+      "mlaAttention, keyExpand",
+      (g, x) => mla(g, g.columns(x, 0, 4), { keyExpand: matrix(g, 6, 3) }),
+      "keyExpand is [6, 3], but",
+    ],
+    [
+      "mlaAttention, expandFrom alone",
+      (g, x) => mla(g, g.columns(x, 0, 4), { expandFrom: 1 }),
+      "keyExpand is absent, but",
     ],
     [
       "kvCache, odd latents",

@@ -105,6 +105,7 @@ describe("layers of several windows", () => {
 it.each([
   ["hf-tiny/mistral-swa", [16]],
   ["hf-tiny/llama", [0]],
+  ["hf-tiny/deepseek-v3", [0]],
   ["hf-tiny/gemma3", [16, 16, 16, 16, 16, 0]],
 ])("the windows of %s are %j", async (name, windows) => {
   const { kvGroups } = (await loadGolden(name)).plan;

@@ -22,6 +22,11 @@ describe.each([
   ["hf-tiny/qwen3-moe", "q8", "f32"],
   ["hf-tiny/gpt-oss", "bf16", "bf16"],
   ["hf-tiny/gpt-oss", "f32", "f32"],
+  ["hf-tiny/deepseek-v2", "q8", "f32"],
+  ["hf-tiny/deepseek-v3", "f32", "f32"],
+  ["hf-tiny/deepseek-v3", "bf16", "bf16"],
+  ["hf-tiny/deepseek-v3-yarn", "q4", "int8"],
+  ["hf-extra/deepseek-v2-groups", "f32", "f32"],
 ] as const)("%s in %s, KV cache in %s", (name, dtype, kvDtype) => {
   const golden = loadGolden(name, dtype);
 

@@ -16,6 +16,8 @@ const models = [
   "hf-tiny/mixtral",
   "hf-tiny/qwen3-moe",
   "hf-tiny/gpt-oss",
+  "hf-extra/deepseek-v2-groups",
+  "hf-tiny/deepseek-v3-yarn",
 ];
 
 it.each(models)("the plan of %s", async (name) => {

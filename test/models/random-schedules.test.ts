@@ -17,8 +17,8 @@ const kinds = (await executorKinds()).filter(({ name, mayLackOps }) => {
   return name !== "reference" && !mayLackOps;
 });
 
-// One KV group that sees all, one with a window, and a group that sees all beside five with a window of 16 tokens.
-const models = ["hf-tiny/llama", "hf-tiny/mistral-swa", "hf-tiny/gemma3"];
+// One KV group that sees all, one with a window, a group that sees all beside five with a window of 16 tokens, and latents.
+const models = ["hf-tiny/llama", "hf-tiny/mistral-swa", "hf-tiny/gemma3", "hf-tiny/deepseek-v3"];
 const cases = models.flatMap((model) => kinds.map((kind) => ({ model, name: kind.name, kind })));
 
 /** As test/scheduler/schedules.test.ts, but with a real model: forks, copies, hits and preemptions give the same bits. */

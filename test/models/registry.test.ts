@@ -1,32 +1,10 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { createGraph } from "../../lib/graph/graph.js";
 import { activations } from "../../lib/graph/ops.js";
-import { ConfigReader } from "../../lib/loading/config.js";
+import type { ConfigReader } from "../../lib/loading/config.js";
 import { compileModel } from "../../lib/models/model-definition.js";
 import { architectures, defineModel } from "../../lib/models/registry.js";
-import { goldenDirectory } from "../support/golden.js";
-
-type Fields = Record<string, unknown>;
-
-/** config.json of a golden model with some fields replaced; undefined removes one. */
-function configOf(name: string, change: Fields = {}): ConfigReader {
-  const raw = JSON.parse(
-    readFileSync(join(goldenDirectory(name), "config.json"), "utf8"),
-  ) as Fields;
-  const fields = Object.entries({ ...raw, ...change }).filter(([, value]) => value !== undefined);
-  return new ConfigReader(Object.fromEntries(fields), "config.json");
-}
-
-function errorOf(config: ConfigReader): { code: string; message: string; details: Fields } {
-  try {
-    defineModel(config);
-  } catch (error) {
-    return error as { code: string; message: string; details: Fields };
-  }
-  throw new Error("no error");
-}
+import { configOf, errorOf, type Fields } from "../support/model-config.js";
 
 /** Attributes of the attention steps, one a layer. */
 function attentionOf(config: ConfigReader): Readonly<Record<string, number>>[] {

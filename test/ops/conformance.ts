@@ -75,6 +75,7 @@ const int8CacheTolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
 const quantizedTolerances: Readonly<Partial<Record<Subject, Tolerance>>> = {
   linear: { absolute: 4e-2, relative: 1e-2, cosine: 1e-4 },
   experts: { absolute: 8e-2, relative: 2e-2, cosine: 5e-4 },
+  mlaAttention: { absolute: 8e-2, relative: 2e-2, cosine: 5e-4 },
 };
 
 export interface ConformanceOptions {

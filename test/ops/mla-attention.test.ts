@@ -1,6 +1,8 @@
+import type { KeptDtype } from "../../lib/graph/dtypes.js";
 import { createRandom } from "../support/random.js";
 import { conformance } from "./conformance.js";
-import type { CaseRun, OpCase } from "./op-case.js";
+import type { CaseRun, CaseWeight, OpCase } from "./op-case.js";
+import { quantizedDtypes, randomHalves, randomWeight } from "./random-blocks.js";
 import {
   attendStep,
   batches,
@@ -14,27 +16,49 @@ interface Options {
   numHeads?: number;
   latentDim?: number;
   ropeDim?: number;
+  nopeDim?: number;
+  valueDim?: number;
   blockSize?: number;
   scale?: number;
+  /** Of the cache. */
   dtype?: "f32" | "bf16" | "int8";
+  /** What a file holds, of which the weights are made. */
+  file?: KeptDtype;
 }
 
 function mlaCase(options: Options): OpCase {
   const { batch, numHeads = 4, latentDim = 32, ropeDim = 8, blockSize = 16 } = options;
-  const { scale = (latentDim + ropeDim) ** -0.5, dtype = "f32" } = options;
+  const {
+    nopeDim = 16,
+    valueDim = 12,
+    scale = (nopeDim + ropeDim) ** -0.5,
+    dtype = "f32",
+    file,
+  } = options;
   const shapes = batches[batch] as readonly RequestShape[];
   const { blocks, numBlocks } = scatterBlocks(shapes, blockSize);
   const random = createRandom(numHeads * 10_000 + latentDim * 10 + blockSize);
   const widths = {
-    query: numHeads * latentDim,
+    query: numHeads * nopeDim,
     queryRope: numHeads * ropeDim,
     latent: latentDim,
     ropeKey: ropeDim,
   };
+  const weight = (rows: number, cols: number): CaseWeight => {
+    if (file === "f16") return randomHalves(random, rows, cols);
+    if (file !== undefined) return randomWeight(random, "matrix", file, rows, cols);
+    const data = random.normals(rows * cols).map((x) => x / Math.sqrt(cols));
+    return { kind: "matrix", rows, cols, data };
+  };
   const run = (step: CaseRun["step"]): CaseRun => {
     const tokens = step.tokenIds.length;
     const data = Object.entries(widths).map(([name, width]) => {
-      return [name, random.normals(tokens * width)] as const;
+      const values = random.normals(tokens * width);
+      // Blocks of a file are not normalised: smaller latents keep outputs of a size.
+      return [
+        name,
+        name === "latent" && file !== undefined ? values.map((x) => x / 8) : values,
+      ] as const;
     });
     return { step, data: Object.fromEntries(data) };
   };
@@ -47,7 +71,11 @@ function mlaCase(options: Options): OpCase {
       ...Object.fromEntries(
         Object.entries(widths).map(([name, width]) => [name, { rows: "tokens", width }] as const),
       ),
-      out: { rows: "tokens", width: widths.query, isOutput: true },
+      out: { rows: "tokens", width: numHeads * valueDim, isOutput: true },
+    },
+    weights: {
+      keyUp: weight(numHeads * latentDim, nopeDim),
+      valueUp: weight(numHeads * valueDim, latentDim),
     },
     ops: [
       { op: "latentWrite", inputs: ["latent", "ropeKey"], attributes: { layer: 0 } },
@@ -55,7 +83,8 @@ function mlaCase(options: Options): OpCase {
         op: "mlaAttention",
         inputs: ["query", "queryRope"],
         output: "out",
-        attributes: { layer: 0, numHeads, scale },
+        weights: ["keyUp", "valueUp"],
+        attributes: { layer: 0, numHeads, scale, expandFrom: 0 },
       },
     ],
     kv: {
@@ -78,13 +107,43 @@ conformance("mlaAttention", [
   mlaCase({ batch: "mixed", latentDim: 2, ropeDim: 2 }),
   mlaCase({ batch: "mixed", latentDim: 34, ropeDim: 10 }),
   mlaCase({ batch: "mixed", latentDim: 256, ropeDim: 32 }), // MiniCPM3
-  mlaCase({ batch: "chunk", latentDim: 512, ropeDim: 64, numHeads: 16 }), // DeepSeek-V2-Lite
-  mlaCase({ batch: "mixed", scale: 30 }), // nearly one-hot
-  mlaCase({ batch: "mixed", scale: 0 }), // the mean of the latents
+  mlaCase({ batch: "mixed", nopeDim: 7, valueDim: 70, numHeads: 3 }),
+  mlaCase({ batch: "mixed", nopeDim: 1, valueDim: 1, numHeads: 1 }),
+  mlaCase({ batch: "mixed", nopeDim: 40, valueDim: 130, latentDim: 50, numHeads: 3 }),
+  mlaCase({
+    batch: "chunk",
+    latentDim: 512,
+    ropeDim: 64,
+    nopeDim: 128,
+    valueDim: 128,
+    numHeads: 16,
+  }), // DeepSeek-V2-Lite
+  mlaCase({ batch: "mixed", scale: 4 }), // nearly one-hot
+  mlaCase({ batch: "mixed", scale: 0 }), // the mean of the values
   ...(["bf16", "int8"] as const).flatMap((dtype) => [
     mlaCase({ batch: "mixed", dtype }),
     mlaCase({ batch: "long context", dtype, latentDim: 34, ropeDim: 10 }),
     mlaCase({ batch: "mixed", dtype, blockSize: 3, numHeads: 5 }),
     mlaCase({ batch: "chunk", dtype, latentDim: 512, ropeDim: 64, numHeads: 16 }),
   ]),
+]);
+
+const ofWholeBlocks = { latentDim: 64, nopeDim: 32, valueDim: 24 };
+
+conformance(
+  "mlaAttention",
+  [
+    mlaCase({ batch: "mixed", ...ofWholeBlocks }),
+    mlaCase({ batch: "long context", ...ofWholeBlocks, numHeads: 3 }),
+    mlaCase({ batch: "mixed", ...ofWholeBlocks, numHeads: 16, valueDim: 50 }),
+    mlaCase({ batch: "mixed", ...ofWholeBlocks, dtype: "int8" }),
+  ],
+  { dtypes: ["bf16", "q8_0"] },
+);
+
+conformance("mlaAttention", [
+  mlaCase({ batch: "mixed", file: "f16", numHeads: 5 }),
+  ...quantizedDtypes.map((file) =>
+    mlaCase({ batch: "mixed", file, latentDim: 256, nopeDim: 256, numHeads: 3, scale: 0.01 }),
+  ),
 ]);

@@ -4,6 +4,7 @@ import {
   type FileDtype,
   type QuantizedDtype,
 } from "../../lib/graph/dtypes.js";
+import { halfToNumber } from "../../lib/reference/half.js";
 import { dequantize } from "../../lib/reference/dequantize.js";
 import type { createRandom } from "../support/random.js";
 import type { CaseWeight } from "./op-case.js";
@@ -43,4 +44,14 @@ export function randomWeight(
   }
   const data = dequantize(new DataView(bytes.buffer), dtype);
   return { kind, rows, cols, data, file: { dtype: dtype.toUpperCase() as FileDtype, bytes } };
+}
+
+/** Random f16 numbers below 1/8 as a file holds them. */
+export function randomHalves(random: Random, rows: number, cols: number): CaseWeight {
+  const halves = Uint16Array.from({ length: rows * cols }, () => {
+    return 0x8000 * random.integer(2) + 0x0400 * random.integer(12) + random.integer(0x0400);
+  });
+  const data = Float32Array.from(halves, halfToNumber);
+  const file = { dtype: "F16" as const, bytes: new Uint8Array(halves.buffer) };
+  return { kind: "matrix", rows, cols, data, file };
 }

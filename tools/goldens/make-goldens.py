@@ -26,6 +26,15 @@ SMALL = dict(
     vocab_size=131, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=0,
 )
+DEEPSEEK = dict(
+    **{**SMALL, "num_key_value_heads": 4, "num_hidden_layers": 3}, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=12,
+    n_routed_experts=8, num_experts_per_tok=3, moe_intermediate_size=20, n_group=4, topk_group=2, first_k_dense_replace=1,
+    attention_bias=True,
+)
+DEEPSEEK_YARN = dict(
+    type="yarn", factor=8.0, original_max_position_embeddings=16, beta_fast=32, beta_slow=1, mscale=1.0,
+    mscale_all_dim=0.707,
+)
 LLAMA3_ROPE = dict(
     rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
     original_max_position_embeddings=16,
@@ -79,6 +88,14 @@ MODELS = {
         dict(edit=use_old_keys(rope_theta=1e6, rope_local_base_freq=1e4, sliding_window_pattern=3,
                                rope_scaling=dict(rope_type="linear", factor=8.0))),
     ),
+    "deepseek-v2-groups": (
+        transformers.DeepseekV2Config(**DEEPSEEK, q_lora_rank=None, topk_method="group_limited_greedy", n_shared_experts=2,
+                                      routed_scaling_factor=4.0, mlp_bias=True),
+        dict(dtype=torch.float16, edit=use_old_keys(rope_theta=1e4, rope_scaling=DEEPSEEK_YARN)),
+    ),
+    "deepseek-v3-halves": (
+        transformers.DeepseekV3Config(**DEEPSEEK, q_lora_rank=24, n_shared_experts=1, norm_topk_prob=False,
+                                      rope_interleave=False), {}),
 }
 
 
@@ -94,6 +111,9 @@ def randomize(model, generator):
             parameter.data = noise * 0.3
         else:
             parameter.data = parameter.data + noise * 0.2
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.2)
 
 
 def save(model, directory, dtype, edit, max_shard_size):
@@ -119,7 +139,8 @@ def greedy(model, ids):
 @torch.no_grad()
 def write_golden(directory, generator):
     # From the files just written, so that their keys and dtypes are what is computed with.
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64, attn_implementation="sdpa").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float64, attn_implementation="sdpa", experts_implementation="eager").eval()
     cases, logits = [], []
     for length in [32, 7, 1]:
         ids = torch.randint(3, model.config.vocab_size, [length], generator=generator).tolist()
