@@ -29,7 +29,7 @@ from tokenizer import WORK
 STEPS_FILE = WORK / "steps"
 DECAY_SHARE = 0.3
 WARMUP_STEPS = 150
-BALANCE_RATE = 0.002
+BALANCE_RATE = 0.01
 
 
 def parse_arguments():
