@@ -37,7 +37,7 @@ class Scheduler {
   Scheduler(ScheduleMemory& to, const PagodaAttention& op, int32_t threads)
       : to_(to), op_(op), threads_(threads), group_(op.numHeads / op.cache.numKvHeads) {
     tokensPerTile_ = std::max(1, std::min(kQueryRows / group_, op.batch.numTokens));
-    mostStateRows_ = kMostStateBytes / static_cast<int64_t>(sizeof(float) * valueDim(op.cache));
+    mostStateRows_ = kMostStateBytes / (static_cast<int64_t>(sizeof(float)) * (valueDim(op.cache) + 4));
   }
 
   AttentionSchedule schedule() {

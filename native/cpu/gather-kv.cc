@@ -5,15 +5,6 @@
 namespace pagoda::PAGODA_ISA {
 namespace {
 
-// Reads n elements `stride` apart. `scale` is for types that have one.
-template <class Element>
-void readRow(const Element* from, int64_t stride, int64_t n, float scale, float* to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = valueOf(from[i * stride], scale);
-}
-
-template <class Element>
-constexpr bool kHasScale = sizeof(Element) == 1;
-
 // [K of all heads | V of all heads]
 template <class Element>
 void gatherHeads(const PagodaKvCache& cache, int32_t block, int64_t offset, float* to) {
@@ -27,16 +18,6 @@ void gatherHeads(const PagodaKvCache& cache, int32_t block, int64_t offset, floa
     readRow(kvElements<Element>(cache, keys) + offset, cache.blockSize, cache.headDim, keyScale, row);
     readRow(kvElements<Element>(cache, values) + offset * cache.headDim, 1, cache.headDim, valueScale, row + width);
   }
-}
-
-// [latent | rope key]
-template <class Element>
-void gatherLatent(const PagodaKvCache& cache, int32_t block, int64_t offset, float* to) {
-  const Element* row = latentRow<Element>(cache, block, offset);
-  const float* scales = latentScales(cache, block, offset);
-  const int32_t latentDim = cache.latentDim;
-  readRow(row, 1, latentDim, kHasScale<Element> ? scales[0] : 1.0f, to);
-  readRow(row + latentDim, 1, cache.headDim - latentDim, kHasScale<Element> ? scales[1] : 1.0f, to + latentDim);
 }
 
 // The sequence that row `row` belongs to: the last that starts at it or before it and is not empty.
@@ -67,7 +48,7 @@ void gatherKv(const KernelContext& context, const PagodaGatherKv& op) {
       const int32_t* blocks = batch.blockTable + static_cast<int64_t>(r) * batch.maxBlocks;
       const int32_t block = blocks[position / cache.blockSize];
       const int64_t offset = position % cache.blockSize;
-      const auto gather = cache.latentDim > 0 ? gatherLatent<Element> : gatherHeads<Element>;
+      const auto gather = cache.latentDim > 0 ? readLatentRow<Element> : gatherHeads<Element>;
       gather(cache, block, offset, rowOf(op.out, row));
     });
   });

@@ -48,6 +48,25 @@ inline float valueOf(float x, float) { return x; }
 inline float valueOf(uint16_t x, float) { return bf16ToFloat(x); }
 inline float valueOf(int8_t x, float scale) { return static_cast<float>(x) * scale; }
 
+template <class Element>
+constexpr bool kHasScale = sizeof(Element) == 1;
+
+// Reads n elements `stride` apart. `scale` is for types that have one.
+template <class Element>
+void readRow(const Element* from, int64_t stride, int64_t n, float scale, float* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = valueOf(from[i * stride], scale);
+}
+
+// [latent | rope key] of one token of a latent cache.
+template <class Element>
+void readLatentRow(const PagodaKvCache& cache, int32_t block, int64_t offset, float* to) {
+  const Element* row = latentRow<Element>(cache, block, offset);
+  const float* scales = latentScales(cache, block, offset);
+  const int32_t latentDim = cache.latentDim;
+  readRow(row, 1, latentDim, kHasScale<Element> ? scales[0] : 1.0f, to);
+  readRow(row + latentDim, 1, cache.headDim - latentDim, kHasScale<Element> ? scales[1] : 1.0f, to + latentDim);
+}
+
 // Calls body(Element()) with the type of the cache's elements.
 template <class Body>
 void withElement(PagodaDtype dtype, Body body) {

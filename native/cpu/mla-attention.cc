@@ -1,4 +1,4 @@
-// Multi-head latent attention.
+// Multi-head latent attention. The expanded form: mla-expanded.cc.
 //
 // The absorbed form moves W_UK and W_UV to the other side of the products, so that all heads of a token attend to the
 // same rows [latent | rope key] and are rows of one tile: each row of the cache is read once, as K and as V
@@ -8,6 +8,7 @@
 // Types of products are those of attention (attention.cc); rows of an int8 cache are dequantised as they are gathered.
 #include "flash-attention.h"
 #include "latent-tile.h"
+#include "mla-expanded.h"
 #include "per-head-linear.h"
 
 namespace pagoda::PAGODA_ISA {
@@ -90,11 +91,13 @@ void runAbsorbed(const KernelContext& context, const PagodaMlaAttention& op, con
 
 uint64_t mlaAttentionScratch(const PagodaMlaAttention& op, const MlaPass& pass, const AttentionSchedule& schedule,
                              int32_t threads) {
+  if (pass.isExpanded) return mlaExpandedScratch(op, pass, threads);
   return layOut(op, pass, schedule, threads, nullptr).bytes;
 }
 
 void mlaAttention(const KernelContext& context, const PagodaMlaAttention& op, const MlaPass& pass,
                   const AttentionSchedule& schedule) {
+  if (pass.isExpanded) return mlaExpanded(context, op, pass);
   runAbsorbed(context, op, pass, schedule);
 }
 

@@ -12,7 +12,8 @@ namespace pagoda::test {
 namespace {
 
 constexpr int32_t kBlockSize = 16;
-constexpr int32_t kMostStateRows = 1 << 16;
+constexpr int32_t kHeadDim = 508;
+constexpr int64_t kMostStateRows = (64 << 20) / (4 * (kHeadDim + 4));
 constexpr int32_t kGroup = 4;  // query heads of a KV head
 
 // The blocks of a request up to the `tokens`-th are those of prefix `name`.
@@ -49,6 +50,7 @@ class Result {
     op_.numHeads = kGroup * c.kvHeads;
     op_.cache.numKvHeads = c.kvHeads;
     op_.cache.blockSize = kBlockSize;
+    op_.cache.headDim = kHeadDim;
     op_.slidingWindow = c.slidingWindow;
     op_.batch = {static_cast<int32_t>(lengths_.size()),
                  starts_.back(),

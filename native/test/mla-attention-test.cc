@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../cpu/mla-passes.h"
 #include "cpu-fixture.h"
 
 namespace pagoda::test {
@@ -238,8 +239,8 @@ std::vector<double> definition(const std::string& isa, const Shape& shape, const
 }
 
 // A batch of prefill, chunk and decode against the definition over what gatherKv reads.
-void testDefinition(const std::string& isa, const Shape& shape, int32_t blockSize) {
-  section(describe(isa, shape) + text(" blocks of %d", blockSize));
+void testDefinition(const std::string& isa, const Shape& shape, int32_t blockSize, int32_t expandFrom = 0) {
+  section(describe(isa, shape) + text(" blocks of %d, expanded from %d", blockSize, expandFrom));
   Device device(isa.c_str(), 2);
   const std::pair<int32_t, int32_t> requests[] = {{0, 5}, {70, 1}, {13, 9}, {0, 1}, {513, 2}};
   Cache cache(device, shape, blockSize, 700 / blockSize + 8);
@@ -252,8 +253,10 @@ void testDefinition(const std::string& isa, const Shape& shape, int32_t blockSiz
     write(device, shape, cache, whole);
     chunks.push_back({&sequences.back(), cached, fresh, whole.blocks});
   }
-  const double tolerance = 1e-5 + (hasBf16Products(isa, shape) ? 1.0 / 128 : 0.0);
-  const std::vector<float> out = attend(device, shape, cache, chunks);
+  // Expanded keys and values are rounded to bf16, too.
+  const double rounding = expandFrom > 0 ? 1.0 / 64 : 1.0 / 128;
+  const double tolerance = 1e-5 + (hasBf16Products(isa, shape) ? rounding : 0.0);
+  const std::vector<float> out = attend(device, shape, cache, chunks, expandFrom);
   size_t at = 0;
   for (const Chunk& chunk : chunks) {
     const int32_t end = chunk.start + chunk.length;
@@ -332,7 +335,7 @@ void testExpandedDefinition(const std::string& isa) {
 
 // The whole sequence, `chunk` tokens a step, alone on its device.
 std::vector<float> runChunked(const std::string& isa, int32_t threads, const Shape& shape, const Sequence& sequence,
-                              int32_t chunk, int32_t blockSize) {
+                              int32_t chunk, int32_t blockSize, int32_t expandFrom = 0) {
   Device device(isa.c_str(), threads);
   Cache cache(device, shape, blockSize, sequence.tokens / blockSize + 3);
   const std::vector<int32_t> blocks = cache.take(sequence.tokens);
@@ -340,29 +343,30 @@ std::vector<float> runChunked(const std::string& isa, int32_t threads, const Sha
   for (int32_t start = 0; start < sequence.tokens; start += chunk) {
     const Chunk step = {&sequence, start, std::min(chunk, sequence.tokens - start), blocks};
     write(device, shape, cache, step);
-    const std::vector<float> out = attend(device, shape, cache, {step});
+    const std::vector<float> out = attend(device, shape, cache, {step}, expandFrom);
     all.insert(all.end(), out.begin(), out.end());
   }
   return all;
 }
 
-void testInvariance(const std::string& isa, const Shape& shape, int32_t tokens) {
-  section(describe(isa, shape) + " invariance");
+void testInvariance(const std::string& isa, const Shape& shape, int32_t tokens, int32_t expandFrom = 0) {
+  section(describe(isa, shape) + text(" invariance, expanded from %d", expandFrom));
   const Sequence sequence = randomSequence(shape, tokens, 99);
-  const std::vector<float> whole = runChunked(isa, 1, shape, sequence, tokens, 16);
+  const std::vector<float> whole = runChunked(isa, 1, shape, sequence, tokens, 16, expandFrom);
   const struct {
     int32_t threads, chunk, blockSize;
   } ways[] = {{2, tokens, 16}, {3, 1, 16}, {2, 7, 1}, {1, 64, 3}, {2, 100, 64}, {1, 65, 256}};
   for (const auto& way : ways) {
-    const std::vector<float> out = runChunked(isa, way.threads, shape, sequence, way.chunk, way.blockSize);
+    const std::vector<float> out = runChunked(isa, way.threads, shape, sequence, way.chunk, way.blockSize, expandFrom);
     CHECK(out.size() == whole.size() && sameBits(out.data(), whole.data(), out.size()),
           "threads %d chunk %d blocks of %d", way.threads, way.chunk, way.blockSize);
   }
 }
 
 // A request's rows are the same beside others, also beside one that shares all its blocks.
-void testNeighbours(const std::string& isa, PagodaDtype dtype) {
-  section(text("%s mlaAttention neighbours, dtype %d", isa.c_str(), dtype));
+// Which form it is computed in depends on the number of its tokens.
+void testNeighbours(const std::string& isa, PagodaDtype dtype, int32_t expandFrom) {
+  section(text("%s mlaAttention neighbours, dtype %d, expanded from %d", isa.c_str(), dtype, expandFrom));
   const Shape shape = {16, 24, 8, dtype};
   Device device(isa.c_str(), 2);
   Cache cache(device, shape, 8, 300);
@@ -377,23 +381,25 @@ void testNeighbours(const std::string& isa, PagodaDtype dtype) {
     chunks.push_back({&sequences[i], lengths[i] - fresh[i], fresh[i], whole.blocks});
   }
   chunks.push_back({&sequences[3], 1139, 1, chunks[3].blocks});
-  const std::vector<float> together = attend(device, shape, cache, chunks);
+  const std::vector<float> together = attend(device, shape, cache, chunks, expandFrom);
   size_t at = 0;
   for (const Chunk& chunk : chunks) {
-    const std::vector<float> alone = attend(device, shape, cache, {chunk});
+    const bool expands = expandFrom > 0 && chunk.length >= expandFrom;
+    const std::vector<float> alone = attend(device, shape, cache, {chunk}, expands ? 1 : 0);
     CHECK(sameBits(alone.data(), together.data() + at, alone.size()), "%zu rows on", at);
     at += alone.size();
   }
 }
 
 // NaN and infinities of one token reach the tokens after it, but not those before it.
-void testCausality(const std::string& isa, PagodaDtype dtype, float poison, int32_t at) {
-  section(text("%s mlaAttention causality, dtype %d, %g at %d", isa.c_str(), dtype, static_cast<double>(poison), at));
+void testCausality(const std::string& isa, PagodaDtype dtype, float poison, int32_t at, int32_t expandFrom) {
+  section(text("%s mlaAttention causality, dtype %d, %g at %d, expanded from %d", isa.c_str(), dtype,
+               static_cast<double>(poison), at, expandFrom));
   const Shape shape = {4, 16, 8, dtype};
   Sequence sequence = randomSequence(shape, 150, 5);
-  const std::vector<float> clean = runChunked(isa, 1, shape, sequence, 150, 16);
+  const std::vector<float> clean = runChunked(isa, 1, shape, sequence, 150, 16, expandFrom);
   std::fill_n(sequence.latent.begin() + at * 16, 16, poison);
-  const std::vector<float> poisoned = runChunked(isa, 2, shape, sequence, 150, 16);
+  const std::vector<float> poisoned = runChunked(isa, 2, shape, sequence, 150, 16, expandFrom);
   const int32_t width = shape.outWidth();
   CHECK(sameBits(clean.data(), poisoned.data(), static_cast<size_t>(at) * width), "tokens before");
   CHECK(!std::isfinite(poisoned[at * width]), "the token itself");
@@ -475,6 +481,42 @@ void testRefusals() {
   CHECK(device.api->cacheWrite(device.handle, &separate, &device.error) == PAGODA_INVALID);
 }
 
+// Each token is in one pass, at its position, and only those of long requests are expanded.
+void testPasses() {
+  section("passes of mlaAttention");
+  const int32_t starts[] = {0, 300, 301, 301, 9301, 9400}, lengths[] = {300, 77, 5, 20000, 99};
+  PagodaMlaAttention op = {};
+  op.out.width = op.query.width = 1 << 16;
+  op.cache.headDim = 8;
+  op.cache.latentDim = 4;
+  op.batch = {5, 9400, 1, 9000, 20000, starts, lengths, nullptr};
+  op.numHeads = 1 << 16;
+  op.expandFrom = 200;
+  MlaPasses passes;
+  for (int32_t expandFrom : {0, 200}) {
+    op.expandFrom = expandFrom;
+    std::vector<int32_t> seen(9400, 0);
+    size_t expanded = 0;
+    for (const MlaPass& pass : passes.cut(op)) {
+      expanded += pass.isExpanded ? 1 : 0;
+      CHECK(pass.batch.numTokens > 0 && pass.batch.numTokens <= (pass.isExpanded ? 4096 : 21));
+      CHECK(pass.batch.queryStartLoc[5] == pass.batch.numTokens);
+      for (int32_t r = 0; r < 5; ++r) {
+        const int32_t begin = pass.batch.queryStartLoc[r], end = pass.batch.queryStartLoc[r + 1];
+        for (int32_t i = begin; i < end; ++i) {
+          const int32_t row = pass.rows[i];
+          CHECK(row >= starts[r] && row < starts[r + 1]);
+          CHECK(pass.batch.seqLens[r] - (end - i) == lengths[r] - (starts[r + 1] - row), "position of row %d", row);
+          CHECK(pass.isExpanded == (expandFrom > 0 && starts[r + 1] - starts[r] >= expandFrom));
+          ++seen[row];
+        }
+      }
+    }
+    CHECK(expanded == (expandFrom > 0 ? 4 : 0), "%zu expanded passes", expanded);
+    CHECK(std::count(seen.begin(), seen.end(), 1) == 9400, "every row once");
+  }
+}
+
 void testIsa(const std::string& isa) {
   for (PagodaDtype dtype : {PAGODA_F32, PAGODA_BF16, PAGODA_INT8}) {
     for (int32_t numHeads : {1, 5, 16}) testDefinition(isa, {numHeads, 32, 8, dtype}, 16);
@@ -485,13 +527,23 @@ void testIsa(const std::string& isa) {
     testGather(isa, dtype);
     testInvariance(isa, {6, 20, 4, dtype}, 150);
     testInvariance(isa, {2, 34, 10, dtype}, 1100);
+    testDefinition(isa, {5, 32, 8, dtype}, 16, 1);
+    testDefinition(isa, {3, 36, 4, dtype, 7, 70}, 1, 2);
+    testDefinition(isa, {45, 34, 10, dtype, 3, 5}, 3, 1);
+    testDefinition(isa, {2, 512, 64, dtype, 128, 128}, 64, 1);
+    testInvariance(isa, {6, 20, 4, dtype}, 150, 1);
+    testInvariance(isa, {2, 34, 10, dtype, 5, 17}, 1100, 1);
     for (PagodaDtype weights : {PAGODA_BF16, PAGODA_Q8_0})
-      testInvariance(isa, {5, 32, 8, dtype, 64, 20, weights}, 150);
-    testNeighbours(isa, dtype);
+      testInvariance(isa, {3, 64, 8, dtype, 32, 20, weights}, 150, 1);
+    for (PagodaDtype weights : {PAGODA_BF16, PAGODA_Q8_0}) testInvariance(isa, {5, 32, 8, dtype, 64, 20, weights}, 150);
+    for (int32_t expandFrom : {0, 20}) testNeighbours(isa, dtype, expandFrom);
     for (float poison : {kNaN, std::numeric_limits<float>::infinity()}) {
-      for (int32_t at : {0, 40, 63, 64, 149}) testCausality(isa, dtype, poison, at);
+      for (int32_t at : {0, 40, 63, 64, 149}) {
+        for (int32_t expandFrom : {0, 1}) testCausality(isa, dtype, poison, at, expandFrom);
+      }
     }
   }
+  testDefinition(isa, {140, 16, 8, PAGODA_F32, 128, 128}, 16, 1);  // heads in several groups
   testExpandedDefinition(isa);
 }
 
@@ -500,6 +552,7 @@ void testIsa(const std::string& isa) {
 
 int main() {
   for (const std::string& isa : pagoda::test::isas()) pagoda::test::testIsa(isa);
+  pagoda::test::testPasses();
   pagoda::test::testRefusals();
   return pagoda::test::finish();
 }

@@ -5,7 +5,8 @@ import { createEngine, planMemory, type EngineOptions } from "pagoda-llm";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { inspectModel } from "../../lib/cli/model-report.js";
 import { goldenDirectory, loadGolden, type GoldenCase } from "../support/golden.js";
-import { writeRandomModel, writeSafetensors } from "../support/random-model.js";
+import { quantizeDirectory, readTensors, writeTensors } from "../support/quantized-directory.js";
+import { writeRandomModel } from "../support/random-model.js";
 
 const v3 = goldenDirectory("hf-tiny/deepseek-v3");
 const small = { threads: 2, kvCache: { numBlocks: 40 } };
@@ -76,17 +77,13 @@ describe("checkpoints", () => {
     const index = { weight_map: {} as Record<string, string> };
     const { checkpoint, cases } = await loadGolden("hf-tiny/deepseek-v3");
     for (const name of checkpoint.tensors.keys()) index.weight_map[name] = "model.safetensors";
+    const nan = { dtype: "F32", shape: [2, 3], data: new Uint8Array(24).fill(0xff) };
     const further = ["eh_proj", "enorm", "shared_head.head", "mlp.experts.0.up_proj"].map(
-      (name) => {
-        return {
-          name: `model.layers.3.${name}.weight`,
-          shape: [2, 3],
-          data: new Float32Array(6).fill(NaN),
-        };
-      },
+      (name) => `model.layers.3.${name}.weight`,
     );
-    for (const { name } of further) index.weight_map[name] = "further.safetensors";
-    await writeSafetensors(join(directory, "further.safetensors"), further);
+    for (const name of further) index.weight_map[name] = "further.safetensors";
+    const tensors = new Map(further.map((name) => [name, nan]));
+    writeTensors(join(directory, "further.safetensors"), tensors);
     await writeFile(join(directory, "model.safetensors.index.json"), JSON.stringify(index));
     await expectGolden(directory, cases);
   });
@@ -166,8 +163,11 @@ describe("quantised", () => {
   let model = "";
   let expected: Float32Array = new Float32Array();
 
-  async function logitsOf(options: Omit<EngineOptions, "model">): Promise<Float32Array> {
-    await using engine = await createEngine({ model, threads: 2, ...options });
+  async function logitsOf(
+    options: Omit<EngineOptions, "model">,
+    path = model,
+  ): Promise<Float32Array> {
+    await using engine = await createEngine({ model: path, threads: 2, ...options });
     return await engine.logits(prompt);
   }
 
@@ -178,11 +178,10 @@ describe("quantised", () => {
   });
 
   /**
-   * Root mean square of the difference to float32, in parts of that of the logits; of the median token, since one whose two
-   * best experts are nearly as good may be given another one, and is then far off.
+   * Root mean square of the difference, in parts of that of the logits; of the median token, since one whose two best experts
+   * are nearly as good may be given another one, and is then far off.
    */
-  async function errorOf(options: Omit<EngineOptions, "model">): Promise<number> {
-    const actual = await logitsOf(options);
+  function errorOf(actual: Float32Array, expected: Float32Array): number {
     expect(actual.length).toBe(expected.length);
     const square = (values: Float32Array): number => values.reduce((sum, x) => sum + x * x, 0);
     const errors = prompt.map((_, token) => {
@@ -214,15 +213,43 @@ describe("quantised", () => {
     expect(await logitsOf(chunked)).toEqual(await logitsOf(options));
   });
 
+  it("linears of an AWQ directory are read, but kv_b_proj must be whole", async () => {
+    const [quantized, plain] = [join(scratch, "awq"), join(scratch, "plain")];
+    const recipe = {
+      method: "awq",
+      bits: 4,
+      groupSize: 64,
+      symmetric: false,
+      scaleDtype: "F16",
+    } as const;
+    quantizeDirectory(model, recipe, { quantized, plain });
+    await expect(createEngine({ model: quantized })).rejects.toMatchObject({
+      code: "ERR_TENSOR_MISMATCH",
+      details: { tensor: "model.layers.0.self_attn.kv_b_proj.weight" },
+    });
+    const whole = [...readTensors(join(model, "model.safetensors"))].filter(([name]) =>
+      name.includes("kv_b_proj"),
+    );
+    for (const directory of [quantized, plain]) {
+      const path = join(directory, "model.safetensors");
+      const others = [...readTensors(path)].filter(([name]) => !name.includes("kv_b_proj"));
+      writeTensors(path, new Map([...others, ...whole]));
+    }
+    const options = { dtype: "f32" } as const;
+    const numbers = await logitsOf(options, plain);
+    // Products of zero points and scales are rounded to f16.
+    expect(errorOf(await logitsOf(options, quantized), numbers)).toBeLessThan(0.01);
+  });
+
   // Less than twice what docs/architecture.md says.
   it.each([
-    [{ dtype: "bf16", kvCache: { dtype: "f32" } }, 0.012],
+    [{ dtype: "bf16", kvCache: { dtype: "f32" } }, 0.009],
     [{ dtype: "f32", kvCache: { dtype: "bf16" } }, 0.003],
     [{ dtype: "f32", kvCache: { dtype: "int8" } }, 0.012],
     [{ dtype: "q8", kvCache: { dtype: "f32" } }, 0.045],
     [{ dtype: "q8", kvCache: { dtype: "int8" } }, 0.045],
     [{ dtype: "q4", kvCache: { dtype: "f32" } }, 0.35],
   ] as const)("%o has logits near those of float32", async (options, bound) => {
-    expect(await errorOf(options)).toBeLessThan(bound);
+    expect(errorOf(await logitsOf(options), expected)).toBeLessThan(bound);
   });
 });

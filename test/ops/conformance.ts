@@ -114,10 +114,10 @@ export function conformance(
 
 function toleranceOf(subject: Subject, opCase: OpCase, dtype: WeightDtype): Tolerance {
   const isBf16 = dtype === "bf16" || opCase.kv?.dtype === "bf16";
-  if (opCase.kv?.dtype === "int8") return int8CacheTolerances[subject] ?? tolerances[subject];
   const fromFile = Object.values(opCase.weights ?? {}).some(({ file }) => file !== undefined);
   const rounds = (fromFile || isQuantized(dtype)) && opCase.hasCodesAsInputs !== true;
-  const special = isBf16 ? bf16Tolerances : rounds ? quantizedTolerances : {};
+  const ofCache = opCase.kv?.dtype === "int8" ? int8CacheTolerances : isBf16 ? bf16Tolerances : {};
+  const special = { ...ofCache, ...(rounds ? quantizedTolerances : {}) };
   return special[subject] ?? tolerances[subject];
 }
 

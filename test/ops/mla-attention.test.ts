@@ -22,8 +22,21 @@ interface Options {
   scale?: number;
   /** Of the cache. */
   dtype?: "f32" | "bf16" | "int8";
+  /** @default 0, never */
+  expandFrom?: number;
   /** What a file holds, of which the weights are made. */
   file?: KeptDtype;
+}
+
+/** Of each head the matrix transposed. A file is not: its values become elements of the type under test. */
+function transposeHeads({ data, rows, cols }: CaseWeight, numHeads: number): CaseWeight {
+  const ofHead = rows / numHeads;
+  const transposed = data.map((_, i) => {
+    const [row, col] = [Math.floor(i / ofHead), i % ofHead];
+    const [head, d] = [Math.floor(row / cols), row % cols];
+    return data[(head * ofHead + col) * cols + d] ?? NaN;
+  });
+  return { kind: "matrix", rows: numHeads * cols, cols: ofHead, data: transposed };
 }
 
 function mlaCase(options: Options): OpCase {
@@ -34,6 +47,7 @@ function mlaCase(options: Options): OpCase {
     scale = (nopeDim + ropeDim) ** -0.5,
     dtype = "f32",
     file,
+    expandFrom = 0,
   } = options;
   const shapes = batches[batch] as readonly RequestShape[];
   const { blocks, numBlocks } = scatterBlocks(shapes, blockSize);
@@ -50,6 +64,8 @@ function mlaCase(options: Options): OpCase {
     const data = random.normals(rows * cols).map((x) => x / Math.sqrt(cols));
     return { kind: "matrix", rows, cols, data };
   };
+  const keyUp = weight(numHeads * latentDim, nopeDim);
+  const valueUp = weight(numHeads * valueDim, latentDim);
   const run = (step: CaseRun["step"]): CaseRun => {
     const tokens = step.tokenIds.length;
     const data = Object.entries(widths).map(([name, width]) => {
@@ -73,18 +89,15 @@ function mlaCase(options: Options): OpCase {
       ),
       out: { rows: "tokens", width: numHeads * valueDim, isOutput: true },
     },
-    weights: {
-      keyUp: weight(numHeads * latentDim, nopeDim),
-      valueUp: weight(numHeads * valueDim, latentDim),
-    },
+    weights: { keyUp, valueUp, keyExpand: transposeHeads(keyUp, numHeads) },
     ops: [
       { op: "latentWrite", inputs: ["latent", "ropeKey"], attributes: { layer: 0 } },
       {
         op: "mlaAttention",
         inputs: ["query", "queryRope"],
         output: "out",
-        weights: ["keyUp", "valueUp"],
-        attributes: { layer: 0, numHeads, scale, expandFrom: 0 },
+        weights: ["keyUp", "valueUp", "keyExpand"],
+        attributes: { layer: 0, numHeads, scale, expandFrom },
       },
     ],
     kv: {
@@ -144,6 +157,26 @@ conformance(
 conformance("mlaAttention", [
   mlaCase({ batch: "mixed", file: "f16", numHeads: 5 }),
   ...quantizedDtypes.map((file) =>
-    mlaCase({ batch: "mixed", file, latentDim: 256, nopeDim: 256, numHeads: 3, scale: 0.01 }),
+    mlaCase({ batch: "chunk", file, latentDim: 256, nopeDim: 256, numHeads: 3, scale: 0.01 }),
   ),
 ]);
+
+conformance("mlaAttention", [
+  ...Object.keys(batches).map((batch) => mlaCase({ batch, expandFrom: 1 })),
+  ...[1, 3, 16].map((numHeads) => mlaCase({ batch: "mixed", numHeads, expandFrom: 5 })),
+  mlaCase({ batch: "mixed", expandFrom: 1, nopeDim: 7, valueDim: 70, numHeads: 3 }),
+  mlaCase({ batch: "mixed", expandFrom: 1, nopeDim: 1, valueDim: 1, numHeads: 70, blockSize: 3 }),
+  ...(["bf16", "int8"] as const).flatMap((dtype) => [
+    mlaCase({ batch: "mixed", expandFrom: 1, dtype, nopeDim: 7, valueDim: 70, numHeads: 5 }),
+    mlaCase({ batch: "long context", expandFrom: 2, dtype }),
+  ]),
+]);
+
+conformance(
+  "mlaAttention",
+  [
+    mlaCase({ batch: "mixed", ...ofWholeBlocks, expandFrom: 2 }),
+    mlaCase({ batch: "mixed", ...ofWholeBlocks, expandFrom: 1, numHeads: 16, dtype: "bf16" }),
+  ],
+  { dtypes: ["bf16", "q8_0"] },
+);

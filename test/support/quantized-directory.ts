@@ -11,12 +11,12 @@ export interface Recipe {
   readonly scaleDtype: "F16" | "BF16" | "F32";
 }
 
-interface Tensor {
+export interface Tensor {
   readonly dtype: string;
   readonly shape: readonly number[];
   readonly data: Uint8Array;
 }
-type Tensors = Map<string, Tensor>;
+export type Tensors = Map<string, Tensor>;
 
 /** Codes [rows * cols], and scales and zero points [rows * groups]. */
 interface Quantized {

@@ -4,25 +4,28 @@ import type { WeightPart } from "../../lib/graph/plan.js";
 import { ConfigReader } from "../../lib/loading/config.js";
 import { compileModel } from "../../lib/models/model-definition.js";
 import { defineModel } from "../../lib/models/registry.js";
+import { writeTensors, type Tensors } from "./quantized-directory.js";
 import { createRandom } from "./random.js";
 
-/** Writes a model directory with a config and float32 weights that keep activations near unit size. */
+/** Writes a model directory with a config and bf16 weights that keep activations near unit size. */
 export async function writeRandomModel(
   directory: string,
   config: Readonly<Record<string, unknown>>,
   seed = 1,
 ): Promise<void> {
   const random = createRandom(seed);
-  const tensors = [...shapesOf(config)].map(([name, shape]) => {
+  const tensors: Tensors = new Map();
+  for (const [name, shape] of shapesOf(config)) {
     const count = shape.reduce((product, size) => product * size, 1);
     const isNorm = name.endsWith("norm.weight");
     const columns = name.includes("embed_tokens") ? 1 : shape.at(-1)!;
     const scale = isNorm || shape.length === 1 ? 0.2 : columns ** -0.5;
     const data = random.normals(count, scale).map((value) => (isNorm ? 1 + value : value));
-    return { name, shape, data };
-  });
+    tensors.set(name, { dtype: "BF16", shape, data: bf16Bytes(data) });
+  }
   await writeFile(join(directory, "config.json"), JSON.stringify(config));
-  await writeSafetensors(join(directory, "model.safetensors"), tensors);
+  await writeFile(join(directory, "generation_config.json"), "{}");
+  writeTensors(join(directory, "model.safetensors"), tensors);
 }
 
 /** The checkpoint tensors that a model reads. */
@@ -35,28 +38,8 @@ function shapesOf(config: Readonly<Record<string, unknown>>): Map<string, readon
   return new Map(parts.map(({ tensor, shape }) => [tensor, shape]));
 }
 
-export interface FloatTensor {
-  readonly name: string;
-  readonly shape: readonly number[];
-  readonly data: Float32Array;
-}
-
-export async function writeSafetensors(
-  path: string,
-  tensors: readonly FloatTensor[],
-): Promise<void> {
-  let offset = 0;
-  const header = Object.fromEntries(
-    tensors.map(({ name, shape, data }) => {
-      const data_offsets = [offset, (offset += data.byteLength)];
-      return [name, { dtype: "F32", shape, data_offsets }];
-    }),
-  );
-  const text = Buffer.from(JSON.stringify(header));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(text.length));
-  const bytes = tensors.map(({ data }) =>
-    Buffer.from(data.buffer, data.byteOffset, data.byteLength),
-  );
-  await writeFile(path, Buffer.concat([length, text, ...bytes]));
+/** Cut, not rounded. */
+function bf16Bytes(values: Float32Array): Uint8Array {
+  const bits = new Uint32Array(values.buffer);
+  return new Uint8Array(Uint16Array.from(bits, (word) => word >>> 16).buffer);
 }
