@@ -1,36 +1,23 @@
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createEngine, planMemory, type Engine, type EngineOptions } from "pagoda-llm";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { demoMlaModel as model, mixedRequests, streamed } from "../support/demo.js";
+import {
+  demoMlaModel as model,
+  fixture,
+  logitError,
+  mixedRequests,
+  streamed,
+  type Reference,
+} from "../support/demo.js";
 
-/** What Hugging Face's code makes of a prompt in float64. */
-interface Reference {
+interface Greedy {
   readonly promptTokenIds: number[];
   readonly outputTokenIds: number[];
-}
-
-interface Greedy extends Reference {
   readonly outputText: string;
   /** Of the chosen token's logit over the second, wherever it is smallest. */
   readonly smallestMargin: number;
-}
-
-interface Scores extends Reference {
-  /** Of each token after the first. */
-  readonly logprobs: number[];
-  readonly logitsAfterPrompt: number[];
-}
-
-async function fixture<T>(name: string): Promise<T> {
-  const path = new URL(`../fixtures/${name}.json`, import.meta.url);
-  return JSON.parse(await readFile(path, "utf8")) as T;
-}
-
-function largestDifference(actual: readonly number[], expected: readonly number[]): number {
-  expect(actual.length).toBe(expected.length);
-  return Math.max(...actual.map((x, i) => Math.abs(x - expected[i]!)));
 }
 
 let scratch = "";
@@ -40,10 +27,10 @@ beforeAll(async () => {
 afterAll(() => rm(scratch, { recursive: true }));
 
 describe.each([
-  ["f32", { margin: 0.001, logit: 0.001, right: 0.95 }],
-  ["bf16", { margin: 0.5, logit: 0.5, right: 0.95 }],
-  ["q8", { margin: 0.5, logit: 1, right: 0.95 }],
-  ["q4", { margin: 1, logit: 5, right: 0.9 }],
+  ["f32", { margin: 0.001, logit: 0.001 }],
+  ["bf16", { margin: 0.5, logit: 0.5 }],
+  ["q8", { margin: 0.5, logit: 1 }],
+  ["q4", { margin: 1, logit: 5 }],
 ] as const)("the demo model with latent attention and experts in %s", (dtype, bounds) => {
   let engine: Engine;
   beforeAll(async () => {
@@ -62,7 +49,7 @@ describe.each([
   it("writes what Hugging Face's code writes wherever the margin is clear", async () => {
     const cases = await fixture<Greedy[]>("demo-mla-model/greedy");
     const clear = cases.filter(({ smallestMargin }) => smallestMargin > bounds.margin);
-    expect(clear.length).toBeGreaterThan(2);
+    expect(clear.length).toBeGreaterThan(1);
     for (const { promptTokenIds: prompt, outputTokenIds, outputText } of clear) {
       const maxTokens = outputTokenIds.length;
       const { tokenIds, text } = await engine.generate({ prompt, maxTokens, temperature: 0 });
@@ -72,16 +59,9 @@ describe.each([
   });
 
   it("gives logits and log probabilities near those in float64", async () => {
-    for (const expected of await fixture<Scores[]>("demo-mla-model/logits")) {
-      const ids = [...expected.promptTokenIds, ...expected.outputTokenIds];
-      const request = { prompt: ids, maxTokens: 1, temperature: 0, promptLogprobs: 0 };
-      const { promptLogprobs } = await engine.generate(request);
-      const logprobs = promptLogprobs!.slice(1).map((found) => found!.logprob);
-      expect(largestDifference(logprobs, expected.logprobs)).toBeLessThan(bounds.logit);
-      const logits = await engine.logits(expected.promptTokenIds);
-      const last = [...logits.slice(-engine.info.model.vocabSize)];
-      expect(largestDifference(last, expected.logitsAfterPrompt)).toBeLessThan(bounds.logit);
-    }
+    const references = await fixture<Reference[]>("demo-mla-model/logits");
+    const errors = await Promise.all(references.map((each) => logitError(engine, each)));
+    expect(Math.max(...errors)).toBeLessThan(bounds.logit);
   });
 
   it("gives requests the same text alone, together and in chunks, whatever the blocks", async () => {
@@ -127,17 +107,17 @@ describe.each([
   });
 
   it.each([
-    ["adds two-digit numbers that training has not seen", "held-out-sums"],
-    ["answers in JSON with values that it copies from the question", "json-answers"],
-    ["answers questions", "qa"],
-  ])("%s", async (_, name) => {
+    ["adds two-digit numbers that training has not seen", "held-out-sums", 0.95],
+    ["mostly answers in JSON with values that it copies from the question", "json-answers", 0.65],
+    ["mostly answers questions", "qa", 0.6],
+  ])("%s", async (_, name, least) => {
     type Case = { messages: { role: string; content: string }[]; answer: string };
     const cases = await fixture<Case[]>(`demo-model/${name}`);
     const results = await Promise.all(
       cases.map(({ messages }) => engine.chat({ messages, temperature: 0, maxTokens: 64 })),
     );
     const right = results.filter(({ text }, i) => text === cases[i]!.answer).length;
-    expect(right / cases.length).toBeGreaterThanOrEqual(bounds.right);
+    expect(right / cases.length).toBeGreaterThanOrEqual(least);
   });
 });
 

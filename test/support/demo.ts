@@ -1,3 +1,4 @@
+import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { createEngine, type Engine, type EngineOptions, type GenerateRequest } from "pagoda-llm";
@@ -88,4 +89,38 @@ export async function streamed(
     tokenIds.push(...delta.tokenIds);
   }
   return { text, tokenIds };
+}
+
+/** A JSON file of test/fixtures. */
+export async function fixture<T>(name: string): Promise<T> {
+  const path = new URL(`../fixtures/${name}.json`, import.meta.url);
+  return JSON.parse(await readFile(path, "utf8")) as T;
+}
+
+/** What Hugging Face's code makes of a prompt and its own greedy output, in float64. */
+export interface Reference {
+  readonly promptTokenIds: readonly number[];
+  readonly outputTokenIds: readonly number[];
+  /** Of each token after the first. */
+  readonly logprobs: readonly number[];
+  readonly logitsAfterPrompt: readonly number[];
+}
+
+/** The largest difference of a log probability, or of a logit after the prompt. */
+export async function logitError(engine: Engine, expected: Reference): Promise<number> {
+  const { promptTokenIds, outputTokenIds } = expected;
+  const prompt = [...promptTokenIds, ...outputTokenIds];
+  const request = { prompt, maxTokens: 1, temperature: 0, promptLogprobs: 0 };
+  const { promptLogprobs } = await engine.generate(request);
+  const logprobs = promptLogprobs!.slice(1).map((found) => found!.logprob);
+  const logits = await engine.logits(promptTokenIds);
+  return Math.max(
+    largestDifference(logprobs, expected.logprobs),
+    largestDifference([...logits.slice(-engine.info.model.vocabSize)], expected.logitsAfterPrompt),
+  );
+}
+
+function largestDifference(actual: readonly number[], expected: readonly number[]): number {
+  if (actual.length !== expected.length) return Infinity;
+  return Math.max(...actual.map((x, i) => Math.abs(x - expected[i]!)));
 }

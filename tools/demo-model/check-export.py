@@ -7,10 +7,11 @@ computes in float32: only a difference of meaning shows.
 """
 
 import torch
+from safetensors.torch import load_file
 
 from data import load_tokenizer
 from generation import load_chat_tokenizer, load_model
-from models import checkpoint_path, new_model, parse_model
+from models import model_directory, new_model, parse_model
 
 TEXTS = [
     "Once upon a time, there was a little fox named Ravo.",
@@ -19,12 +20,21 @@ TEXTS = [
 
 
 def exported_model(name):
-    """The training code with weights as they are exported: rounded to bfloat16."""
-    model = new_model(name)
-    model.load_state_dict(torch.load(checkpoint_path(name), weights_only=False)["model"])
-    for parameter in model.parameters():
-        parameter.data = parameter.data.bfloat16().double()
-    return model.double().eval()
+    """The training code with the exported weights."""
+    model = new_model(name).double().eval()
+    weights = load_file(model_directory(name) / "model.safetensors")
+    state = {key: stored(weights, key, len(tensor)) for key, tensor in model.state_dict().items()}
+    model.load_state_dict(state)
+    return model
+
+
+def stored(weights, key, count):
+    """A tensor of the training code; it stacks the experts of a layer, which the file has one by one."""
+    if ".experts." not in key:
+        return weights[key]
+    layer, projection = key.split(".experts.")
+    names = [f"{layer}.experts.{number}.{projection}.weight" for number in range(count)]
+    return torch.stack([weights[name] for name in names])
 
 
 def main():
