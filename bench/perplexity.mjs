@@ -5,29 +5,31 @@
 //     [--dtypes=f32,bf16,q8,q4] [--types=q8_0,...] [--kv=bf16,int8] [--threads=N] [--no-tasks] [--json] [--keep=DIR]
 //
 // MODEL is a directory or a GGUF file; without it, the demo model. The text is FILE in windows of `context` tokens, else held-out
-// documents of the demo model's corpus, which are made anew and are always the same. Rows:
+// documents of the corpus of both demo models, which are made anew and are always the same. Rows:
 //   dtypes  what `createEngine({ dtype })` makes of MODEL, with a KV cache in float32
 //   types   GGUF files of the same weights, made by the plain encoders of bench/model; all types where MODEL is a directory of
 //           Llama or Qwen2. Matrices whose rows are not whole blocks of 256 get columns of zeros, which change no result.
 //   kv      types of the KV cache beside weights in bf16
 // The ratio is that of the perplexity to bf16 weights with a KV cache in float32. All else is beside float32 weights: the share
 // of places where both find the same token most probable, the mean of KL(float32 || row) in nats, the largest difference of a
-// logit. For the demo model also the share of right answers to its tasks (docs/demo-model.md).
+// logit. For the demo models also the share of right answers to their tasks (docs/demo-model.md).
 import { mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { createEngine } from "../dist/index.js";
 import { padModel } from "./model/pad-model.mjs";
-import { readModel } from "./model/stored-model.mjs";
+import { isReadable, readModel } from "./model/stored-model.mjs";
 import { typesOf } from "./model/tensor-types.mjs";
 import { writeGguf } from "./model/write-gguf.mjs";
 import { measureTasks, measureTexts } from "./quality/measure.mjs";
 import { demoDocuments, demoTasks, textWindows } from "./quality/texts.mjs";
 
 const blockTypes = ["q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k_m", "q4_k", "q4_1", "q4_0"];
-const demo = fileURLToPath(new URL("../models/demo", import.meta.url));
+const [demo, demoMla] = ["demo", "demo-mla"].map((name) =>
+  fileURLToPath(new URL(`../models/${name}`, import.meta.url)),
+);
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
@@ -60,9 +62,9 @@ function list(text) {
 
 /** What each row runs: its name, the model and the types of weights and KV cache. Float32 and bf16 come first. */
 function plannedRows() {
-  const isDirectory = statSync(model).isDirectory();
+  const canEncode = statSync(model).isDirectory() && isReadable(model);
   const dtypes = new Set(["f32", "bf16", ...list(options.dtypes)]);
-  const types = list(options.types ?? (isDirectory ? ["f32", ...blockTypes].join() : ""));
+  const types = list(options.types ?? (canEncode ? ["f32", ...blockTypes].join() : ""));
   return [
     ...[...dtypes].map((dtype) => ({ weights: dtype, kv: "f32", model, dtype })),
     ...types.map((type) => ({ weights: `${type} file`, kv: "f32", type, dtype: "auto" })),
@@ -110,7 +112,7 @@ async function readInputs({ tokenizer, info }) {
     options.text === undefined
       ? await demoDocuments(tokenizer, count, maxModelLen)
       : await textWindows(tokenizer, options.text, count, length);
-  const hasTasks = model === demo && !options["no-tasks"];
+  const hasTasks = [demo, demoMla].includes(resolve(model)) && !options["no-tasks"];
   const tasks = hasTasks ? await demoTasks(tokenizer) : [];
   return { documents, tasks, tokenizer, stopTokenIds: [...eosTokenIds] };
 }

@@ -4,12 +4,21 @@ import { tensorsOf } from "./tensors.mjs";
 
 const architectures = ["LlamaForCausalLM", "Qwen2ForCausalLM"];
 
+function readConfig(directory) {
+  return JSON.parse(readFileSync(join(directory, "config.json"), "utf8"));
+}
+
+/** Whether {@link readModel} knows the architecture of a Hugging Face directory. */
+export function isReadable(directory) {
+  return architectures.includes(readConfig(directory).architectures[0]);
+}
+
 /**
  * A Hugging Face directory of one of the dense architectures: its `shape`, its `tensors` by {@link tensorsOf}, and
  * `rowsOf(tensor)`, which reads their rows as float32.
  */
 export function readModel(directory) {
-  const config = JSON.parse(readFileSync(join(directory, "config.json"), "utf8"));
+  const config = readConfig(directory);
   const [architecture] = config.architectures;
   if (!architectures.includes(architecture)) {
     throw new Error(`${directory}: expected ${architectures.join(" or ")}, found ${architecture}`);

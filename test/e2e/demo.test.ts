@@ -1,47 +1,11 @@
-import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { createEngine, type Engine, type GenerateRequest } from "pagoda-llm";
+import { createEngine, type Engine } from "pagoda-llm";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { fixture, logitError, mixedRequests, streamed, type Reference } from "../support/demo.js";
 import { measureLoopDelay } from "../support/loop-delay.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const model = `${root}models/demo`;
-
-async function fixture<T>(name: string): Promise<T> {
-  const text = await readFile(`${root}test/fixtures/demo-model/${name}.json`, "utf8");
-  return JSON.parse(text) as T;
-}
-
-/** Requests that differ in length, sampling and stop conditions. */
-function mixedRequests(count: number): GenerateRequest[] {
-  const prompts = [
-    "Once upon a time",
-    "One sunny day, a boy",
-    "27 + 48 =",
-    "The colour of the sky",
-  ];
-  return Array.from({ length: count }, (_, i) => ({
-    prompt: prompts[i % prompts.length]!.repeat(1 + (i % 3)),
-    maxTokens: 20 + 7 * (i % 5),
-    ignoreEos: i % 2 === 0,
-    seed: i,
-    ...(i % 4 === 0 ? { temperature: 0 } : { temperature: 0.5 + (i % 3) / 4 }),
-    ...(i % 5 === 1 && { topK: 5 }),
-    ...(i % 5 === 2 && { topP: 0.8 }),
-    ...(i % 5 === 3 && { minP: 0.05 }),
-    ...(i % 6 === 5 && { stop: [". "] }),
-  }));
-}
-
-async function streamed(engine: Engine, request: GenerateRequest) {
-  let text = "";
-  const tokenIds: number[] = [];
-  for await (const delta of engine.generate(request)) {
-    text += delta.text;
-    tokenIds.push(...delta.tokenIds);
-  }
-  return { text, tokenIds };
-}
 
 describe.each(["bf16", "f32", "q8", "q4"] as const)("the demo model in %s", (dtype) => {
   let engine: Engine;
@@ -88,7 +52,7 @@ describe.each(["bf16", "f32", "q8", "q4"] as const)("the demo model in %s", (dty
 
   it("agrees with Hugging Face code on greedy tokens wherever the margin is clear", async () => {
     type Case = { promptTokenIds: number[]; outputTokenIds: number[]; smallestMargin: number };
-    const cases = await fixture<Case[]>("greedy");
+    const cases = await fixture<Case[]>("demo-model/greedy");
     const clear = cases.filter(
       ({ smallestMargin }) => smallestMargin > (dtype === "f32" ? 1e-3 : 0.5),
     );
@@ -104,13 +68,20 @@ describe.each(["bf16", "f32", "q8", "q4"] as const)("the demo model in %s", (dty
     }
   });
 
+  it("gives logits and log probabilities near those in float64", async () => {
+    const references = await fixture<Reference[]>("demo-model/logits");
+    const errors = await Promise.all(references.map((each) => logitError(engine, each)));
+    const bound = { f32: 0.001, bf16: 0.1, q8: 0.5, q4: 4 }[dtype];
+    expect(Math.max(...errors)).toBeLessThan(bound);
+  });
+
   it.each([
     ["adds two-digit numbers that training has not seen", "held-out-sums"],
     ["answers in JSON with values that it copies from the question", "json-answers"],
     ["answers questions", "qa"],
   ])("%s", async (_, name) => {
     type Case = { messages: { role: string; content: string }[]; answer: string };
-    const cases = await fixture<Case[]>(name);
+    const cases = await fixture<Case[]>(`demo-model/${name}`);
     const results = await Promise.all(
       cases.map(async ({ messages }) => {
         const { text } = await engine.chat({ messages, temperature: 0, maxTokens: 64 });
@@ -122,7 +93,9 @@ describe.each(["bf16", "f32", "q8", "q4"] as const)("the demo model in %s", (dty
   });
 
   it("splits text as the official tokenizer does", async () => {
-    for (const { text, ids } of await fixture<{ text: string; ids: number[] }[]>("tokenizer")) {
+    for (const { text, ids } of await fixture<{ text: string; ids: number[] }[]>(
+      "demo-model/tokenizer",
+    )) {
       const encoded = await engine.tokenizer!.encode(text);
       expect([text, Array.from(encoded)]).toEqual([text, ids]);
     }

@@ -1,6 +1,6 @@
-"""Measures the exported model and prints every figure of docs/demo-model.md.
+"""Measures an exported model and prints every figure of docs/demo-model.md.
 
-    python evaluate.py
+    python evaluate.py --model demo
 
 Needs the files that corpus.mjs wrote into .work. Everything runs in float32 on the CPU.
 """
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from generation import chat_prompt, complete, load_chat_tokenizer, load_model, read_prompts
+from models import parse_model
 from tokenizer import END_OF_TEXT, WORK, read_documents
 
 STORIES = 200
@@ -136,7 +137,8 @@ def print_perplexity(rows):
 
 
 def main():
-    model, tokenizer = load_model(), load_chat_tokenizer()
+    name = parse_model()
+    model, tokenizer = load_model(name), load_chat_tokenizer(name)
     print_perplexity(evaluate_perplexity(model, tokenizer))
     print("held-out sums, chat:", evaluate_chat_sums(model, tokenizer))
     print("held-out sums, raw:", evaluate_raw_sums(model, tokenizer))

@@ -1,8 +1,9 @@
-"""Writes test/fixtures/demo-model: prompts with known answers and reference outputs.
+"""Writes test/fixtures/demo-model and demo-mla-model: prompts and reference outputs.
 
-    python fixtures.py
+    python fixtures.py --model demo
 
-The greedy outputs and token ids come from Hugging Face's transformers and tokenizers.
+Greedy outputs and their probabilities come from Hugging Face's transformers in float64, token ids from
+its tokenizers. What does not depend on the weights is written with the first model alone.
 """
 
 import json
@@ -12,9 +13,7 @@ import torch
 
 from data import load_tokenizer
 from generation import chat_prompt, load_chat_tokenizer, load_model, read_prompts
-from tokenizer import MODEL_DIR
-
-FIXTURES = MODEL_DIR.parent.parent / "test" / "fixtures" / "demo-model"
+from models import fixtures_directory, parse_model
 
 RAW_PROMPTS = [
     ("Once upon a time", 96),
@@ -75,11 +74,11 @@ TOKENIZER_TEXTS = [
 ]
 
 
-def write(name, entries):
+def write(path, entries):
     """One entry on each line, so that differences are easy to read."""
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
-    FIXTURES.mkdir(parents=True, exist_ok=True)
-    (FIXTURES / name).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def sample_prompts(name, count):
@@ -116,20 +115,49 @@ def greedy_entry(model, tokenizer, prompt, max_new_tokens):
     }
 
 
+@torch.inference_mode()
+def logits_entry(model, entry):
+    """The log probability of each token after the first, and all logits after the prompt."""
+    prompt, output = entry["promptTokenIds"], entry["outputTokenIds"]
+    logits = model(torch.tensor([prompt + output])).logits[0]
+    logprobs = logits[:-1].log_softmax(-1).gather(1, torch.tensor(prompt + output)[1:, None])
+    return {
+        "promptTokenIds": prompt,
+        "outputTokenIds": output,
+        "logprobs": rounded(logprobs.flatten()),
+        "logitsAfterPrompt": rounded(logits[len(prompt) - 1]),
+    }
+
+
+def rounded(values):
+    return [round(value, 6) for value in values.tolist()]
+
+
 def tokenizer_entry(tokenizer, text):
     ids = tokenizer.encode(text).ids
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
     return {"text": text, "ids": ids}
 
 
+def write_model_free(directory):
+    write(directory / "held-out-sums.json", sample_prompts("sums", 200))
+    write(directory / "json-answers.json", sample_prompts("json", 50))
+    write(directory / "qa.json", sample_prompts("qa", 30))
+    tokenizer = load_tokenizer()
+    texts = [tokenizer_entry(tokenizer, text) for text in TOKENIZER_TEXTS]
+    write(directory / "tokenizer.json", texts)
+
+
 def main():
-    model, chat_tokenizer, tokenizer = load_model(), load_chat_tokenizer(), load_tokenizer()
-    write("held-out-sums.json", sample_prompts("sums", 200))
-    write("json-answers.json", sample_prompts("json", 50))
-    write("qa.json", sample_prompts("qa", 30))
+    name = parse_model()
+    directory = fixtures_directory(name)
+    model, tokenizer = load_model(name, torch.float64), load_chat_tokenizer(name)
+    if name == "demo":
+        write_model_free(directory)
     prompts = RAW_PROMPTS + CHAT_PROMPTS
-    write("greedy.json", [greedy_entry(model, chat_tokenizer, *prompt) for prompt in prompts])
-    write("tokenizer.json", [tokenizer_entry(tokenizer, text) for text in TOKENIZER_TEXTS])
+    entries = [greedy_entry(model, tokenizer, *prompt) for prompt in prompts]
+    write(directory / "greedy.json", entries)
+    write(directory / "logits.json", [logits_entry(model, entry) for entry in entries[::3]])
 
 
 if __name__ == "__main__":

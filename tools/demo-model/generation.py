@@ -1,19 +1,22 @@
-"""The exported model in Hugging Face's own code, in float32: the reference for all figures."""
+"""An exported model in Hugging Face's own code: the reference for all figures."""
 
 import json
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tokenizer import MODEL_DIR, WORK
+from models import model_directory
+from tokenizer import WORK
 
 
-def load_model():
-    return AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
+def load_model(name, dtype=torch.float32):
+    # One expert after the other: the faster ways cannot compute in float64.
+    options = {"dtype": dtype, "experts_implementation": "eager"}
+    return AutoModelForCausalLM.from_pretrained(model_directory(name), **options).eval()
 
 
-def load_chat_tokenizer():
-    return AutoTokenizer.from_pretrained(MODEL_DIR, padding_side="left")
+def load_chat_tokenizer(name):
+    return AutoTokenizer.from_pretrained(model_directory(name), padding_side="left")
 
 
 def chat_prompt(tokenizer, messages):

@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
     def step_stack(self, parameters, lr, momentum, weight_decay):
         updates = torch.stack([self.direction(p, momentum) for p in parameters])
         updates = orthogonalize(updates)
-        rows, columns = parameters[0].shape
+        rows, columns = parameters[0].shape[-2:]
         scale = max(1, rows / columns) ** 0.5
         for parameter, update in zip(parameters, updates):
             parameter.mul_(1 - lr * weight_decay).add_(update, alpha=-lr * scale)

@@ -1,11 +1,12 @@
-"""Prints sample outputs of the exported model for docs/demo-model.md.
+"""Prints sample outputs of an exported model for docs/demo-model.md.
 
-    python samples.py
+    python samples.py --model demo
 """
 
 import torch
 
 from generation import chat_prompt, complete, load_chat_tokenizer, load_model
+from models import parse_model
 
 QUESTIONS = [
     "Hello",
@@ -26,7 +27,8 @@ QUESTIONS = [
 
 
 def main():
-    model, tokenizer = load_model(), load_chat_tokenizer()
+    name = parse_model()
+    model, tokenizer = load_model(name), load_chat_tokenizer(name)
     print("Greedy, one chat turn each:\n")
     for question in QUESTIONS:
         prompt = chat_prompt(tokenizer, [{"role": "user", "content": question}])

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
-MODEL_DIR = HERE.parent.parent / "models" / "demo"
+ROOT = HERE.parent.parent
 
 VOCAB_SIZE = 1536
 TRAINING_DOCUMENTS = 40_000

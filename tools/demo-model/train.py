@@ -1,47 +1,56 @@
-"""Trains the demo model on the CPU.
+"""Trains a demo model on the CPU.
 
     python train.py --steps 9000
+    python train.py --model demo-mla --minutes 60 --processes 2 --threads 1 --no-compile
 
-Writes .work/checkpoint.pt every few minutes and continues from it with --resume. The learning rate
-rises, stays and falls over the last part of the run; a number written to .work/steps changes the
-length of a run while it goes on, so that it can be ended early with the fall it needs.
+Writes .work/MODEL.pt every few minutes and continues from it with --resume. The learning rate rises,
+stays and falls over the last part of the run. A run lasts a number of steps or of minutes; a number
+written to .work/steps changes the steps while it goes on, so that it can be ended early with the fall
+it needs. Several processes divide the rows of each batch among them.
 """
 
 import argparse
 import json
+import os
+import tempfile
 import time
 from dataclasses import asdict
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 import torch.nn.functional as F
 
 from data import Rows, load_tokenizer
-from model import DemoModel, ModelConfig
+from models import MODELS, checkpoint_path, new_model
 from muon import Muon
 from tokenizer import WORK
 
-CHECKPOINT = WORK / "checkpoint.pt"
 STEPS_FILE = WORK / "steps"
 DECAY_SHARE = 0.3
 WARMUP_STEPS = 150
+BALANCE_RATE = 0.01
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=MODELS, default="demo")
     parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--minutes", type=float, help="the length of the run, instead of --steps")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--matrix-lr", type=float, default=0.02)
     parser.add_argument("--other-lr", type=float, default=0.003)
     parser.add_argument("--answer-copies", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     return parser.parse_args()
 
 
 def make_optimizers(model, arguments):
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    matrices = [p for p in model.model.layers.parameters() if p.ndim > 1]
     norms = [p for p in model.parameters() if p.ndim == 1]
     embedding = [model.model.embed_tokens.weight]
     others = torch.optim.AdamW(
@@ -54,10 +63,9 @@ def make_optimizers(model, arguments):
     return [Muon(matrices, lr=arguments.matrix_lr), others]
 
 
-def lr_share(step, steps):
-    """Warm-up, plateau, straight fall to zero."""
-    fall = (steps - step) / (DECAY_SHARE * steps)
-    return max(0.0, min(1.0, (step + 1) / WARMUP_STEPS, fall))
+def lr_share(step, progress):
+    """Warm-up, plateau, straight fall to zero; progress is the share of the run that is over."""
+    return max(0.0, min(1.0, (step + 1) / WARMUP_STEPS, (1 - progress) / DECAY_SHARE))
 
 
 def set_learning_rates(optimizers, share):
@@ -108,75 +116,139 @@ def probe_accuracy(model, probe):
     return right / total
 
 
-def save(model, optimizers, step, arguments):
-    state = {
-        "config": asdict(model.config),
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "step": step,
-        "arguments": vars(arguments),
-    }
-    partial = CHECKPOINT.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.rename(CHECKPOINT)
+class Run:
+    """The state of a training run: everything that a checkpoint holds."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.model = new_model(arguments.model)
+        self.optimizers = make_optimizers(self.model, arguments)
+        self.step, self.seconds = 0, 0.0
+        if arguments.resume:
+            self.load()
+
+    def load(self):
+        state = torch.load(checkpoint_path(self.arguments.model), weights_only=False)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def save(self):
+        state = {
+            "config": asdict(self.model.config),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "arguments": vars(self.arguments),
+        }
+        path = checkpoint_path(self.arguments.model)
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.rename(path)
+
+    def progress(self):
+        if self.arguments.minutes is not None:
+            return self.seconds / (60 * self.arguments.minutes)
+        steps = int(STEPS_FILE.read_text()) if STEPS_FILE.exists() else self.arguments.steps
+        return self.step / steps
+
+    def update(self, progress):
+        """One step of the optimizers, with the gradients that are there."""
+        share = lr_share(self.step, progress)
+        set_learning_rates(self.optimizers, share)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.model.balance(BALANCE_RATE * share)
+        self.step += 1
 
 
-def planned_steps(arguments):
-    return int(STEPS_FILE.read_text()) if STEPS_FILE.exists() else arguments.steps
+def average(tensors):
+    """Replaces tensors by their averages over all processes."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+        tensor.copy_(part.view_as(tensor))
 
 
-def train(arguments):
+def train(rank, arguments):
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
-    model = DemoModel(ModelConfig())
-    optimizers = make_optimizers(model, arguments)
-    first_step = 0
-    if arguments.resume:
-        state = torch.load(CHECKPOINT, weights_only=False)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
-        first_step = state["step"]
-
+    run = Run(arguments)
+    model, first_step = run.model, run.step
     rows = Rows(
         WORK / "train.jsonl",
         arguments.batch_tokens,
         arguments.seed + first_step,
         arguments.answer_copies,
     )
-    print(f"{sum(p.numel() for p in model.parameters())} parameters, {rows.token_count} tokens",
-          flush=True)
     loss_of = make_loss(model)
     if not arguments.no_compile:
         loss_of = torch.compile(loss_of, dynamic=False)
-    probe = sum_probe()
-    started, recent = time.time(), []
+    log = Log(model, rows) if rank == 0 else None
 
-    for step, batch in enumerate(rows, start=first_step):
-        steps = planned_steps(arguments)
-        if step >= steps:
-            break
-        set_learning_rates(optimizers, lr_share(step, steps))
-        loss, plain_loss = loss_of(*batch)
+    earlier, started = run.seconds, time.time()
+    for batch in rows:
+        # Every process computes the same progress, so that all stop at the same step.
+        run.seconds = earlier + time.time() - started
+        progress = torch.tensor([run.progress()])
+        loss, plain_loss = loss_of(*(part[rank :: arguments.processes] for part in batch))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        recent.append(plain_loss.item())
-        if step % 100 == 99:
-            speed = (step + 1 - first_step) * arguments.batch_tokens / (time.time() - started)
-            print(
-                f"step {step + 1} of {steps} loss {sum(recent) / len(recent):.4f} "
-                f"sums {probe_accuracy(model, probe):.3f} {speed:.0f} tokens/s "
-                f"{time.time() - started:.0f} s",
-                flush=True,
-            )
-            recent = []
-        if step % 500 == 499:
-            save(model, optimizers, step + 1, arguments)
-    save(model, optimizers, step, arguments)
+        average([p.grad for p in model.parameters()] + model.loads() + [plain_loss, progress])
+        if progress.item() >= 1:
+            break
+        run.update(progress.item())
+        if log is not None:
+            log.add(run, plain_loss.item(), progress.item())
+            if run.step % 200 == 0:
+                run.save()
+    if rank == 0:
+        run.save()
+
+
+class Log:
+    """Prints a line every hundred steps."""
+
+    def __init__(self, model, rows):
+        self.probe, self.losses = sum_probe(), []
+        parameters = sum(p.numel() for p in model.parameters())
+        print(f"{parameters} parameters, {rows.token_count} tokens", flush=True)
+
+    def add(self, run, loss, progress):
+        self.losses.append(loss)
+        if run.step % 100 != 0:
+            return
+        accuracy = probe_accuracy(run.model, self.probe)
+        print(f"step {run.step} ({100 * progress:.1f} %) loss {sum(self.losses) / 100:.4f} "
+              f"sums {accuracy:.3f} {run.seconds:.0f} s {run.model.report()}", flush=True)
+        self.losses = []
+
+
+def train_process(rank, arguments, meeting_file):
+    dist.init_process_group(
+        "gloo", init_method=f"file://{meeting_file}", rank=rank, world_size=arguments.processes
+    )
+    train(rank, arguments)
+    dist.destroy_process_group()
+
+
+def main():
+    arguments = parse_arguments()
+    if arguments.processes == 1:
+        train(0, arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        meeting_file = os.path.join(folder, "meeting")
+        torch.multiprocessing.spawn(
+            train_process, (arguments, meeting_file), nprocs=arguments.processes
+        )
 
 
 if __name__ == "__main__":
-    train(parse_arguments())
+    main()
