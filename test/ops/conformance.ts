@@ -93,11 +93,11 @@ export function conformance(
   options: ConformanceOptions = {},
 ): void {
   const { dtypes = ["f32"] } = options;
-  const runs = cases
-    .flatMap((opCase) =>
-      dtypes.map((dtype) => ({ name: `${opCase.name}, ${dtype}`, opCase, dtype })),
-    )
-    .map((run, index) => ({ ...run, index }));
+  const runs = cases.flatMap((opCase, i) =>
+    dtypes.map((dtype, j) => {
+      return { name: `${opCase.name}, ${dtype}`, opCase, dtype, index: i * dtypes.length + j };
+    }),
+  );
   const expectation = rememberExpectations();
   describe.each(backends)(`${subject} on $name`, (backend) => {
     it.for(runs)("$name", async ({ opCase, dtype, index }, { skip }) => {
