@@ -95,7 +95,7 @@ export function conformance(
   const { dtypes = ["f32"] } = options;
   const runs = cases.flatMap((opCase, i) =>
     dtypes.map((dtype, j) => {
-      return { name: `${opCase.name}, ${dtype}`, opCase, dtype, index: i * dtypes.length + j };
+      return { name: `${opCase.name}, ${dtype}`, opCase, dtype, index: i + j };
     }),
   );
   const expectation = rememberExpectations();
