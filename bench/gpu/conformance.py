@@ -130,6 +130,28 @@ def invarianceCase(device, rng, inputs, outputs, dtype):
     return float(different), 0.0
 
 
+def chunksCase(device, rng, tokens, heads, kvHeads, dim, dtype):
+    """The bits of a token do not depend on whether it is computed alone, in a chunk or in one prefill."""
+    whole = Layout(rng, [(tokens, 0)], 16)
+    query = rng.standard_normal((tokens, heads * dim)).astype(np.float32)
+    key, value = (rng.standard_normal((tokens, kvHeads * dim)).astype(np.float32) for _ in range(2))
+    cache = device.cache(whole.numBlocks, 16, kvHeads, dim, dtype)
+    device.run("cacheWrite", pagoda.CacheWrite(device.tensor(key), device.tensor(value), cache,
+                                               device.upload(whole.slots)))
+
+    def attend(first, end):
+        whole.queryLens, whole.seqLens = np.array([end - first]), np.array([end])
+        out = device.output(end - first, heads * dim)
+        device.run("attention", pagoda.Attention(out, device.tensor(query[first:end]), cache, device.batch(whole),
+                                                 heads, dim**-0.5, 0, 0.0, pagoda.Weight()))
+        return device.download(out)
+
+    expected = attend(0, tokens)
+    starts = [0, 1, 3, 40, tokens - 30, tokens - 1, tokens]
+    parts = [attend(first, end) for first, end in zip(starts, starts[1:])]
+    return float(np.sum(np.concatenate(parts) != expected)), 0.0
+
+
 def expertsCase(device, rng, rows, inputs, width, experts, topK, dtype):
     x = rng.standard_normal((rows, inputs)).astype(np.float32)
     logits = rng.standard_normal((rows, experts)).astype(np.float32)
@@ -174,6 +196,8 @@ def cases():
     yield "linear, odd", linearCase, dict(rows=33, inputs=1030, outputs=77, dtype=BF16)
     for dtype in (F32, BF16):
         yield "rows of linear", invarianceCase, dict(inputs=2080, outputs=130, dtype=dtype)
+    for dim, dtype in ((64, BF16), (128, BF16), (80, BF16), (64, F32)):
+        yield "chunks of attention", chunksCase, dict(tokens=1100, heads=4, kvHeads=1, dim=dim, dtype=dtype)
     for dtype in (F32, BF16, INT8):
         for heads, kvHeads, dim in ((8, 2, 128), (3, 1, 64), (9, 9, 80), (1, 1, 256)):
             for name, requests in (("mixed", MIXED), ("decode", DECODE)):

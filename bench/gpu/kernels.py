@@ -112,6 +112,37 @@ def timeDecode(device, rng, requests, context, heads, kvHeads, dim, blockSize=16
     device.free()
 
 
+def timeMla(device, rng, requests, context, heads, blockSize=64):
+    """Multi-head latent attention of DeepSeek's size, up-projections included, against gathering the rows first."""
+    latent, rope, nope, valueDim = 512, 64, 128, 128
+    layout = pagoda.Layout(rng, [(1, context - 1)] * requests, blockSize)
+    slots = len(layout.slots)
+    latents, ropeKey = torch.randn(slots, latent, device="cuda"), torch.randn(slots, rope, device="cuda")
+    cache = device.cache(layout.numBlocks, blockSize, 1, latent + rope, pagoda.BF16, latent)
+    device.run("latentWrite", pagoda.LatentWrite(view(latents), view(ropeKey), cache, device.upload(layout.slots)))
+    query, queryRope, out = (torch.randn(requests, heads * width, device="cuda") for width in (nope, rope, valueDim))
+    keyUp = device.weight(rng.standard_normal((heads * latent, nope), np.float32) * np.float32(latent**-0.5))
+    valueUp = device.weight(rng.standard_normal((heads * valueDim, latent), np.float32) * np.float32(latent**-0.5))
+    op = pagoda.MlaAttention(view(out), view(query), view(queryRope), cache, device.batch(layout), keyUp, valueUp,
+                             pagoda.Weight(), heads, (nope + rope) ** -0.5, 0)
+    ours = median(lambda i: device.run("mlaAttention", op))
+    gathered = torch.empty(slots, latent + rope, device="cuda")
+    layout.queryLens = layout.seqLens
+    gather = pagoda.GatherKv(view(gathered), cache, device.batch(layout))
+    rows = torch.randn(requests, context, latent + rope, device="cuda", dtype=torch.bfloat16)
+    absorbed = torch.randn(requests, heads, latent + rope, device="cuda", dtype=torch.bfloat16)
+
+    def attendGathered(i):
+        device.run("gatherKv", gather)
+        scores = torch.bmm(absorbed, rows.transpose(1, 2))
+        return torch.bmm(torch.softmax(scores, dim=2), rows[:, :, :latent])
+
+    flops = 2.0 * requests * context * heads * (2 * latent + rope)
+    line(f"mlaAttention {requests} x {context}, {heads} heads", ours,
+         {"gatherKv, then torch": median(attendGathered)}, flops, 2.0 * slots * (latent + rope))
+    device.free()
+
+
 def main(library):
     stream = torch.cuda.current_stream().cuda_stream
     device = pagoda.Device(library, stream)
@@ -129,6 +160,8 @@ def main(library):
             timePrefill(device, rng, tokens, 32, 8, dim)
     for requests, context in ((1, 16384), (32, 4096), (128, 2048)):
         timeDecode(device, rng, requests, context, 32, 8, 128)
+    for heads in (16, 128):
+        timeMla(device, rng, 32, 4096, heads)
     device.close()
 
 

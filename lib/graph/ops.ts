@@ -89,7 +89,7 @@ export type Activation = keyof typeof activations;
 export type Layout = "nd" | "nz";
 
 /** Values of the `layout` attribute, as in `PagodaLayout`. */
-export const layouts = { nd: 0, nz: 1 } as const satisfies Record<Layout, number>;
+export const layouts: Readonly<Record<Layout, number>> = { nd: 0, nz: 1 };
 
 /** Values of the `scoring` attribute, as in `PagodaScoring`. */
 export const scorings = { softmax: 0, sigmoid: 1 } as const;

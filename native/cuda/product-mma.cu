@@ -174,7 +174,7 @@ template <int kRowTiles>
 class TileLoader {
  public:
   __device__ TileLoader(const Parameters& p, const RowTile& tile, int firstOutput)
-      : stored_(p.storedColumns()), chunk_(threadIdx.x % kChunks) {
+      : readable_(p.x), stored_(p.storedColumns()), chunk_(threadIdx.x % kChunks) {
 #pragma unroll
     for (int i = 0; i < kXCopies; ++i) {
       const int row = threadIdx.x / kChunks + i * kRowsAtOnce;
@@ -211,9 +211,10 @@ class TileLoader {
 
   /// Zeros where there is nothing; the address is then that of some other memory that can be read.
   __device__ void copy(void* to, const uint16_t* row, int column, bool isPresent) const {
-    copyAsync16(to, isPresent ? static_cast<const void*>(row + column) : to, isPresent ? 16 : 0);
+    copyAsync16(to, isPresent ? row + column : readable_, isPresent ? 16 : 0);
   }
 
+  const uint16_t* readable_;
   int stored_;
   int chunk_;
   const uint16_t* x_[kXCopies];

@@ -93,10 +93,11 @@ export function conformance(
   options: ConformanceOptions = {},
 ): void {
   const { dtypes = ["f32"] } = options;
-  const named = cases.flatMap((opCase) =>
-    dtypes.map((dtype) => ({ name: `${opCase.name}, ${dtype}`, opCase, dtype })),
+  const runs = cases.flatMap((opCase, i) =>
+    dtypes.map((dtype, j) => {
+      return { name: `${opCase.name}, ${dtype}`, opCase, dtype, index: i + j };
+    }),
   );
-  const runs = named.map(({ name, opCase, dtype }, index) => ({ name, opCase, dtype, index }));
   const expectation = rememberExpectations();
   describe.each(backends)(`${subject} on $name`, (backend) => {
     it.for(runs)("$name", async ({ opCase, dtype, index }, { skip }) => {
