@@ -3,6 +3,7 @@
 // CUDA plug-in. Called by npm scripts, by binding.gyp and by `npx pagoda build`. Uses cmake-js where it is installed
 // (development) and plain cmake otherwise (a user's source build).
 const { spawnSync } = require("node:child_process");
+const os = require("node:os");
 const path = require("node:path");
 
 const root = path.resolve(__dirname, "..");
@@ -68,7 +69,8 @@ function build() {
     ...defines,
   ]);
   const target = flag("cuda") ? ["--target", "pagoda_backend_cuda"] : [];
-  run("cmake", ["--build", work, "--config", config, "--parallel", ...target]);
+  const jobs = String(os.availableParallelism()); // without a number, make starts all at once
+  run("cmake", ["--build", work, "--config", config, "--parallel", jobs, ...target]);
 }
 
 build();
