@@ -23,6 +23,7 @@ export interface ExecutorKind {
   /** "reference", or the device. */
   readonly name: string;
   readonly mayLackOps: boolean;
+  readonly isEmulated?: boolean;
   create(options: TestExecutorOptions): Promise<Executor>;
 }
 
@@ -44,10 +45,11 @@ export async function executorKinds({ emulated = false } = {}): Promise<Executor
     },
   ];
   const devices = [...(await testDevices()), ...(emulated ? emulatedDevices() : [])];
-  for (const { name, selection, mayLackOps } of devices) {
+  for (const { name, selection, mayLackOps, isEmulated = false } of devices) {
     kinds.push({
       name,
       mayLackOps,
+      isEmulated,
       create: (options) =>
         createNativeExecutor({
           ...selection,
