@@ -176,6 +176,30 @@ struct Codec<PAGODA_Q6_K> {
   }
 };
 
+/// 2^(exponent - 128), half the scale of a block of MXFP4; exponent 255 is NaN.
+__device__ __forceinline__ float halvedPower(uint32_t exponent) {
+  if (exponent == 255) return __uint_as_float(0x7fc00000u);
+  return __uint_as_float(exponent >= 2 ? (exponent - 1) << 23 : 0x00200000u << exponent);
+}
+
+/// Twice the number that a code of MXFP4 stands for: one sign, two exponent and one fraction bit.
+__device__ __forceinline__ int doubledFp4(int code) {
+  const int exponent = code >> 1 & 3, fraction = code & 1;
+  const int size = exponent == 0 ? fraction : (2 + fraction) << (exponent - 1);
+  return (code & 8) != 0 ? -size : size;
+}
+
+template <>
+struct Codec<PAGODA_MXFP4> {
+  static constexpr int kColumns = 32;
+  static __device__ __forceinline__ void load(const uint8_t* row, int64_t group, float (&values)[kColumns]) {
+    const auto& block = reinterpret_cast<const BlockMxfp4*>(row)[group];
+    const float scale = halvedPower(block.exponent);
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) values[i] = scale * static_cast<float>(doubledFp4(nibble(block.codes, i)));
+  }
+};
+
 /// Calls visit(Codec<dtype>) for a dtype that weights may have.
 template <typename Visit>
 auto withCodec(PagodaDtype dtype, Visit visit) {
@@ -200,6 +224,8 @@ auto withCodec(PagodaDtype dtype, Visit visit) {
       return visit(Codec<PAGODA_Q5_K>());
     case PAGODA_Q6_K:
       return visit(Codec<PAGODA_Q6_K>());
+    case PAGODA_MXFP4:
+      return visit(Codec<PAGODA_MXFP4>());
     default:
       return visit(Codec<PAGODA_F32>());
   }
