@@ -101,7 +101,7 @@ def gatherCase(device, rng, requests, kvHeads, dim, blockSize=16):
     device.run("cacheWrite", pagoda.CacheWrite(device.tensor(key), device.tensor(value), cache,
                                                device.upload(layout.slots)))
     out = device.output(slots, 2 * kvHeads * dim)
-    device.run("gatherKv", pagoda.GatherKv(out, cache, device.batch(layout)))
+    device.run("gatherKv", pagoda.GatherKv(out, cache, device.batch(layout), 0))
     return relativeError(device.download(out), roundToBf16(np.concatenate([key, value], axis=1))), 0.0
 
 

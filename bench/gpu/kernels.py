@@ -128,7 +128,7 @@ def timeMla(device, rng, requests, context, heads, blockSize=64):
     ours = median(lambda i: device.run("mlaAttention", op))
     gathered = torch.empty(slots, latent + rope, device="cuda")
     layout.queryLens = layout.seqLens
-    gather = pagoda.GatherKv(view(gathered), cache, device.batch(layout))
+    gather = pagoda.GatherKv(view(gathered), cache, device.batch(layout), 0)
     rows = torch.randn(requests, context, latent + rope, device="cuda", dtype=torch.bfloat16)
     absorbed = torch.randn(requests, heads, latent + rope, device="cuda", dtype=torch.bfloat16)
 

@@ -29,7 +29,7 @@ RmsNorm = structure("RmsNorm", out=Tensor, x=Tensor, weight=Weight, groupWidth=i
 Linear = structure("Linear", out=Tensor, x=Tensor, weight=Weight, bias=Weight)
 CacheWrite = structure("CacheWrite", key=Tensor, value=Tensor, cache=KvCache, slotMapping=pointer)
 LatentWrite = structure("LatentWrite", latent=Tensor, ropeKey=Tensor, cache=KvCache, slotMapping=pointer)
-GatherKv = structure("GatherKv", out=Tensor, cache=KvCache, batch=Batch)
+GatherKv = structure("GatherKv", out=Tensor, cache=KvCache, batch=Batch, layout=i32)
 Attention = structure("Attention", out=Tensor, query=Tensor, cache=KvCache, batch=Batch, numHeads=i32, scale=f32,
                       slidingWindow=i32, softcap=f32, sinks=Weight)
 MlaAttention = structure("MlaAttention", out=Tensor, query=Tensor, queryRope=Tensor, cache=KvCache, batch=Batch,
