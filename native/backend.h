@@ -28,7 +28,14 @@ extern "C" {
 #define PAGODA_ABI_VERSION 6u
 #define PAGODA_ERROR_LENGTH 256
 
-typedef enum PagodaStatus {
+/* Makes every value of its four bytes one that C++ may read, so that a backend can refuse what is no enumerator. */
+#ifdef __cplusplus
+#define PAGODA_INT32 : int32_t
+#else
+#define PAGODA_INT32
+#endif
+
+typedef enum PagodaStatus PAGODA_INT32 {
   PAGODA_OK = 0,
   PAGODA_INVALID = 1,       /* a parameter is out of range: a bug of the caller */
   PAGODA_OUT_OF_MEMORY = 2, /* device or host memory could not be allocated */
@@ -45,7 +52,7 @@ typedef struct PagodaError {
 /* The quantised types are those of GGUF files (native/block-formats.h), for weights only: a row is a number of blocks
  * of 32 columns, of 256 for the K types. Matrices and tables may have them in memory, in whatever layout the backend
  * packs them; a linear may then round its activations to 8 bits, 32 columns of a row at a time. */
-typedef enum PagodaDtype {
+typedef enum PagodaDtype PAGODA_INT32 {
   PAGODA_F32 = 0,
   PAGODA_BF16 = 1,
   PAGODA_F16 = 2,
@@ -72,7 +79,7 @@ typedef struct PagodaTensor {
   PagodaDtype dtype;
 } PagodaTensor;
 
-typedef enum PagodaWeightKind {
+typedef enum PagodaWeightKind PAGODA_INT32 {
   PAGODA_MATRIX = 0, /* [rows = outputs, cols = inputs]: linear, and embed when tied to it */
   PAGODA_TABLE = 1,  /* [rows, cols], only ever read a row at a time: embed */
   PAGODA_VECTOR = 2  /* [1, cols], always f32: norm weights, biases, rope frequencies */
@@ -183,7 +190,7 @@ typedef struct PagodaLatentWrite {
 /* How the elements of [rows, width] lie: row after row, or, as the matrix units of Ascend want their operands, in
  * columns of 32 bytes, [width / e][rows][e] with e = 8 elements of f32. PAGODA_NZ needs a width that e divides and a
  * rowStride of width: the memory is rows * width elements side by side. */
-typedef enum PagodaLayout { PAGODA_ND = 0, PAGODA_NZ = 1 } PagodaLayout;
+typedef enum PagodaLayout PAGODA_INT32 { PAGODA_ND = 0, PAGODA_NZ = 1 } PagodaLayout;
 
 /* Reads tokens back from where a block table scatters them, as f32: the inverse of cacheWrite and latentWrite. Row
  * queryStartLoc[r] + j is position seqLens[r] - q + j of sequence r, q being its number of rows; so queryStartLoc holds
@@ -243,7 +250,7 @@ typedef struct PagodaMlaAttention {
 
 /* PAGODA_CLAMPED_SWIGLU (gpt-oss) is a function of both: with g = min(gate, 7) and u = up limited to [-7, 7] it is
  * g * sigmoid(1.702 * g) * (u + 1). */
-typedef enum PagodaActivation {
+typedef enum PagodaActivation PAGODA_INT32 {
   PAGODA_SILU = 0,
   PAGODA_GELU_TANH = 1,
   PAGODA_GELU = 2,
@@ -265,8 +272,8 @@ typedef struct PagodaAdd {
   PagodaTensor b;
 } PagodaAdd;
 
-typedef enum PagodaScoring { PAGODA_SOFTMAX = 0, PAGODA_SIGMOID = 1 } PagodaScoring;
-typedef enum PagodaGroupScore { PAGODA_GROUP_MAX = 0, PAGODA_GROUP_TOP2_SUM = 1 } PagodaGroupScore;
+typedef enum PagodaScoring PAGODA_INT32 { PAGODA_SOFTMAX = 0, PAGODA_SIGMOID = 1 } PagodaScoring;
+typedef enum PagodaGroupScore PAGODA_INT32 { PAGODA_GROUP_MAX = 0, PAGODA_GROUP_TOP2_SUM = 1 } PagodaGroupScore;
 
 /* The topK experts of each row, best first, lowest index first among equals, NaN before numbers. Experts are compared
  * by key = score + bias, score being the softmax over the row's logits or the sigmoid of each. With numGroups > 1 only

@@ -130,7 +130,7 @@ void testRowOps(Device& d) {
   refuse<PagodaGatedActivation>(d, "gatedActivation", d.api->gatedActivation, {out, a, b, PAGODA_SILU},
                                 {{kInvalid, [](auto& op) { op.gate.width = 9; }},
                                  {kInvalid, [](auto& op) { op.up.data = nullptr; }},
-                                 {kInvalid, [](auto& op) { op.activation = static_cast<PagodaActivation>(4); }}});
+                                 {kInvalid, [](auto& op) { op.activation = static_cast<PagodaActivation>(99); }}});
   refuse<PagodaTakeRows>(d, "takeRows", d.api->takeRows, {out, a, o.ids.data()},
                          {{kInvalid, [](auto& op) { op.rows = nullptr; }},
                           {kInvalid, [](auto& op) { op.x.rows = 3; }},
@@ -264,7 +264,7 @@ void testWeights(Device& d) {
                {{nullptr, PAGODA_VECTOR, 2, 4, PAGODA_F32}, kInvalid},
                {{nullptr, PAGODA_VECTOR, 1, 4, PAGODA_BF16}, kUnsupported},
                {{nullptr, PAGODA_TABLE, 4, 4, PAGODA_INT8}, kUnsupported},
-               {{nullptr, static_cast<PagodaWeightKind>(3), 4, 4, PAGODA_F32}, kInvalid},
+               {{nullptr, static_cast<PagodaWeightKind>(99), 4, 4, PAGODA_F32}, kInvalid},
                {{nullptr, PAGODA_TABLE, 1 << 30, 1 << 30, PAGODA_F32}, PAGODA_OK}};
   for (const auto& c : cases) {
     CHECK(d.api->weightBytes(d.handle, &c.weight, &bytes, &d.error) == c.status, "%d by %d", c.weight.rows,
@@ -281,7 +281,7 @@ void testWeights(Device& d) {
   CHECK(prepare(4, 1, source, PAGODA_F32) == kInvalid);
   CHECK(prepare(INT32_MAX, INT32_MAX, source, PAGODA_F32) == kInvalid);
   CHECK(prepare(0, 4, nullptr, PAGODA_F32) == kInvalid);
-  CHECK(prepare(0, 4, source, static_cast<PagodaDtype>(15)) == kUnsupported);
+  CHECK(prepare(0, 4, source, static_cast<PagodaDtype>(99)) == kUnsupported);
   CHECK(prepare(0, 4, source, PAGODA_F32) == PAGODA_OK);
   CHECK(weight.intact());
 }

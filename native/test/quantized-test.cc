@@ -332,13 +332,13 @@ void testRefusals() {
   CHECK(bytesOf(PAGODA_MATRIX, PAGODA_Q8_0, 4, 48) == PAGODA_INVALID);
   CHECK(bytesOf(PAGODA_MATRIX, PAGODA_Q4_K, 4, 288) == PAGODA_INVALID);
   CHECK(bytesOf(PAGODA_VECTOR, PAGODA_Q8_0, 1, 64) == PAGODA_UNSUPPORTED);
-  CHECK(bytesOf(PAGODA_MATRIX, static_cast<PagodaDtype>(15), 4, 64) == PAGODA_UNSUPPORTED);
+  CHECK(bytesOf(PAGODA_MATRIX, static_cast<PagodaDtype>(99), 4, 64) == PAGODA_UNSUPPORTED);
   CHECK(bytesOf(PAGODA_MATRIX, PAGODA_Q6_K, 1 << 30, 1 << 30) == PAGODA_OK);
   Weight weight(device, PAGODA_MATRIX, PAGODA_Q6_K, 1, 256);
   const std::vector<float> values(256, 1.0f);
   CHECK(device.api->prepareWeight(device.handle, &weight.weight, 0, 1, values.data(), PAGODA_F32, &device.error) ==
         PAGODA_UNSUPPORTED);
-  CHECK(device.api->prepareWeight(device.handle, &weight.weight, 0, 1, values.data(), static_cast<PagodaDtype>(15),
+  CHECK(device.api->prepareWeight(device.handle, &weight.weight, 0, 1, values.data(), static_cast<PagodaDtype>(99),
                                   &device.error) == PAGODA_UNSUPPORTED);
   Weight odd(device, PAGODA_MATRIX, PAGODA_F32, 1, 40);
   CHECK(device.api->prepareWeight(device.handle, &odd.weight, 0, 1, values.data(), PAGODA_Q8_0, &device.error) ==
