@@ -6,7 +6,8 @@
 //   --peer      a directory in which `npm install node-llama-cpp` was run; without it, only our figures are printed
 //   --threads   of both sides; all cores unless set
 //   --rounds    3 unless set; printed are medians
-//   --measures  of: prefill, decode1, decode4, decode8, decode16, decode32, 4k, 16k (prompt tokens), first; all unless set
+//   --measures  of: prefill, decode1, decode4, decode8, decode16, decode32, 2k, 4k, 8k, 16k (prompt tokens), first; all
+//               unless set
 //   --settings  of the peer: default, tuned, tuned-no-flash (see bench/cpu/node-llama-cpp.mjs); all unless set
 //   --html      writes the tables and bars to a page
 //

@@ -127,10 +127,11 @@ class Matrix {
 
 class LatentLayer {
  public:
-  // `requests` requests of `context` tokens each.
-  LatentLayer(CpuDevice& device, int32_t heads, PagodaDtype dtype, int32_t requests, int32_t context)
-      : cache{nullptr, requests * context / kBlockSize, kBlockSize, 1, kRow, dtype, kLatent},
-        blocks(cache.numBlocks),
+  // `requests` requests of `context` tokens each, and `spareBlocks` blocks behind theirs.
+  LatentLayer(CpuDevice& device, int32_t heads, PagodaDtype dtype, int32_t requests, int32_t context,
+              int32_t spareBlocks = 0)
+      : cache{nullptr, requests * context / kBlockSize + spareBlocks, kBlockSize, 1, kRow, dtype, kLatent},
+        blocks(cache.numBlocks - spareBlocks),
         device_(device),
         heads_(heads),
         requests_(requests),

@@ -25,7 +25,9 @@ export const measures = {
   ...Object.fromEntries(
     [1, 4, 8, 16, 32].map((streams) => [`decode${streams}`, decodeOf(streams)]),
   ),
+  "2k": longContext("2k", 2048),
   "4k": longContext("4k", 4096),
+  "8k": longContext("8k", 8192),
   "16k": longContext("16k", 16_384),
   first: measure(8, 128, 1, {
     first: { label: "8 streams of 128, all begun", ...milliseconds, of: (run) => run.allBegun },
