@@ -114,7 +114,7 @@ struct HeadCache {
 template <class Source>
 PAGODA_INLINE void prefetch(const Source* from, int32_t n) {
   constexpr int32_t kLine = 64 / sizeof(Source);
-  for (int32_t i = 0; i < n; i += kLine) __builtin_prefetch(from + i);
+  for (int32_t i = 0; i < n; i += kLine) __builtin_prefetch(from + i, 0, 2);
 }
 
 // All of `range`.

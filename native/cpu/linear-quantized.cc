@@ -224,12 +224,10 @@ void multiplyRowBlock(const QuantizedRows& x, int32_t row, int32_t count, const 
   }
 }
 
-// How many of the first row blocks of a slice fetch the next one, an equal share each. A single row streams through the
-// panel as it is, but for K types, whose lines it does not read in order. Of a part of a panel nothing is fetched.
-template <PackedFormat kFormat>
+// How many of the first row blocks of a slice fetch the next one, an equal share each. Of a part of a panel nothing is
+// fetched.
 int32_t sharesOf(const Item& item) {
-  const bool isWhole = item.vectors.end - item.vectors.first == kPanelVectors;
-  if (!isWhole || (item.rows == 1 && !kFormat.header)) return 0;
+  if (item.vectors.end - item.vectors.first < kPanelVectors) return 0;
   return minimum(static_cast<int32_t>(ceilDiv(item.rows, kDotRows)), kMaxShares);
 }
 
@@ -245,11 +243,11 @@ void multiplyItem(const QuantizedRows& x, const void* weights, const Item& item,
       static_cast<int64_t>(kSliceColumns / kFormat.columns()) * kFormat.blockBytes() * kPanelWidth;
   const uint8_t* panel = static_cast<const uint8_t*>(weights) + item.panel * panelBytes<kFormat>(x.groups);
   const int32_t column = item.vectors.first * kLanes;
-  const int32_t shares = sharesOf<kFormat>(item);
+  const int32_t shares = sharesOf(item);
   const int64_t shareBytes = shares == 0 ? 0 : ceilDiv(kSliceBytes, shares);
   for (int32_t begin = 0; begin < x.groups; begin += kSliceGroups, panel += kSliceBytes) {
     const Slice slice = {begin, minimum(begin + kSliceGroups, x.groups), panel};
-    const char* next = reinterpret_cast<const char*>(panel) + kSliceBytes;
+    const char* next = reinterpret_cast<const char*>(panel) + (item.rows == 1 ? kStreamAhead : kSliceBytes);
     int32_t share = 0;
     forRowBlocks(item.rows, kDotRows, [&](int32_t row, int32_t count) {
       const Ahead ahead =

@@ -29,12 +29,13 @@ int32_t stepsPerPart(int32_t rows) {
 }
 
 // The first row blocks of a part of the panel, `steps` long, fetch what lies behind it, an equal share each. A single
-// row block streams through the panel as it is.
+// row block fetches what it will come to itself.
 template <class Tile>
 Ahead nextPart(const void* part, int64_t steps, int32_t rowBlock, int32_t rows) {
   constexpr int32_t kLines = kStepBytes<Tile> / 64;
   const int32_t shares = rows > (kLines - 1) * kTileRows ? kLines : minimum(2, kLines);
-  if (rows <= kTileRows || rowBlock >= shares) return {};
+  if (rows <= kTileRows) return {static_cast<const char*>(part) + kStreamAhead, kLines};
+  if (rowBlock >= shares) return {};
   const int32_t lines = kLines / shares;
   return {static_cast<const char*>(part) + steps * 64 * (kLines + rowBlock * lines), lines};
 }

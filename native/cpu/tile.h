@@ -28,6 +28,10 @@ struct Ahead {
   }
 };
 
+// How many bytes ahead of itself a product that streams through its weights asks for them: with what the hardware fetches
+// alone, memory is read a tenth slower.
+constexpr int32_t kStreamAhead = 4096;
+
 PAGODA_INLINE f32v loadAsFloats(const float* p) { return load(p); }
 PAGODA_INLINE f32v loadAsFloats(const Half* p) { return loadHalves(p); }
 
