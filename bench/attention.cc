@@ -86,6 +86,7 @@ struct Batch {
         .scale = 0.125f,
         .slidingWindow = 0,
         .softcap = 0,
+        .sinks = {},
     };
   }
   Batch(const Batch&) = delete;

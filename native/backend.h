@@ -191,6 +191,7 @@ typedef struct PagodaLatentWrite {
  * columns of 32 bytes, [width / e][rows][e] with e = 8 elements of f32. PAGODA_NZ needs a width that e divides and a
  * rowStride of width: the memory is rows * width elements side by side. */
 typedef enum PagodaLayout PAGODA_INT32 { PAGODA_ND = 0, PAGODA_NZ = 1 } PagodaLayout;
+#define PAGODA_NZ_COLUMNS 8 /* e */
 
 /* Reads tokens back from where a block table scatters them, as f32: the inverse of cacheWrite and latentWrite. Row
  * queryStartLoc[r] + j is position seqLens[r] - q + j of sequence r, q being its number of rows; so queryStartLoc holds

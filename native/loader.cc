@@ -145,7 +145,8 @@ class Chunks {
       return [&file, matrix](int32_t row, int32_t rows, char* into) { readTransposed(file, matrix, row, rows, into); };
     }
     if (part.strides) {
-      const StridedMatrix matrix = {part.offset, *part.strides, blockFormat(part.dtype).bytes, weight.cols};
+      const StridedMatrix matrix = {part.offset, *part.strides, static_cast<uint64_t>(blockFormat(part.dtype).bytes),
+                                    weight.cols};
       return [&file, matrix](int32_t row, int32_t rows, char* into) { readStrided(file, matrix, row, rows, into); };
     }
     return [&file, offset = part.offset, rowLength](int32_t row, int32_t rows, char* into) {

@@ -220,8 +220,9 @@ class StepCheck {
     const KvLayer& kv = layer(attribute(0));
     need(output().width == (kv.latentDim > 0 ? 1 : 2 * kv.numKvHeads) * kv.headDim, "the output must hold K and V");
     need(isInteger(attribute(1), PAGODA_ND, PAGODA_NZ), "unknown layout");
-    const bool isDense = output().width % 8 == 0 && output().rowStride == output().width;
-    need(attribute(1) == PAGODA_ND || isDense, "layout NZ needs columns of 8 and no gaps between rows");
+    const bool isDense = output().width % PAGODA_NZ_COLUMNS == 0 && output().rowStride == output().width;
+    need(attribute(1) == static_cast<int>(PAGODA_ND) || isDense,
+         "layout NZ needs columns of 8 and no gaps between rows");
   }
   void checkGatedActivation() const {
     sameShape(input(0), input(1));
@@ -252,7 +253,8 @@ class StepCheck {
     const double groupSize = numExperts / numGroups;
     need(attribute(0) <= topGroups * groupSize, "topK experts are more than the groups have");
     need(isInteger(attribute(6), PAGODA_GROUP_MAX, PAGODA_GROUP_TOP2_SUM), "unknown groupScore");
-    need(attribute(6) == PAGODA_GROUP_MAX || numGroups == 1 || groupSize >= 2, "groups must have two experts");
+    need(attribute(6) == static_cast<int>(PAGODA_GROUP_MAX) || numGroups == 1 || groupSize >= 2,
+         "groups must have two experts");
   }
   void checkExperts() const {
     const Operand &x = input(0), &route = input(1);

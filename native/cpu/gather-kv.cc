@@ -50,9 +50,9 @@ void gatherRow(const PagodaGatherKv& op, int32_t row, float* to) {
 
 // Lays a row out in layout NZ.
 void storeColumns(const PagodaTensor& out, int32_t row, const float* from) {
-  float* to = rowOf(out, 0) + static_cast<int64_t>(row) * kNzColumns;
-  for (int64_t column = 0; column < out.width; column += kNzColumns) {
-    for (int32_t i = 0; i < kNzColumns; ++i) to[column * out.rows + i] = from[column + i];
+  float* to = rowOf(out, 0) + static_cast<int64_t>(row) * PAGODA_NZ_COLUMNS;
+  for (int64_t column = 0; column < out.width; column += PAGODA_NZ_COLUMNS) {
+    for (int32_t i = 0; i < PAGODA_NZ_COLUMNS; ++i) to[column * out.rows + i] = from[column + i];
   }
 }
 

@@ -16,8 +16,6 @@
 
 namespace pagoda {
 
-constexpr int32_t kNzColumns = 8;  // f32 elements of 32 bytes, see PAGODA_NZ
-
 static inline int64_t kvElementBytes(const PagodaKvCache& cache) {
   if (cache.dtype == PAGODA_INT8) return 1;
   return cache.dtype == PAGODA_BF16 ? 2 : 4;

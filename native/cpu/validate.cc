@@ -342,7 +342,7 @@ PagodaStatus validate(const PagodaGatherKv& op, PagodaError* error) {
   const int64_t width = op.cache.latentDim > 0 ? 1 : 2 * static_cast<int64_t>(op.cache.numKvHeads);
   check.equal("out.width", op.out.width, width * op.cache.headDim);
   check.between("layout", op.layout, PAGODA_ND, PAGODA_NZ);
-  const bool isDense = op.out.width % kNzColumns == 0 && op.out.rowStride == op.out.width;
+  const bool isDense = op.out.width % PAGODA_NZ_COLUMNS == 0 && op.out.rowStride == op.out.width;
   check.expect(op.layout == PAGODA_ND || isDense, "Expected columns of 8 and no gaps between rows for layout NZ");
   check.equal("batch.numTokens", op.batch.numTokens, op.out.rows);
   checkBatch(check, op.batch, op.cache.blockSize);

@@ -6,12 +6,10 @@ namespace {
 
 constexpr int kThreads = 128;
 
-constexpr int kNzColumns = 8;  // f32 elements of 32 bytes, see PAGODA_NZ
-
 __device__ float* elementAt(const PagodaGatherKv& op, int row, int column) {
   if (op.layout == PAGODA_ND) return rowOf(op.out, row) + column;
-  const int64_t before = static_cast<int64_t>(column / kNzColumns) * op.out.rows + row;
-  return rowOf(op.out, 0) + before * kNzColumns + column % kNzColumns;
+  const int64_t before = static_cast<int64_t>(column / PAGODA_NZ_COLUMNS) * op.out.rows + row;
+  return rowOf(op.out, 0) + before * PAGODA_NZ_COLUMNS + column % PAGODA_NZ_COLUMNS;
 }
 
 template <PagodaDtype kDtype>
