@@ -31,7 +31,7 @@ export interface BackendReport {
 export interface NativeEngineOptions {
   /** "cpu", or the path of a plug-in. */
   readonly backend: string;
-  /** Device index. */
+  /** Device index; -1: the first one that can be used. */
   readonly device: number;
   /** CPU workers; 0: as many as the machine has cores. */
   readonly threads: number;
@@ -41,6 +41,8 @@ export interface NativeEngineOptions {
 
 export interface DeviceInfo {
   readonly backend: string;
+  /** Among the devices of the backend. */
+  readonly index: number;
   readonly name: string;
   /** Instruction set or compute capability in use. */
   readonly isa: string;

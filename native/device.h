@@ -13,7 +13,10 @@ namespace pagoda {
 class Device {
  public:
   Device(const PagodaBackend* backend, const PagodaDeviceOptions& options) : backend_(backend) {
-    call("openDevice", [&](PagodaError* error) { return backend_->openDevice(&options, &handle_, error); });
+    PagodaError error = {};
+    const PagodaStatus status = backend_->openDevice(&options, &handle_, &error);
+    error.message[PAGODA_ERROR_LENGTH - 1] = '\0';
+    if (status != PAGODA_OK) throw Failure(status, error.message);
   }
   ~Device() { backend_->closeDevice(handle_); }
   Device(const Device&) = delete;

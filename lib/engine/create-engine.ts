@@ -124,7 +124,7 @@ async function loadTogether(
 
 function describeEngine(
   { name, generation, fingerprint }: ModelSource & { readonly fingerprint: string },
-  { model, plan, memory, dtype, kv, maxModelLen }: Prepared,
+  { model, plan, memory, dtype, kv, maxModelLen, passedOver }: Prepared,
   { device }: NativeExecutor,
   tokenizer: Tokenizer | undefined,
   startedAt: number,
@@ -144,6 +144,7 @@ function describeEngine(
       fingerprint,
     },
     device,
+    passedOver,
     kvCache: { ...kv, memory: kv.numBlocks * memory.kvBlock },
     weightMemory: memory.weights,
     loadMs: performance.now() - startedAt,

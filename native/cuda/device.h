@@ -15,6 +15,9 @@ PagodaStatus fail(PagodaStatus status, const char* message, PagodaError* error);
 /// PAGODA_OK, or the status that fits a CUDA error, with its name in the message.
 PagodaStatus check(cudaError_t result, const char* what, PagodaError* error);
 
+/// Waits for what is queued on `stream` and gives the memory that it has freed back to the GPU, which must be current.
+void trimPool(cudaStream_t stream);
+
 /// Device memory that an op needs for its own run. It grows in the order of the stream, so what was handed out before
 /// may still be in use by kernels that are queued; one op may hold one part at a time.
 class Scratch {
@@ -57,7 +60,7 @@ struct PagodaDevice {
   cudaStream_t stream = nullptr;
   bool ownsStream = false;
   int multiprocessors = 1;
-  size_t sharedBytes = 0;  // that a block may ask for
+  size_t sharedBytes = 0;         // that a block may ask for
   pagoda::cuda::Scratch scratch;  // of the op that runs
   pagoda::cuda::Scratch rounded;  // rows of a product as its kernels read them
   pagoda::cuda::Scratch latents;  // queries and results of mlaAttention in the latent space

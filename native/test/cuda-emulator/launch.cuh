@@ -17,6 +17,8 @@ struct LaunchShape {
 
 namespace pagoda::emulator {
 
+/// What a launch meets before it begins. `runs`: whether the kernel is to run; a fault may have taken its place.
+cudaError_t beginLaunch(cudaStream_t stream, bool* runs);
 cudaError_t finishLaunch(LaunchResult result);
 
 }  // namespace pagoda::emulator
@@ -24,8 +26,11 @@ cudaError_t finishLaunch(LaunchResult result);
 namespace pagoda::cuda {
 
 template <typename Parameters>
-cudaError_t launch(void (*kernel)(Parameters), const LaunchShape& shape, cudaStream_t, const Parameters& parameters) {
+cudaError_t launch(void (*kernel)(Parameters), const LaunchShape& shape, cudaStream_t stream,
+                   const Parameters& parameters) {
   constexpr size_t kMaxSharedBytes = 227 * 1024;
+  bool runs = false;
+  if (const cudaError_t error = emulator::beginLaunch(stream, &runs); error != cudaSuccess || !runs) return error;
   if (shape.sharedBytes > kMaxSharedBytes) return emulator::finishLaunch(emulator::LaunchResult::invalidShape);
   struct Call {
     void (*kernel)(Parameters);
