@@ -7,17 +7,21 @@
 // kernels.json has an entry for every kernel that must have certain instructions or may have a stack frame:
 //   instructions    of which each instance must have at least one each (names in scripts/cubins.cjs)
 //   architectures   for which that is asked, 90 for 9.0; without it, for all
-//   stackBytes      of its stack frame at most; without it, 0
+//   stackBytes      of its stack frame at most, for all architectures or, in an object, for some; without it, 0
 const { readFileSync } = require("node:fs");
 const path = require("node:path");
 const { instructions, readKernels } = require("./cubins.cjs");
 
 const root = path.resolve(__dirname, "..");
 
+function allowedStack({ stackBytes = 0 }, architecture) {
+  return typeof stackBytes === "number" ? stackBytes : (stackBytes[architecture] ?? 0);
+}
+
 function complaintsOf(kernel, rule = {}) {
   const { architecture, stackBytes, counts } = kernel;
   const complaints = [];
-  if (stackBytes > (rule.stackBytes ?? 0)) complaints.push(`a stack frame of ${stackBytes} bytes`);
+  if (stackBytes > allowedStack(rule, architecture)) complaints.push(`a stack frame of ${stackBytes} bytes`);
   const isAsked = rule.architectures?.includes(architecture) ?? true;
   for (const name of isAsked ? (rule.instructions ?? []) : []) {
     if (!counts[name]) complaints.push(`no ${name}`);
