@@ -141,8 +141,8 @@ export interface NativeEngine {
   openDevice(): number;
   /** Job: what `plan` needs on this device. Values: weights, arena and one KV block over all slots, in bytes, (low, high) each. */
   measure(plan: Plan, kv: Omit<KvCacheOptions, "numBlocks">): number;
-  /** Job, once: checks the plan, then allocates arena, KV cache and weights. Values: bytes of a KV block, (low, high). */
-  open(plan: Plan, kv: KvCacheOptions, maxRequests: number): number;
+  /** Job, once: checks the plan, then allocates arena, KV cache and weights. `enforceEager`: without graphs. Values: bytes of a KV block, (low, high). */
+  open(plan: Plan, kv: KvCacheOptions, maxRequests: number, enforceEager: boolean): number;
   /** Job: reads weights from their files, ahead while others are packed. */
   loadWeights(weights: readonly NativeWeightSource[]): number;
   /** Job: packs constant data, float32 [rows, cols]. The data is copied at once. */

@@ -74,7 +74,7 @@ async function load(
 }
 
 async function loadExecutor(
-  { plan, sources, device, kv, maxSequences }: Prepared,
+  { plan, sources, device, kv, maxSequences, enforceEager }: Prepared,
   loading: { signal: AbortSignal; progress: ProgressReporter },
 ): Promise<NativeExecutor> {
   const { debug } = readEnvironment();
@@ -83,6 +83,7 @@ async function loadExecutor(
     plan,
     kv,
     maxRequests: maxSequences,
+    enforceEager,
     loadWeights: (sink) => loadWeights(plan, sources, sink, loading),
   });
   return debug.has("step") ? profiledExecutor(executor, plan, printLine) : executor;

@@ -37,6 +37,8 @@ export interface PlanOptions {
   readonly kv: KvCacheOptions;
   /** Requests in one step at most. */
   readonly maxRequests: number;
+  /** Whether ops are always queued one by one, never as a recorded graph. @default false */
+  readonly enforceEager?: boolean;
   /** Called once memory is allocated. When it rejects, everything is freed and the error is passed on. */
   readonly loadWeights: (sink: WeightSink) => Promise<void>;
 }
@@ -80,10 +82,11 @@ export async function createNativeExecutor(
 
 /** Allocates the plan's memory and loads its weights. The device is closed with the executor, and when this fails. */
 export async function openPlan(jobs: NativeJobs, options: PlanOptions): Promise<NativeExecutor> {
-  const { plan, kv, maxRequests } = options;
+  const { plan, kv, maxRequests, enforceEager = false } = options;
   let kvBlockBytes: number;
   try {
-    kvBlockBytes = countAt(await jobs.run((native) => native.open(plan, kv, maxRequests)), 0);
+    const opened = jobs.run((native) => native.open(plan, kv, maxRequests, enforceEager));
+    kvBlockBytes = countAt(await opened, 0);
     await options.loadWeights({
       load: async (weights) => {
         await jobs.run((native) => native.loadWeights(weights));

@@ -32,6 +32,7 @@ export interface Prepared {
   readonly kv: KvCacheOptions;
   readonly kvShape: KvCacheShape;
   readonly maxSequences: number;
+  readonly enforceEager: boolean;
   /** What the context and the KV cache allow. */
   readonly maxModelLen: number;
 }
@@ -50,14 +51,15 @@ export async function prepare(
   const compiled = compileCheckpoint(model, checkpoint, options.dtype, limits);
   const { plan, dtype } = compiled;
   const sources = findWeights(plan, checkpoint);
-  const { threads } = options;
+  const { threads, enforceEager } = options;
   const { jobs: device, passedOver } = await openNamedDevice(options.device, {
     ...(threads !== undefined && { threads }),
     maxOutputs: plan.maxOutputs,
   });
   try {
     const measured = await measure(device, compiled, options, contextLength);
-    return { model, plan, sources, device, passedOver, dtype, maxSequences, ...measured };
+    const opened = { device, passedOver, enforceEager };
+    return { model, plan, sources, dtype, maxSequences, ...opened, ...measured };
   } catch (error) {
     await device.close();
     throw error;

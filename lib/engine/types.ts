@@ -88,6 +88,12 @@ export interface EngineOptions {
   readonly mlaExpandFrom?: number;
   /** CPU workers, 1 to 1024. @default the number of cores */
   readonly threads?: number;
+  /**
+   * On a GPU, steps in which every request has one token are recorded once for each size of batch and then run by one call (CUDA
+   * graphs). True: ops are always queued one by one. Results do not depend on it.
+   * @default false
+   */
+  readonly enforceEager?: boolean;
   /** Cancels loading. */
   readonly signal?: AbortSignal;
   /** Called while loading, at each new phase and else about 30 times a second at most. What it throws ends the loading. */

@@ -187,9 +187,11 @@ Napi::Value NativeEngine::open(const Napi::CallbackInfo& info) {
     const auto plan = std::make_shared<PlanSpec>(readPlan(info[0]));
     const KvOptions kv = readKvOptions(info[1], true);
     const auto maxRequests = static_cast<int32_t>(readInteger(info[2], "maxRequests", 1, 1 << 20));
-    return submit(info.Env(), [plan, kv, maxRequests](State& state, Completion& completion) {
+    require(info[3].IsBoolean(), "Expected a boolean for enforceEager");
+    const bool enforceEager = info[3].As<Napi::Boolean>().Value();
+    return submit(info.Env(), [plan, kv, maxRequests, enforceEager](State& state, Completion& completion) {
       require(state.runner == nullptr, "A plan is open already");
-      state.runner = std::make_unique<Runner>(state.openedDevice(), std::move(*plan), kv, maxRequests);
+      state.runner = std::make_unique<Runner>(state.openedDevice(), std::move(*plan), kv, maxRequests, enforceEager);
       pushCount(completion.values, kvBlockBytes(*state.runner));
     });
   });

@@ -112,6 +112,10 @@ PagodaBackend makeTable() {
   table.experts = onDevice<experts>;
   table.takeRows = onDevice<takeRows>;
   table.sample = onDevice<sample>;
+  table.beginGraph = onDevice<beginGraph>;
+  table.endGraph = onDevice<endGraph>;
+  table.runGraph = onDevice<runGraph>;
+  table.releaseGraph = releaseGraph;
   return table;
 }
 

@@ -25,8 +25,15 @@ void trimPool(cudaStream_t stream) {
   cudaGetLastError();
 }
 
+static bool isRecording(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &status) == cudaSuccess && status != cudaStreamCaptureStatusNone;
+}
+
 PagodaStatus Scratch::reserve(cudaStream_t stream, uint64_t bytes, void** address, PagodaError* error) {
   if (bytes > bytes_) {
+    if (isRecording(stream))
+      return fail(PAGODA_OUT_OF_MEMORY, "What an op needs for itself cannot grow while a graph is recorded", error);
     release(stream);
     uint64_t size = bytes + bytes / 4;
     cudaError_t result = cudaMallocAsync(&memory_, size, stream);
@@ -47,6 +54,7 @@ PagodaStatus Scratch::reserve(cudaStream_t stream, uint64_t bytes, void** addres
 
 void Scratch::release(cudaStream_t stream) {
   if (memory_) cudaFreeAsync(memory_, stream);
+  moves_ += 1;
   memory_ = nullptr;
   bytes_ = 0;
 }

@@ -24,10 +24,13 @@ class Scratch {
  public:
   PagodaStatus reserve(cudaStream_t stream, uint64_t bytes, void** address, PagodaError* error);
   void release(cudaStream_t stream);
+  /// How often the memory has become another one.
+  int64_t moves() const { return moves_; }
 
  private:
   void* memory_ = nullptr;
   uint64_t bytes_ = 0;
+  int64_t moves_ = 0;
 };
 
 PagodaStatus weightBytes(PagodaDevice* device, const PagodaWeight* weight, uint64_t* bytes, PagodaError* error);
@@ -52,6 +55,11 @@ PagodaStatus route(PagodaDevice* device, const PagodaRoute* op, PagodaError* err
 PagodaStatus experts(PagodaDevice* device, const PagodaExperts* op, PagodaError* error);
 PagodaStatus takeRows(PagodaDevice* device, const PagodaTakeRows* op, PagodaError* error);
 PagodaStatus sample(PagodaDevice* device, const PagodaSample* op, PagodaError* error);
+
+PagodaStatus beginGraph(PagodaDevice* device, PagodaError* error);
+PagodaStatus endGraph(PagodaDevice* device, PagodaGraph** graph, PagodaError* error);
+PagodaStatus runGraph(PagodaDevice* device, PagodaGraph* graph, int32_t* isOutdated, PagodaError* error);
+void releaseGraph(PagodaDevice* device, PagodaGraph* graph);
 
 }  // namespace pagoda::cuda
 

@@ -117,6 +117,78 @@ void testBrokenContext() {
   CHECK((doubled(*open(0), {1}) == std::vector<float>{2}), "all are closed");
 }
 
+/// y = x * weight^T on the tensor cores, for which x is rounded into memory that the device holds for itself.
+struct Product {
+  static constexpr int32_t kWidth = 64, kMostRows = 64;
+  Device& device;
+  DeviceMemory weight{device, "weight", device.weightBytes(weightAt(nullptr))};
+  DeviceMemory x{device, "x", kMostRows * kWidth * sizeof(float)}, y{device, "y", x.bytes()};
+
+  explicit Product(Device& device) : device(device) {
+    std::vector<float> identity(kWidth * kWidth);
+    for (int32_t i = 0; i < kWidth; ++i) identity[i * kWidth + i] = 2;
+    device.prepareWeight("weight", weightAt(weight.at(0)), 0, kWidth, identity.data(), PAGODA_F32);
+  }
+
+  PagodaWeight weightAt(void* data) const { return {data, PAGODA_MATRIX, kWidth, kWidth, PAGODA_BF16}; }
+  PagodaTensor rowsOf(const DeviceMemory& memory, int32_t rows) const {
+    return {memory.at(0), rows, kWidth, kWidth, PAGODA_F32};
+  }
+  void queue(int32_t rows) {
+    device.run("linear", device.backend().linear, PagodaLinear{rowsOf(y, rows), rowsOf(x, rows), weightAt(weight.at(0)), {}});
+  }
+  void setInput(float value) {
+    const std::vector<float> values(kMostRows * kWidth, value);
+    device.copyToDevice(x.at(0), values.data(), x.bytes());
+  }
+  float result(int32_t row) {
+    std::vector<float> values(kMostRows * kWidth);
+    device.copyToHost(values.data(), y.at(0), y.bytes());
+    device.synchronize();
+    return values[row * kWidth + 5];
+  }
+};
+
+void testGraphs() {
+  section("a graph runs again with what is in memory by then");
+  setMachine("");
+  const auto device = open(0);
+  Product product(*device);
+  product.setInput(1);
+  product.queue(4);
+  DeviceGraph graph(*device, [&] { product.queue(4); });
+  for (const float value : {3.0f, 5.0f}) {
+    product.setInput(value);
+    CHECK(graph.run(), "it is up to date");
+    CHECK(product.result(3) == 2 * value, "%g", product.result(3));
+  }
+  section("a graph whose ops hold other memory by now does not run");
+  product.queue(Product::kMostRows);
+  product.setInput(7);
+  CHECK(!graph.run(), "it is outdated");
+  CHECK(product.result(3) == 10, "nothing has run: %g", product.result(3));
+  graph = DeviceGraph(*device, [&] { product.queue(4); });
+  CHECK(graph.run() && product.result(3) == 14, "recorded anew: %g", product.result(3));
+}
+
+void testGraphWithoutMemory() {
+  section("ops that lack memory of their own cannot be recorded, and work all the same");
+  setMachine("");
+  const auto device = open(0);
+  Product product(*device);
+  product.setInput(1);
+  DeviceGraph graph(*device, [&] { product.queue(4); });
+  CHECK(!graph.run(), "it is empty");
+  product.queue(4);
+  CHECK(product.result(3) == 2, "%g", product.result(3));
+  section("an op that is refused ends the recording");
+  const Failure failure = failureOf([&] { DeviceGraph(*device, [] { throw Failure(PAGODA_UNSUPPORTED, "no"); }); });
+  CHECK(failure.status() == PAGODA_UNSUPPORTED, "%d", failure.status());
+  product.setInput(4);
+  product.queue(4);
+  CHECK(product.result(3) == 8, "%g", product.result(3));
+}
+
 }  // namespace
 }  // namespace pagoda::test
 
@@ -127,5 +199,7 @@ int main() {
   testAnyDevice();
   testRetry();
   testBrokenContext();
+  testGraphs();
+  testGraphWithoutMemory();
   return finish();
 }

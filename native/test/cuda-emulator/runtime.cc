@@ -1,16 +1,25 @@
 // The emulated runtime: GPUs, memory and errors, good and bad as the setup says (setup.h). Streams do nothing, since
 // all is done when a call returns.
 #include <cstdlib>
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "cuda_runtime.h"
 #include "launch.cuh"
 #include "setup.h"
 
+/// Kernels with their parameters, as they were launched.
+struct EmulatedGraph {
+  std::vector<std::function<pagoda::emulator::LaunchResult()>> kernels;
+};
+
 struct EmulatedStream {
   int gpu;
+  std::unique_ptr<EmulatedGraph> captured;  // while it is
 };
 
 namespace {
@@ -30,7 +39,7 @@ struct Process {
   std::mutex mutex;
   std::string text;  // of the setup
   Setup setup;
-  long numAllocations = 0, numLaunches = 0;  // since the text changed
+  long numAllocations = 0, numLaunches = 0, numGraphs = 0;  // since the text changed
   std::map<void*, Allocation> allocations;
   std::map<int, cudaError_t> broken;  // GPUs whose context an error has broken
 };
@@ -44,7 +53,7 @@ class Guard {
     if (text == process().text) return;
     process().text = text;
     process().setup = pagoda::emulator::readSetup(text);
-    process().numAllocations = process().numLaunches = 0;
+    process().numAllocations = process().numLaunches = process().numGraphs = 0;
     process().broken.clear();
   }
   Process* operator->() const { return &process(); }
@@ -83,6 +92,12 @@ cudaError_t contextError(const Guard& process) {
   return broken == process->broken.end() ? cudaSuccess : broken->second;
 }
 
+/// Of what must not be called while the stream is captured.
+cudaError_t streamError(const Guard& process, cudaStream_t stream) {
+  if (const cudaError_t error = contextError(process)) return error;
+  return stream && stream->captured ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
 size_t availableOn(const Guard& process, int gpu) {
   size_t used = 0;
   for (const auto& [address, allocation] : process->allocations)
@@ -93,27 +108,41 @@ size_t availableOn(const Guard& process, int gpu) {
 }  // namespace
 
 namespace pagoda::emulator {
+namespace {
 
+/// What a launch meets before it begins. `runs`: whether the kernel is to run; a fault may have taken its place.
 cudaError_t beginLaunch(cudaStream_t stream, bool* runs) {
   const Guard process;
   *runs = false;
-  if (const cudaError_t error = contextError(process)) return note(error);
-  if (stream && stream->gpu != currentGpu) return note(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t error = contextError(process)) return error;
+  if (stream && stream->gpu != currentGpu) return cudaErrorInvalidResourceHandle;
   *runs = !process->setup.launch.hits(++process->numLaunches);
   if (!*runs) process->broken[currentGpu] = cudaErrorIllegalAddress;  // which a later call will tell
   return cudaSuccess;
 }
 
-cudaError_t finishLaunch(LaunchResult result) {
+cudaError_t errorOf(LaunchResult result) {
   switch (result) {
     case LaunchResult::ok:
       return cudaSuccess;
     case LaunchResult::invalidShape:
-      return note(cudaErrorInvalidConfiguration);
+      return cudaErrorInvalidConfiguration;
     case LaunchResult::deadlock:
-      return note(cudaErrorLaunchFailure);
+      return cudaErrorLaunchFailure;
   }
   return cudaErrorLaunchFailure;
+}
+
+}  // namespace
+
+cudaError_t launch(cudaStream_t stream, const std::function<LaunchResult()>& kernel) {
+  if (stream && stream->captured) {
+    stream->captured->kernels.push_back(kernel);
+    return cudaSuccess;
+  }
+  bool runs = false;
+  const cudaError_t error = beginLaunch(stream, &runs);
+  return note(runs ? errorOf(kernel()) : error);
 }
 
 }  // namespace pagoda::emulator
@@ -132,6 +161,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidConfiguration";
     case cudaErrorInvalidResourceHandle:
       return "cudaErrorInvalidResourceHandle";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorIllegalAddress:
       return "cudaErrorIllegalAddress";
     case cudaErrorLaunchFailure:
@@ -203,7 +234,7 @@ cudaError_t pagoda::emulator::functionAttributes(cudaFuncAttributes* attributes)
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const Guard process;
   if (const cudaError_t error = contextError(process)) return note(error);
-  *stream = new EmulatedStream{currentGpu};
+  *stream = new EmulatedStream{currentGpu, nullptr};
   return cudaSuccess;
 }
 
@@ -212,7 +243,49 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return note(contextError(Guard()));
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return note(contextError(Guard())); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return note(streamError(Guard(), stream)); }
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (const cudaError_t error = streamError(Guard(), stream)) return note(error);
+  if (!stream) return note(cudaErrorStreamCaptureUnsupported);
+  stream->captured = std::make_unique<EmulatedGraph>();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (!stream || !stream->captured) return note(cudaErrorInvalidValue);
+  *graph = stream->captured.release();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = stream && stream->captured ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  if (const cudaError_t error = contextError(Guard())) return note(error);
+  *executable = new EmulatedGraph(*graph);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  {
+    const Guard process;
+    if (const cudaError_t error = streamError(process, stream)) return note(error);
+    if (process->setup.graph.hits(++process->numGraphs)) process->broken[currentGpu] = cudaErrorIllegalAddress;
+  }
+  for (const auto& kernel : executable->kernels)
+    if (const cudaError_t error = pagoda::emulator::launch(stream, kernel)) return error;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return cudaGraphDestroy(executable); }
 
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   const Guard process;
@@ -242,19 +315,23 @@ cudaError_t cudaFree(void* address) {
   return note(contextError(process));
 }
 
-cudaError_t cudaMallocAsync(void** address, size_t bytes, cudaStream_t) { return cudaMalloc(address, bytes); }
+cudaError_t cudaMallocAsync(void** address, size_t bytes, cudaStream_t stream) {
+  if (const cudaError_t error = streamError(Guard(), stream)) return note(error);
+  return cudaMalloc(address, bytes);
+}
+
 cudaError_t cudaFreeAsync(void* address, cudaStream_t) { return cudaFree(address); }
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t*, int) { return note(contextError(Guard())); }
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return note(contextError(Guard())); }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  if (const cudaError_t error = contextError(Guard())) return note(error);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  if (const cudaError_t error = streamError(Guard(), stream)) return note(error);
   std::memmove(to, from, bytes);
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  if (const cudaError_t error = contextError(Guard())) return note(error);
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  if (const cudaError_t error = streamError(Guard(), stream)) return note(error);
   std::memset(to, value, bytes);
   return cudaSuccess;
 }

@@ -31,6 +31,7 @@ void set(Setup& setup, const std::string& name, const std::string& value) {
   if (name == "memory") setup.memory = std::strtoull(value.c_str(), nullptr, 10);
   if (name == "allocation") setup.allocation = readFault(value);
   if (name == "launch") setup.launch = readFault(value);
+  if (name == "graph") setup.graph = readFault(value);
   if (name == "reset") setup.recovers = value != "0";
 }
 

@@ -7,6 +7,7 @@
 //   memory=1000000   bytes of a GPU
 //   allocation=3     the third allocation fails; 3+: all from the third on
 //   launch=100       the hundredth launch breaks the GPU's context, as a bad address in a kernel would
+//   graph=2          the second launch of a graph does the same
 //   reset=0          a broken context cannot be made anew by this process
 //
 // When the text changes, counting begins anew and all contexts are whole.
@@ -38,6 +39,7 @@ struct Setup {
   size_t memory = size_t{8} << 30;
   Fault allocation;
   Fault launch;
+  Fault graph;
   bool recovers = true;
 };
 
