@@ -122,7 +122,7 @@ struct Product {
   static constexpr int32_t kWidth = 64, kMostRows = 64;
   Device& device;
   DeviceMemory weight{device, "weight", device.weightBytes(weightAt(nullptr))};
-  DeviceMemory x{device, "x", kMostRows * kWidth * sizeof(float)}, y{device, "y", x.bytes()};
+  DeviceMemory x{device, "x", kMostRows*kWidth * sizeof(float)}, y{device, "y", x.bytes()};
 
   explicit Product(Device& device) : device(device) {
     std::vector<float> identity(kWidth * kWidth);
@@ -135,7 +135,8 @@ struct Product {
     return {memory.at(0), rows, kWidth, kWidth, PAGODA_F32};
   }
   void queue(int32_t rows) {
-    device.run("linear", device.backend().linear, PagodaLinear{rowsOf(y, rows), rowsOf(x, rows), weightAt(weight.at(0)), {}});
+    device.run("linear", device.backend().linear,
+               PagodaLinear{rowsOf(y, rows), rowsOf(x, rows), weightAt(weight.at(0)), {}});
   }
   void setInput(float value) {
     const std::vector<float> values(kMostRows * kWidth, value);
@@ -181,6 +182,12 @@ void testGraphWithoutMemory() {
   CHECK(!graph.run(), "it is empty");
   product.queue(4);
   CHECK(product.result(3) == 2, "%g", product.result(3));
+  section("a graph for which there is no memory is empty");
+  graph = DeviceGraph(*device, [&] {
+    product.queue(4);
+    setMachine("allocation=1");
+  });
+  CHECK(!graph.run(), "it is empty");
   section("an op that is refused ends the recording");
   const Failure failure = failureOf([&] { DeviceGraph(*device, [] { throw Failure(PAGODA_UNSUPPORTED, "no"); }); });
   CHECK(failure.status() == PAGODA_UNSUPPORTED, "%d", failure.status());

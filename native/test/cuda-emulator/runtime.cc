@@ -264,7 +264,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-  if (const cudaError_t error = contextError(Guard())) return note(error);
+  const Guard process;
+  if (const cudaError_t error = contextError(process)) return note(error);
+  if (process->setup.allocation.hits(++process->numAllocations)) return note(cudaErrorMemoryAllocation);
   *executable = new EmulatedGraph(*graph);
   return cudaSuccess;
 }
