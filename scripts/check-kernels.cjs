@@ -21,7 +21,8 @@ function allowedStack({ stackBytes = 0 }, architecture) {
 function complaintsOf(kernel, rule = {}) {
   const { architecture, stackBytes, counts } = kernel;
   const complaints = [];
-  if (stackBytes > allowedStack(rule, architecture)) complaints.push(`a stack frame of ${stackBytes} bytes`);
+  if (stackBytes > allowedStack(rule, architecture))
+    complaints.push(`a stack frame of ${stackBytes} bytes`);
   const isAsked = rule.architectures?.includes(architecture) ?? true;
   for (const name of isAsked ? (rule.instructions ?? []) : []) {
     if (!counts[name]) complaints.push(`no ${name}`);

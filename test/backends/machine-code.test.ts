@@ -1,5 +1,10 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
-import { describe, expect, it } from "vitest";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it, onTestFinished } from "vitest";
 
 interface Kernel {
   readonly name: string;
@@ -96,5 +101,33 @@ describe("readKernels", () => {
     const host = Buffer.from(cubin);
     host.writeUInt16LE(62, 18);
     expect(readKernels(host)).toEqual([]);
+  });
+});
+
+describe("nvcc-strict.sh", () => {
+  const script = fileURLToPath(new URL("../../scripts/nvcc-strict.sh", import.meta.url));
+
+  /** What is left of a compilation that writes its output and says so much. */
+  function compile(
+    remark: string,
+    exitCode: number,
+  ): { status: number | null; isThere: boolean; stderr: string } {
+    const folder = mkdtempSync(path.join(tmpdir(), "pagoda-nvcc-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const output = path.join(folder, "kernel.o");
+    const compiler = `echo object > "$1"; echo "${remark}"; exit ${exitCode}`;
+    const words = ["sh", "-c", compiler, "nvcc", output, "-o", output];
+    const { status, stderr } = spawnSync(script, words, { encoding: "utf8" });
+    return { status, isThere: existsSync(output), stderr };
+  }
+
+  it("fails, and leaves no object file, where wgmma is serialised", () => {
+    const remark = "ptxas info : (C7510) Potential Performance Loss";
+    expect(compile(remark, 0)).toEqual({ status: 1, isThere: false, stderr: `${remark}\n` });
+  });
+
+  it("does what the compiler does otherwise", () => {
+    expect(compile("Used 168 registers", 0)).toMatchObject({ status: 0, isThere: true });
+    expect(compile("error", 2)).toMatchObject({ status: 2, isThere: false });
   });
 });
