@@ -18,6 +18,7 @@ export type {
   EngineStats,
   LoadProgress,
 } from "./engine/types.js";
+export type { PassedOverDevice } from "./engine/open-device.js";
 export type { ModelDtype } from "./graph/choose-dtype.js";
 export type { KeptDtype, QuantizedDtype } from "./graph/dtypes.js";
 
@@ -78,8 +79,9 @@ export type {
   Tokenizer,
 } from "./loading/tokenizer.js";
 
-/** The backends of this installation, and whether each can be used here. */
+/** The backends and devices of this installation, and whether each can be used here. */
 export { backends } from "./backends.js";
+export { listDevices, type DeviceReport } from "./engine/list-devices.js";
 export type { BackendReport, DeviceInfo } from "./native.js";
 
 /** The one error class, and every code that it can carry. */

@@ -31,7 +31,7 @@ export interface BackendReport {
 export interface NativeEngineOptions {
   /** "cpu", or the path of a plug-in. */
   readonly backend: string;
-  /** Device index. */
+  /** Device index; -1: the first one that can be used. */
   readonly device: number;
   /** CPU workers; 0: as many as the machine has cores. */
   readonly threads: number;
@@ -41,6 +41,8 @@ export interface NativeEngineOptions {
 
 export interface DeviceInfo {
   readonly backend: string;
+  /** Among the devices of the backend. */
+  readonly index: number;
   readonly name: string;
   /** Instruction set or compute capability in use. */
   readonly isa: string;
@@ -139,8 +141,8 @@ export interface NativeEngine {
   openDevice(): number;
   /** Job: what `plan` needs on this device. Values: weights, arena and one KV block over all slots, in bytes, (low, high) each. */
   measure(plan: Plan, kv: Omit<KvCacheOptions, "numBlocks">): number;
-  /** Job, once: checks the plan, then allocates arena, KV cache and weights. Values: bytes of a KV block, (low, high). */
-  open(plan: Plan, kv: KvCacheOptions, maxRequests: number): number;
+  /** Job, once: checks the plan, then allocates arena, KV cache and weights. `enforceEager`: without graphs. Values: bytes of a KV block, (low, high). */
+  open(plan: Plan, kv: KvCacheOptions, maxRequests: number, enforceEager: boolean): number;
   /** Job: reads weights from their files, ahead while others are packed. */
   loadWeights(weights: readonly NativeWeightSource[]): number;
   /** Job: packs constant data, float32 [rows, cols]. The data is copied at once. */

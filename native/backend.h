@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define PAGODA_ABI_VERSION 6u
+#define PAGODA_ABI_VERSION 7u
 #define PAGODA_ERROR_LENGTH 256
 
 /* Makes every value of its four bytes one that C++ may read, so that a backend can refuse what is no enumerator. */
@@ -398,6 +398,7 @@ typedef struct PagodaSample {
 /* ---- the table -------------------------------------------------------------------------------------- */
 
 typedef struct PagodaDevice PagodaDevice; /* opaque */
+typedef struct PagodaGraph PagodaGraph;   /* opaque */
 
 typedef struct PagodaDeviceInfo {
   char name[96];
@@ -460,6 +461,17 @@ typedef struct PagodaBackend {
   PagodaStatus (*experts)(PagodaDevice* device, const PagodaExperts* op, PagodaError* error);
   PagodaStatus (*takeRows)(PagodaDevice* device, const PagodaTakeRows* op, PagodaError* error);
   PagodaStatus (*sample)(PagodaDevice* device, const PagodaSample* op, PagodaError* error);
+
+  /* Graphs: ops that are recorded once and run again by one call. All NULL where the backend has none. Ops between
+   * beginGraph and endGraph are recorded instead of run, with their addresses and host values, but for what is in
+   * device memory, which is read when the graph runs. They must have run before, with the same shapes, so that what
+   * memory they need is there: PAGODA_OUT_OF_MEMORY otherwise. Nothing else may be called in between; endGraph must
+   * follow in any case. runGraph sets `isOutdated` and runs nothing where that memory is another one by now.
+   * releaseGraph takes NULL. */
+  PagodaStatus (*beginGraph)(PagodaDevice* device, PagodaError* error);
+  PagodaStatus (*endGraph)(PagodaDevice* device, PagodaGraph** graph, PagodaError* error);
+  PagodaStatus (*runGraph)(PagodaDevice* device, PagodaGraph* graph, int32_t* isOutdated, PagodaError* error);
+  void (*releaseGraph)(PagodaDevice* device, PagodaGraph* graph);
 } PagodaBackend;
 
 /* The one exported symbol of a plug-in. */

@@ -13,7 +13,10 @@ namespace pagoda {
 class Device {
  public:
   Device(const PagodaBackend* backend, const PagodaDeviceOptions& options) : backend_(backend) {
-    call("openDevice", [&](PagodaError* error) { return backend_->openDevice(&options, &handle_, error); });
+    PagodaError error = {};
+    const PagodaStatus status = backend_->openDevice(&options, &handle_, &error);
+    error.message[PAGODA_ERROR_LENGTH - 1] = '\0';
+    if (status != PAGODA_OK) throw Failure(status, error.message);
   }
   ~Device() { backend_->closeDevice(handle_); }
   Device(const Device&) = delete;
@@ -67,6 +70,23 @@ class Device {
     call("synchronize", [&](PagodaError* error) { return backend_->synchronize(handle_, error); });
   }
 
+  bool hasGraphs() const { return backend_->beginGraph != nullptr; }
+  void beginGraph() {
+    call("beginGraph", [&](PagodaError* error) { return backend_->beginGraph(handle_, error); });
+  }
+  PagodaGraph* endGraph() {
+    PagodaGraph* graph = nullptr;
+    call("endGraph", [&](PagodaError* error) { return backend_->endGraph(handle_, &graph, error); });
+    return graph;
+  }
+  /// Whether it was up to date and so runs.
+  bool runGraph(PagodaGraph* graph) {
+    int32_t isOutdated = 0;
+    call("runGraph", [&](PagodaError* error) { return backend_->runGraph(handle_, graph, &isOutdated, error); });
+    return isOutdated == 0;
+  }
+  void releaseGraph(PagodaGraph* graph) { backend_->releaseGraph(handle_, graph); }
+
   uint64_t weightBytes(const PagodaWeight& weight) {
     uint64_t bytes = 0;
     call("weightBytes", [&](PagodaError* error) { return backend_->weightBytes(handle_, &weight, &bytes, error); });
@@ -87,6 +107,49 @@ class Device {
  private:
   const PagodaBackend* backend_;
   PagodaDevice* handle_ = nullptr;
+};
+
+/// Ops that a device has recorded (backend.h); must not outlive it.
+class DeviceGraph {
+ public:
+  DeviceGraph() = default;
+  /// Records what `queueOps` queues, on a backend that has graphs. Empty where there is no memory for it.
+  template <typename QueueOps>
+  DeviceGraph(Device& device, QueueOps&& queueOps) : device_(&device) {
+    device.beginGraph();
+    try {
+      queueOps();
+    } catch (const Failure& failure) {
+      device.releaseGraph(device.endGraph());
+      if (failure.status() != PAGODA_OUT_OF_MEMORY) throw;
+      return;
+    }
+    try {
+      graph_ = device.endGraph();
+    } catch (const Failure& failure) {
+      if (failure.status() != PAGODA_OUT_OF_MEMORY) throw;
+    }
+  }
+  ~DeviceGraph() {
+    if (graph_) device_->releaseGraph(graph_);
+  }
+  DeviceGraph(DeviceGraph&& other) noexcept { swap(other); }
+  DeviceGraph& operator=(DeviceGraph&& other) noexcept {
+    DeviceGraph(std::move(other)).swap(*this);
+    return *this;
+  }
+
+  /// False, and nothing has run, where it is empty or outdated.
+  bool run() { return graph_ && device_->runGraph(graph_); }
+
+ private:
+  void swap(DeviceGraph& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(graph_, other.graph_);
+  }
+
+  Device* device_ = nullptr;
+  PagodaGraph* graph_ = nullptr;
 };
 
 /// Memory on a device; must not outlive it.

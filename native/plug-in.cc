@@ -55,6 +55,23 @@ const PagodaBackend* openBackend(const std::string& nameOrPath) {
   return nameOrPath == "cpu" ? pagodaCpuBackend() : loadPlugIn(nameOrPath);
 }
 
+std::unique_ptr<Device> openDevice(const PagodaBackend* backend, PagodaDeviceOptions& options) {
+  if (options.device != kAnyDevice) return std::make_unique<Device>(backend, options);
+  PagodaError error = {};
+  int32_t count = 0;
+  if (const PagodaStatus status = backend->deviceCount(&count, &error)) throw Failure(status, error.message);
+  std::string reasons;
+  for (options.device = 0; options.device < count; ++options.device) {
+    try {
+      return std::make_unique<Device>(backend, options);
+    } catch (const Failure& failure) {
+      if (failure.status() != PAGODA_UNAVAILABLE) throw;
+      reasons += (reasons.empty() ? "" : "; ") + std::string(failure.what());
+    }
+  }
+  throw Failure(PAGODA_UNAVAILABLE, reasons);
+}
+
 BackendReport inspectBackend(const std::string& nameOrPath) {
   BackendReport report;
   report.name = nameOrPath;

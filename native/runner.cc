@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "failure.h"
+#include "runner-steps.h"
 #include "step-arrays.h"
 
 namespace pagoda {
@@ -96,13 +97,6 @@ MemoryNeed measure(Device& device, const PlanSpec& plan, const KvOptions& kv) {
   return need;
 }
 
-/// Device addresses of one step's inputs and results.
-struct Runner::Uploaded {
-  const int32_t *tokenIds, *positions, *slotMapping, *queryStartLoc, *seqLens, *blockTable, *blockCopies, *outputRows;
-  PagodaSample sample;  // but for the logits
-  size_t numLogprobs;   // words of its log-probabilities
-};
-
 namespace {
 
 int32_t longestList(const Lists& lists) {
@@ -114,8 +108,8 @@ int32_t longestList(const Lists& lists) {
 
 }  // namespace
 
-Runner::Runner(Device& device, PlanSpec plan, KvOptions kv, int32_t maxRequests)
-    : device_(device), plan_(std::move(plan)), kv_(kv), maxRequests_(maxRequests) {
+Runner::Runner(Device& device, PlanSpec plan, KvOptions kv, int32_t maxRequests, bool enforceEager)
+    : device_(device), plan_(std::move(plan)), kv_(kv), maxRequests_(maxRequests), enforceEager_(enforceEager) {
   checkPlan(plan_);
   checkKvOptions(kv_);
   require(maxRequests_ >= 1 && maxRequests_ <= (1 << 20), "maxRequests is out of range");
@@ -124,6 +118,8 @@ Runner::Runner(Device& device, PlanSpec plan, KvOptions kv, int32_t maxRequests)
   allocateWeights();
   allocateKv();
 }
+
+Runner::~Runner() = default;
 
 void Runner::allocateWeights() {
   uint64_t bytes = 0;
@@ -165,30 +161,31 @@ const PagodaWeight& Runner::weight(int32_t index) const {
 }
 
 // One packed copy: arrays one after the other, 4 bytes an element, results at the end.
-Runner::Uploaded Runner::upload(const StepInput& step) {
+Runner::Uploaded Runner::upload(const StepInput& step, DeviceMemory& memory) {
   const size_t outputs = step.sampling.temperature.size();
   const int32_t maxLogprobs = step.sampling.maxLogprobs();
   Uploaded at = {};
+  for (const int32_t length : step.seqLens) at.maxSeqLen = std::max(at.maxSeqLen, length);
   at.numLogprobs = step.sampling.numLogprobs.empty() ? 0 : 2 * outputs * (1 + static_cast<size_t>(maxLogprobs));
   size_t words = 2 * outputs + at.numLogprobs;
   visitStep(step, at, [&](const auto& values, const auto*&) { words += values.size(); });
-  if (inputs_.bytes() < words * sizeof(int32_t))
-    inputs_ = DeviceMemory(device_, "step inputs", 2 * words * sizeof(int32_t));
+  if (memory.bytes() < words * sizeof(int32_t))
+    memory = DeviceMemory(device_, "step inputs", 2 * words * sizeof(int32_t));
 
   staging_.clear();
   const auto append = [&]<typename T>(const std::vector<T>& values, const T*& address) {
     if (values.empty()) return;
     const size_t start = staging_.size();
-    address = static_cast<const T*>(inputs_.at(start * sizeof(int32_t)));
+    address = static_cast<const T*>(memory.at(start * sizeof(int32_t)));
     staging_.resize(start + values.size());
     std::memcpy(&staging_[start], values.data(), values.size() * sizeof(int32_t));
   };
   visitStep(step, at, append);
-  device_.copyToDevice(inputs_.at(0), staging_.data(), staging_.size() * sizeof(int32_t));
+  device_.copyToDevice(memory.at(0), staging_.data(), staging_.size() * sizeof(int32_t));
 
   PagodaSample& sample = at.sample;
   sample.controls.maxHistory = longestList(step.sampling.controls.history);
-  sample.tokens = static_cast<int32_t*>(inputs_.at(staging_.size() * sizeof(int32_t)));
+  sample.tokens = static_cast<int32_t*>(memory.at(staging_.size() * sizeof(int32_t)));
   sample.finite = sample.tokens + outputs;
   if (at.numLogprobs == 0) return at;
   PagodaLogprobs& logprobs = sample.logprobs;
@@ -214,9 +211,10 @@ StepResult Runner::download(const Uploaded& uploaded, size_t outputs) {
 
 StepResult Runner::run(const StepInput& step) {
   checkStep(step, plan_, kv_, maxRequests_);
-  const Uploaded uploaded = upload(step);
+  const Uploaded uploaded = upload(step, inputs_);
   copyBlocks(step, uploaded);
-  runSteps(step, uploaded, true);
+  runModel(step, uploaded);
+  runSample(step, uploaded);
   return download(uploaded, step.outputRows.size());
 }
 
@@ -227,7 +225,7 @@ StepResult Runner::sampleRows(const std::vector<float>& logits, const SamplingIn
   checkSampling(sampling, outputs, plan_.vocabSize);
   StepInput step;
   step.sampling = sampling;
-  Uploaded uploaded = upload(step);
+  Uploaded uploaded = upload(step, inputs_);
   if (outputs == 0) return {};
   for (size_t row = 0; row < outputs; ++row) {
     const uint64_t offset = plan_.logits.offset + row * plan_.logits.rowStride * sizeof(float);
@@ -241,9 +239,9 @@ StepResult Runner::sampleRows(const std::vector<float>& logits, const SamplingIn
 
 std::vector<float> Runner::runLogits(const StepInput& step) {
   checkStep(step, plan_, kv_, maxRequests_);
-  const Uploaded uploaded = upload(step);
+  const Uploaded uploaded = upload(step, inputs_);
   copyBlocks(step, uploaded);
-  runSteps(step, uploaded, false);
+  runSteps(step, uploaded);
   const size_t width = plan_.vocabSize;
   std::vector<float> logits(step.outputRows.size() * width);
   for (size_t row = 0; row < step.outputRows.size(); ++row) {
@@ -257,7 +255,7 @@ std::vector<float> Runner::runLogits(const StepInput& step) {
 void Runner::runOne(const StepInput& step, size_t index) {
   require(index < plan_.steps.size() && plan_.steps[index].op != Op::sample, "There is no such step of the plan");
   checkStep(step, plan_, kv_, maxRequests_);
-  const Uploaded uploaded = upload(step);
+  const Uploaded uploaded = upload(step, inputs_);
   copyBlocks(step, uploaded);
   runStep(plan_.steps[index], step, uploaded);
   device_.synchronize();
@@ -271,16 +269,23 @@ void Runner::copyBlocks(const StepInput& step, const Uploaded& uploaded) {
     device_.run("copyBlocks", device_.backend().copyBlocks, PagodaCopyBlocks{cache, uploaded.blockCopies, numPairs});
 }
 
-void Runner::runSteps(const StepInput& step, const Uploaded& uploaded, bool sample) {
+void Runner::runSteps(const StepInput& step, const Uploaded& uploaded) {
   if (profiling_) times_.clear();
-  for (const PlanStep& planStep : plan_.steps) {
-    if (planStep.op == Op::sample && !sample) continue;
-    const auto start = std::chrono::steady_clock::now();
-    runStep(planStep, step, uploaded);
-    if (!profiling_) continue;
-    device_.synchronize();
-    times_.push_back(nanosecondsSince(start));
-  }
+  for (const PlanStep& planStep : plan_.steps)
+    if (planStep.op != Op::sample) runTimed(planStep, step, uploaded);
+}
+
+void Runner::runSample(const StepInput& step, const Uploaded& uploaded) {
+  for (const PlanStep& planStep : plan_.steps)
+    if (planStep.op == Op::sample) runTimed(planStep, step, uploaded);
+}
+
+void Runner::runTimed(const PlanStep& planStep, const StepInput& step, const Uploaded& uploaded) {
+  const auto start = std::chrono::steady_clock::now();
+  runStep(planStep, step, uploaded);
+  if (!profiling_) return;
+  device_.synchronize();
+  times_.push_back(nanosecondsSince(start));
 }
 
 PagodaTensor Runner::tensor(const Operand& operand, const StepInput& input) const {
@@ -309,14 +314,13 @@ PagodaLatentWrite Runner::latentWrite(const PlanStep& step, const StepInput& inp
 }
 
 PagodaBatch Runner::batch(const PlanStep& step, const StepInput& input, const Uploaded& at) const {
-  const int32_t maxSeqLen = *std::max_element(input.seqLens.begin(), input.seqLens.end());
   int32_t maxQueryLen = 0;
   for (int32_t r = 0; r < input.numRequests(); ++r)
     maxQueryLen = std::max(maxQueryLen, input.queryStartLoc[r + 1] - input.queryStartLoc[r]);
   const size_t tableSize = static_cast<size_t>(input.numRequests()) * input.maxBlocks;
   const int32_t* blockTable = at.blockTable + layerOf(step).group * tableSize;
   return {input.numRequests(), input.numTokens(), input.maxBlocks, maxQueryLen,
-          maxSeqLen,           at.queryStartLoc,  at.seqLens,      blockTable};
+          at.maxSeqLen,        at.queryStartLoc,  at.seqLens,      blockTable};
 }
 
 PagodaAttention Runner::attention(const PlanStep& step, const StepInput& input, const Uploaded& at) const {

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <vector>
 
 #include "device.h"
 #include "plan.h"
+#include "step-buckets.h"
 #include "step.h"
 
 namespace pagoda {
@@ -29,8 +32,9 @@ struct StepResult {
 class Runner {
  public:
   /// Throws: PAGODA_INVALID (bad plan), PAGODA_UNSUPPORTED (lists the ops that the backend lacks),
-  /// PAGODA_OUT_OF_MEMORY.
-  Runner(Device& device, PlanSpec plan, KvOptions kv, int32_t maxRequests);
+  /// PAGODA_OUT_OF_MEMORY. `enforceEager`: ops are always queued one by one, never as a recorded graph.
+  Runner(Device& device, PlanSpec plan, KvOptions kv, int32_t maxRequests, bool enforceEager = false);
+  ~Runner();
 
   const PlanSpec& plan() const { return plan_; }
   /// The weight at its place in device memory.
@@ -59,14 +63,21 @@ class Runner {
 
  private:
   struct Uploaded;  // device addresses of one step's inputs
+  struct Graph;     // the steps of the plan but `sample`, for all decode steps of a bucket
 
   void allocateWeights();
   uint64_t readyBlocks() const;
   void allocateKv();
-  Uploaded upload(const StepInput& step);
+  Uploaded upload(const StepInput& step, DeviceMemory& memory);
   StepResult download(const Uploaded& uploaded, size_t outputs);
   void copyBlocks(const StepInput& step, const Uploaded& uploaded);
-  void runSteps(const StepInput& step, const Uploaded& uploaded, bool sample);
+  /// All steps of the plan but `sample`, by a graph where there is one for such steps.
+  void runModel(const StepInput& step, const Uploaded& uploaded);
+  /// The same, op by op.
+  void runSteps(const StepInput& step, const Uploaded& uploaded);
+  void runSample(const StepInput& step, const Uploaded& uploaded);
+  void runTimed(const PlanStep& planStep, const StepInput& step, const Uploaded& uploaded);
+  Graph& graphOf(const StepBucket& bucket);
   void runStep(const PlanStep& step, const StepInput& input, const Uploaded& uploaded);
   PagodaTensor tensor(const Operand& operand, const StepInput& input) const;
   PagodaWeight weightOf(const PlanStep& step, int i) const;
@@ -81,13 +92,15 @@ class Runner {
   const PlanSpec plan_;
   const KvOptions kv_;
   const int32_t maxRequests_;
+  const bool enforceEager_;
   DeviceMemory arena_;
   DeviceMemory weightMemory_;  // of all weights, so that small ones share large pages
   std::vector<PagodaWeight> weights_;
   std::vector<DeviceMemory> kvMemory_;  // one a slot
   std::vector<PagodaKvCache> caches_;   // by slot
   DeviceMemory inputs_;                 // grows with the largest step
-  std::vector<int32_t> staging_;        // the step's inputs, packed for one copy
+  std::map<StepBucket, std::unique_ptr<Graph>> graphs_;
+  std::vector<int32_t> staging_;  // the step's inputs, packed for one copy
   std::vector<float> times_;
   bool profiling_ = false;
 };

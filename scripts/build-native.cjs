@@ -1,6 +1,6 @@
 "use strict";
 // Builds what CMakeLists.txt describes: the addon; with --tests the native tests, which are then run; with --cuda the
-// CUDA plug-in. Called by npm scripts, by binding.gyp and by `npx pagoda build`. Uses cmake-js where it is installed
+// CUDA plug-in, for all architectures of its package with --all-architectures. Called by npm scripts, by binding.gyp and by `npx pagoda build`. Uses cmake-js where it is installed
 // (development) and plain cmake otherwise (a user's source build).
 const { spawnSync } = require("node:child_process");
 const os = require("node:os");
@@ -15,7 +15,10 @@ const flag = (name) => process.argv.includes(`--${name}`);
 
 const config = option("config", "Release");
 const isAddon = !flag("tests") && !flag("cuda");
-const variant = [config.toLowerCase(), ...["tests", "sanitize", "cuda"].filter(flag)].join("-");
+const variant = [
+  config.toLowerCase(),
+  ...["tests", "sanitize", "cuda", "all-architectures"].filter(flag),
+].join("-");
 const work = path.join(root, "build", `cmake-${variant}`);
 const definitions = {
   PAGODA_OUTPUT_DIR: path.resolve(root, option("out", path.join("build", config))),
@@ -23,6 +26,7 @@ const definitions = {
   PAGODA_BUILD_TESTS: flag("tests") ? "ON" : "OFF",
   PAGODA_SANITIZE: flag("sanitize") ? "ON" : "OFF",
   PAGODA_CUDA: flag("cuda") ? "ON" : "OFF",
+  PAGODA_CUDA_ALL: flag("all-architectures") ? "ON" : "OFF",
 };
 
 function run(command, args) {

@@ -8,7 +8,7 @@ import numpy as np
 F32, BF16, F16, Q8_0, Q4_0, Q4_K, INT8 = 0, 1, 2, 3, 4, 8, 11
 MATRIX, TABLE, VECTOR = 0, 1, 2
 SILU, GELU_TANH, GELU, CLAMPED_SWIGLU = 0, 1, 2, 3
-ABI_VERSION = 6
+ABI_VERSION = 7
 
 
 def structure(name, **fields):
@@ -42,7 +42,8 @@ Experts = structure("Experts", out=Tensor, x=Tensor, route=Tensor, gate=Weight, 
 # The table after abiVersion, structSize and name, in its order.
 FUNCTIONS = """deviceCount openDevice closeDevice deviceInfo allocate release copyToDevice copyToHost fill synchronize
 weightBytes prepareWeight kvBlockBytes embed rmsNorm linear ropeTable rope cacheWrite copyBlocks attention latentWrite
-mlaAttention gatherKv gatedActivation add route experts takeRows sample""".split()
+mlaAttention gatherKv gatedActivation add route experts takeRows sample beginGraph endGraph runGraph
+releaseGraph""".split()
 Table = type("Table", (c.Structure,), {
     "_fields_": [("abiVersion", c.c_uint32), ("structSize", c.c_uint32), ("name", c.c_char_p)]
     + [(name, pointer) for name in FUNCTIONS]})

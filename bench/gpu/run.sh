@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, nvcc, cmake and PyTorch: builds the kernels, holds them to float64 references, looks for bad
-# accesses and races where compute-sanitizer works, then times them. Stops at the first wrong result.
+# accesses and races where compute-sanitizer works, then times them. Stops at the first wrong result. With Node and a built
+# dist/ and addon, bench/gpu/run-engine.sh goes on with the whole engine.
 #
 #   bench/gpu/run.sh [build folder] [python]
 set -euo pipefail

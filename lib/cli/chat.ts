@@ -22,6 +22,7 @@ export const chat: Command = defineCommand({
     model: engineOptions.model,
     system: text({ value: "TEXT", about: "What the model is told before the conversation" }),
     ...samplingOptions,
+    device: engineOptions.device,
     dtype: engineOptions.dtype,
     kvCacheDtype: engineOptions.kvCacheDtype,
     threads: engineOptions.threads,

@@ -3,7 +3,17 @@ import type { Engine, EngineOptions, SamplingOptions } from "../engine/types.js"
 import { modelDtypes, type ModelDtype } from "../graph/choose-dtype.js";
 import { defined } from "../server/defined.js";
 import type { Console } from "./console.js";
-import { choice, flag, integer, number, required, text, texts, type Option } from "./option.js";
+import {
+  choice,
+  flag,
+  integer,
+  number,
+  required,
+  text,
+  texts,
+  UsageError,
+  type Option,
+} from "./option.js";
 import { progressBar } from "./progress-bar.js";
 
 const dtypes = ["auto", ...modelDtypes] as const;
@@ -17,8 +27,32 @@ export const dtypeOption: Option<"auto" | ModelDtype | undefined> = choice(
   dtypes,
 );
 
+type DeviceName = NonNullable<EngineOptions["device"]>;
+
+const deviceText = text({
+  value: "DEV",
+  about:
+    "Where to compute: cpu, auto (a GPU where one can be used) or for example cuda:0 (default: cpu)",
+});
+
+const deviceOption: Option<DeviceName | undefined> = {
+  ...deviceText,
+  read: (flag, given) => {
+    const name = deviceText.read(flag, given);
+    if (name === undefined || isDeviceName(name)) return name;
+    throw new UsageError(
+      `${flag} takes cpu, auto or for example cuda:0, not ${JSON.stringify(name)}`,
+    );
+  },
+};
+
+function isDeviceName(name: string): name is DeviceName {
+  return /^(auto|cpu|cuda:\d{1,3})$/.test(name);
+}
+
 export interface EngineValues {
   readonly model: string;
+  readonly device: DeviceName | undefined;
   readonly dtype: "auto" | ModelDtype | undefined;
   readonly kvCacheDtype: "auto" | "f32" | "bf16" | "int8" | undefined;
   readonly threads: number | undefined;
@@ -27,6 +61,7 @@ export interface EngineValues {
 /** Options of every command that loads a model. */
 export const engineOptions: { readonly [K in keyof EngineValues]: Option<EngineValues[K]> } = {
   model: modelOption,
+  device: deviceOption,
   dtype: dtypeOption,
   kvCacheDtype: choice(
     { value: "D", about: "Type of the KV cache: auto, f32, bf16 or int8 (default: auto)" },
@@ -130,9 +165,9 @@ export function samplingRequest(values: SamplingValues): SamplingRequest {
   };
 }
 
-/** Loads the model, with a progress bar where there is a terminal. */
+/** Loads the model, with a progress bar where there is a terminal; tells why `--device auto` took no GPU. */
 export async function loadEngine(
-  { model, dtype, kvCacheDtype, threads }: EngineValues,
+  { model, device, dtype, kvCacheDtype, threads }: EngineValues,
   console: Console,
   signal: AbortSignal,
 ): Promise<Engine> {
@@ -140,8 +175,12 @@ export async function loadEngine(
   const onProgress: EngineOptions["onProgress"] = (progress) => bar.show(progress);
   try {
     const kvCache = defined({ dtype: kvCacheDtype });
-    const options = { ...defined({ dtype, threads }), kvCache };
-    return await createEngine({ model, signal, onProgress, ...options });
+    const options = { ...defined({ device, dtype, threads }), kvCache };
+    const engine = await createEngine({ model, signal, onProgress, ...options });
+    for (const { backend, reason } of engine.info.passedOver) {
+      console.warn(`pagoda: ${backend} is not used: ${reason}`);
+    }
+    return engine;
   } finally {
     bar.clear();
   }

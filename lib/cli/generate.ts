@@ -18,6 +18,7 @@ export const generate: Command = defineCommand({
     ),
     ...samplingOptions,
     ...outputOptions,
+    device: engineOptions.device,
     dtype: engineOptions.dtype,
     kvCacheDtype: engineOptions.kvCacheDtype,
     threads: engineOptions.threads,

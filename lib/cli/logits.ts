@@ -20,6 +20,7 @@ export const logits: Command = defineCommand({
     out: required(
       text({ value: "FILE", about: "Gets float32 [ids, vocabulary], little-endian, row by row" }),
     ),
+    device: engineOptions.device,
     dtype: engineOptions.dtype,
     kvCacheDtype: engineOptions.kvCacheDtype,
     threads: engineOptions.threads,

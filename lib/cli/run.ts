@@ -3,6 +3,7 @@ import { build } from "./build.js";
 import { chat } from "./chat.js";
 import type { Command } from "./command.js";
 import type { Console } from "./console.js";
+import { devices } from "./devices.js";
 import { errorLine } from "./error-line.js";
 import { generate } from "./generate.js";
 import { commandHelp, generalHelp } from "./help.js";
@@ -13,7 +14,7 @@ import { serve } from "./serve.js";
 import { closest } from "./suggestion.js";
 import { packageVersion } from "../version.js";
 
-const commands: readonly Command[] = [generate, chat, serve, logits, inspect, build];
+const commands: readonly Command[] = [generate, chat, serve, logits, inspect, devices, build];
 
 /** Runs `pagoda` with the words after its name. Resolves with the exit code; never rejects. */
 export async function run(words: readonly string[], console: Console): Promise<number> {

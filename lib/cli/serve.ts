@@ -22,6 +22,7 @@ export const serve: Command = defineCommand({
       integer({ value: "PORT", about: "Port; 0 picks a free one" }, { min: 0, max: 65_535 }),
       8000,
     ),
+    device: engineOptions.device,
     dtype: engineOptions.dtype,
     kvCacheDtype: engineOptions.kvCacheDtype,
     threads: engineOptions.threads,

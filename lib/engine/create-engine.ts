@@ -74,7 +74,7 @@ async function load(
 }
 
 async function loadExecutor(
-  { plan, sources, device, kv, maxSequences }: Prepared,
+  { plan, sources, device, kv, maxSequences, enforceEager }: Prepared,
   loading: { signal: AbortSignal; progress: ProgressReporter },
 ): Promise<NativeExecutor> {
   const { debug } = readEnvironment();
@@ -83,6 +83,7 @@ async function loadExecutor(
     plan,
     kv,
     maxRequests: maxSequences,
+    enforceEager,
     loadWeights: (sink) => loadWeights(plan, sources, sink, loading),
   });
   return debug.has("step") ? profiledExecutor(executor, plan, printLine) : executor;
@@ -124,7 +125,7 @@ async function loadTogether(
 
 function describeEngine(
   { name, generation, fingerprint }: ModelSource & { readonly fingerprint: string },
-  { model, plan, memory, dtype, kv, maxModelLen }: Prepared,
+  { model, plan, memory, dtype, kv, maxModelLen, passedOver }: Prepared,
   { device }: NativeExecutor,
   tokenizer: Tokenizer | undefined,
   startedAt: number,
@@ -144,6 +145,7 @@ function describeEngine(
       fingerprint,
     },
     device,
+    passedOver,
     kvCache: { ...kv, memory: kv.numBlocks * memory.kvBlock },
     weightMemory: memory.weights,
     loadMs: performance.now() - startedAt,

@@ -27,6 +27,7 @@ export interface CheckedEngineOptions {
   readonly maxModelLen: number | undefined;
   readonly mlaExpandFrom: number;
   readonly threads: number | undefined;
+  readonly enforceEager: boolean;
   readonly signal: AbortSignal | undefined;
   readonly onProgress: ((progress: LoadProgress) => void) | undefined;
 }
@@ -38,6 +39,7 @@ export function checkEngineOptions(options: EngineOptions): CheckedEngineOptions
   checkObject("options", options);
   const { model, device = "cpu", dtype = "auto", kvCache = {}, scheduler = {} } = options;
   const { maxModelLen, mlaExpandFrom = 0, threads, signal, onProgress } = options;
+  const { enforceEager = false } = options;
   if (typeof model !== "string") throw argumentError("model", "the path of a directory", model);
   if (typeof device !== "string") throw argumentError("device", "a string", device);
   if (onProgress !== undefined && typeof onProgress !== "function") {
@@ -52,6 +54,7 @@ export function checkEngineOptions(options: EngineOptions): CheckedEngineOptions
     maxModelLen: optionalInteger("maxModelLen", maxModelLen, 2, maxInt32),
     mlaExpandFrom: checkInteger("mlaExpandFrom", mlaExpandFrom, { min: 0, max: maxInt32 }),
     threads: optionalInteger("threads", threads, 1, 1024),
+    enforceEager: checkBoolean("enforceEager", enforceEager),
     signal: checkSignal("signal", signal),
     onProgress,
   };

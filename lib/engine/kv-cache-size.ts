@@ -68,7 +68,8 @@ export function neededMemory({ weights, arena, kvBlock }: PlanMemory, numBlocks:
   return weights + arena + numBlocks * kvBlock;
 }
 
-function memoryDetails(
+/** What an ERR_MEMORY tells of the plan: bytes of each part. */
+export function memoryDetails(
   needs: PlanMemory,
   numBlocks: number,
   available: number,

@@ -24,7 +24,7 @@ export interface WeightSink {
 export interface DeviceSelection {
   /** "cpu", or the path of a plug-in. @default "cpu" */
   readonly backend?: string;
-  /** Index of the device. @default 0 */
+  /** Index of the device; -1: the first one that can be used. @default 0 */
   readonly device?: number;
   /** CPU workers. @default the number of cores */
   readonly threads?: number;
@@ -37,6 +37,8 @@ export interface PlanOptions {
   readonly kv: KvCacheOptions;
   /** Requests in one step at most. */
   readonly maxRequests: number;
+  /** Whether ops are always queued one by one, never as a recorded graph. @default false */
+  readonly enforceEager?: boolean;
   /** Called once memory is allocated. When it rejects, everything is freed and the error is passed on. */
   readonly loadWeights: (sink: WeightSink) => Promise<void>;
 }
@@ -80,10 +82,11 @@ export async function createNativeExecutor(
 
 /** Allocates the plan's memory and loads its weights. The device is closed with the executor, and when this fails. */
 export async function openPlan(jobs: NativeJobs, options: PlanOptions): Promise<NativeExecutor> {
-  const { plan, kv, maxRequests } = options;
+  const { plan, kv, maxRequests, enforceEager = false } = options;
   let kvBlockBytes: number;
   try {
-    kvBlockBytes = countAt(await jobs.run((native) => native.open(plan, kv, maxRequests)), 0);
+    const opened = jobs.run((native) => native.open(plan, kv, maxRequests, enforceEager));
+    kvBlockBytes = countAt(await opened, 0);
     await options.loadWeights({
       load: async (weights) => {
         await jobs.run((native) => native.loadWeights(weights));
@@ -207,6 +210,7 @@ export class NativeJobs {
   readonly #pending = new Map<number, PendingJob>();
   readonly #link: { strong: NativeJobs | undefined; readonly weak: WeakRef<NativeJobs> };
   readonly #drained: Int32Array;
+  #memory: Readonly<Record<string, number>> | undefined;
   #closing: Promise<void> | undefined;
 
   constructor(selection: DeviceSelection, maxOutputs: number) {
@@ -234,6 +238,11 @@ export class NativeJobs {
     const device = coded(() => this.#native.device);
     if (device === undefined) throw new PagodaError("ERR_INTERNAL", "The device is not open");
     return device;
+  }
+
+  /** What the plan needs: `details` of every ERR_MEMORY from now on. */
+  explainMemory(details: Readonly<Record<string, number>>): void {
+    this.#memory = details;
   }
 
   /** Starts a job and waits for its values. */
@@ -300,15 +309,19 @@ export class NativeJobs {
       const end = at + 3 + (this.#drained[at + 2] ?? 0);
       const pending = this.#pending.get(job);
       this.#pending.delete(job);
-      if (failed) pending?.reject(toPagodaError(this.#native.takeError(job)));
+      if (failed) pending?.reject(toPagodaError(this.#native.takeError(job), this.#memory));
       else pending?.resolve(this.#drained.slice(at + 3, end));
       at = end;
     }
   }
 }
 
-function toPagodaError(error: { readonly code: string; readonly message: string }): PagodaError {
-  return new PagodaError(error.code as ErrorCode, error.message);
+function toPagodaError(
+  { code, message }: { readonly code: string; readonly message: string },
+  memory: Readonly<Record<string, number>> | undefined,
+): PagodaError {
+  const isExplained = code === "ERR_MEMORY" && memory !== undefined;
+  return new PagodaError(code as ErrorCode, message, isExplained ? { details: memory } : {});
 }
 
 /** Turns an error that the addon threw into a PagodaError. */

@@ -1,5 +1,4 @@
 import { checkInteger } from "../arguments.js";
-import { chooseDevice } from "../backends.js";
 import type { Plan } from "../graph/plan.js";
 import type { ModelSource } from "../loading/model-directory.js";
 import type { ModelDefinition } from "../models/model-definition.js";
@@ -8,9 +7,15 @@ import type { KvCacheOptions } from "../native.js";
 import { samplingDefaults } from "../sampling/sampling-params.js";
 import { compileCheckpoint, type CompiledCheckpoint } from "./compile-checkpoint.js";
 import type { CheckedEngineOptions } from "./engine-options.js";
-import { effectiveMaxModelLen, sizeKvCache, type KvCacheShape } from "./kv-cache-size.js";
+import {
+  effectiveMaxModelLen,
+  memoryDetails,
+  sizeKvCache,
+  type KvCacheShape,
+} from "./kv-cache-size.js";
 import { findWeights, type WeightSources } from "./load-weights.js";
-import { measurePlan, openDevice, type NativeJobs, type PlanMemory } from "./native-executor.js";
+import { measurePlan, type NativeJobs, type PlanMemory } from "./native-executor.js";
+import { openNamedDevice, type PassedOverDevice } from "./open-device.js";
 
 /** All that is decided before memory is allocated. Whether the memory suffices is not checked. */
 export interface Prepared {
@@ -19,6 +24,7 @@ export interface Prepared {
   readonly sources: WeightSources;
   /** Open; whoever asked for the preparation closes it. */
   readonly device: NativeJobs;
+  readonly passedOver: readonly PassedOverDevice[];
   readonly memory: PlanMemory;
   /** Bytes on the device; 0: unknown. */
   readonly availableMemory: number;
@@ -26,6 +32,7 @@ export interface Prepared {
   readonly kv: KvCacheOptions;
   readonly kvShape: KvCacheShape;
   readonly maxSequences: number;
+  readonly enforceEager: boolean;
   /** What the context and the KV cache allow. */
   readonly maxModelLen: number;
 }
@@ -44,12 +51,15 @@ export async function prepare(
   const compiled = compileCheckpoint(model, checkpoint, options.dtype, limits);
   const { plan, dtype } = compiled;
   const sources = findWeights(plan, checkpoint);
-  const { threads } = options;
-  const selection = { ...chooseDevice(options.device), ...(threads !== undefined && { threads }) };
-  const device = await openDevice(selection, plan.maxOutputs);
+  const { threads, enforceEager } = options;
+  const { jobs: device, passedOver } = await openNamedDevice(options.device, {
+    ...(threads !== undefined && { threads }),
+    maxOutputs: plan.maxOutputs,
+  });
   try {
     const measured = await measure(device, compiled, options, contextLength);
-    return { model, plan, sources, device, dtype, maxSequences, ...measured };
+    const opened = { device, passedOver, enforceEager };
+    return { model, plan, sources, dtype, maxSequences, ...opened, ...measured };
   } catch (error) {
     await device.close();
     throw error;
@@ -72,6 +82,7 @@ async function measure(
   const kvShape = { kvGroups: plan.kvGroups, blockSize, maxChunkTokens };
   const demand = { ...kvCache, ...kvShape, maxSequences, maxModelLen: contextLength };
   const numBlocks = sizeKvCache(demand, memory, availableMemory);
+  device.explainMemory(memoryDetails(memory, numBlocks, availableMemory));
   return {
     memory,
     availableMemory,

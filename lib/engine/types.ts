@@ -3,6 +3,7 @@ import type { KeptDtype } from "../graph/dtypes.js";
 import type { ChatMessage } from "../loading/chat.js";
 import type { Tokenizer } from "../loading/tokenizer.js";
 import type { DeviceInfo } from "../native.js";
+import type { PassedOverDevice } from "./open-device.js";
 import type { SamplingOptions, TokenLogprob } from "./sampling-options.js";
 
 export type {
@@ -23,7 +24,11 @@ export interface EngineOptions {
    * model the first one.
    */
   readonly model: string;
-  /** @default "cpu" */
+  /**
+   * `auto` takes the first GPU that can be used, else the CPU, and `engine.info.passedOver` says why. A model for which the GPU
+   * has too little memory is an error, not a reason to take the CPU.
+   * @default "cpu"
+   */
   readonly device?: "auto" | "cpu" | `cuda:${number}`;
   /**
    * Type of the weights in memory. `auto` takes bf16 checkpoints as bf16, f16 and quantised tensors as they are, all others as f32.
@@ -83,6 +88,12 @@ export interface EngineOptions {
   readonly mlaExpandFrom?: number;
   /** CPU workers, 1 to 1024. @default the number of cores */
   readonly threads?: number;
+  /**
+   * On a GPU, steps in which every request has one token are recorded once for each size of batch and then run by one call (CUDA
+   * graphs). True: ops are always queued one by one. Results do not depend on it.
+   * @default false
+   */
+  readonly enforceEager?: boolean;
   /** Cancels loading. */
   readonly signal?: AbortSignal;
   /** Called while loading, at each new phase and else about 30 times a second at most. What it throws ends the loading. */
@@ -314,6 +325,8 @@ export interface EngineInfo {
     readonly fingerprint: string;
   };
   readonly device: DeviceInfo;
+  /** With `device: "auto"`, the accelerators that were tried first, and why each cannot be used; else empty. */
+  readonly passedOver: readonly PassedOverDevice[];
   readonly kvCache: {
     readonly blockSize: number;
     /** The null block included. */

@@ -1,7 +1,7 @@
-import { chooseDevice } from "../backends.js";
 import { checkInteger } from "../arguments.js";
 import { argumentError, PagodaError } from "../errors.js";
-import { createNativeExecutor, type NativeExecutor } from "../engine/native-executor.js";
+import { openPlan, type NativeExecutor } from "../engine/native-executor.js";
+import { openNamedDevice } from "../engine/open-device.js";
 import type { StepInput } from "../engine/step.js";
 import { validateStep } from "../engine/validate-step.js";
 import type { Plan } from "../graph/plan.js";
@@ -40,9 +40,11 @@ export class KernelSet {
     if (typeof device !== "string") throw argumentError("device", "a string", device);
     if (threads !== undefined) checkInteger("threads", threads, { min: 1, max: 1024 });
     const plan = planKernels(options);
-    const executor = await createNativeExecutor({
-      ...chooseDevice(device),
+    const { jobs } = await openNamedDevice(device, {
       ...(threads !== undefined && { threads }),
+      maxOutputs: plan.maxOutputs,
+    });
+    const executor = await openPlan(jobs, {
       plan,
       kv,
       maxRequests,

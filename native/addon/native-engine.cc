@@ -109,7 +109,7 @@ NativeEngine::NativeEngine(const Napi::CallbackInfo& info)
     require(info[1].IsFunction(), "Expected a function for onWake");
     state_->backend = openBackend(readString(property(options, "backend"), "backend"));
     state_->isa = readString(property(options, "isa"), "isa");
-    state_->options = {readInt32(options, "device"), readInt32(options, "threads"),
+    state_->options = {readInt32(options, "device", kAnyDevice), readInt32(options, "threads"),
                        state_->isa.empty() ? nullptr : state_->isa.c_str()};
   });
   wake_ = Napi::ThreadSafeFunction::New(env, info[1].As<Napi::Function>(), "pagoda", 0, 1);
@@ -144,7 +144,7 @@ Napi::Value NativeEngine::submit(Napi::Env env, StateJob job) {
 Napi::Value NativeEngine::openDevice(const Napi::CallbackInfo& info) {
   return submit(info.Env(), [](State& state, Completion&) {
     require(state.device == nullptr, "The device is open already");
-    state.device = std::make_unique<Device>(state.backend, state.options);
+    state.device = pagoda::openDevice(state.backend, state.options);
     const PagodaDeviceInfo deviceInfo = state.device->info();
     const std::lock_guard<std::mutex> lock(state.infoMutex);
     state.info = deviceInfo;
@@ -160,6 +160,7 @@ Napi::Value NativeEngine::device(const Napi::CallbackInfo& info) {
   const PagodaDeviceInfo& device = state_->info;
   Napi::Object object = Napi::Object::New(env);
   object.Set("backend", state_->backend->name);
+  object.Set("index", state_->options.device);
   object.Set("name", device.name);
   object.Set("isa", device.isa);
   object.Set("totalMemory", static_cast<double>(device.totalMemory));
@@ -186,9 +187,11 @@ Napi::Value NativeEngine::open(const Napi::CallbackInfo& info) {
     const auto plan = std::make_shared<PlanSpec>(readPlan(info[0]));
     const KvOptions kv = readKvOptions(info[1], true);
     const auto maxRequests = static_cast<int32_t>(readInteger(info[2], "maxRequests", 1, 1 << 20));
-    return submit(info.Env(), [plan, kv, maxRequests](State& state, Completion& completion) {
+    require(info[3].IsBoolean(), "Expected a boolean for enforceEager");
+    const bool enforceEager = info[3].As<Napi::Boolean>().Value();
+    return submit(info.Env(), [plan, kv, maxRequests, enforceEager](State& state, Completion& completion) {
       require(state.runner == nullptr, "A plan is open already");
-      state.runner = std::make_unique<Runner>(state.openedDevice(), std::move(*plan), kv, maxRequests);
+      state.runner = std::make_unique<Runner>(state.openedDevice(), std::move(*plan), kv, maxRequests, enforceEager);
       pushCount(completion.values, kvBlockBytes(*state.runner));
     });
   });

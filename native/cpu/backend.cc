@@ -353,6 +353,10 @@ constexpr PagodaBackend kBackend = {
     .experts = experts,
     .takeRows = takeRows,
     .sample = runSample,
+    .beginGraph = nullptr,
+    .endGraph = nullptr,
+    .runGraph = nullptr,
+    .releaseGraph = nullptr,
 };
 
 }  // namespace

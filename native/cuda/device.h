@@ -15,16 +15,22 @@ PagodaStatus fail(PagodaStatus status, const char* message, PagodaError* error);
 /// PAGODA_OK, or the status that fits a CUDA error, with its name in the message.
 PagodaStatus check(cudaError_t result, const char* what, PagodaError* error);
 
+/// Waits for what is queued on `stream` and gives the memory that it has freed back to the GPU, which must be current.
+void trimPool(cudaStream_t stream);
+
 /// Device memory that an op needs for its own run. It grows in the order of the stream, so what was handed out before
 /// may still be in use by kernels that are queued; one op may hold one part at a time.
 class Scratch {
  public:
   PagodaStatus reserve(cudaStream_t stream, uint64_t bytes, void** address, PagodaError* error);
   void release(cudaStream_t stream);
+  /// How often the memory has become another one.
+  int64_t moves() const { return moves_; }
 
  private:
   void* memory_ = nullptr;
   uint64_t bytes_ = 0;
+  int64_t moves_ = 0;
 };
 
 PagodaStatus weightBytes(PagodaDevice* device, const PagodaWeight* weight, uint64_t* bytes, PagodaError* error);
@@ -50,6 +56,11 @@ PagodaStatus experts(PagodaDevice* device, const PagodaExperts* op, PagodaError*
 PagodaStatus takeRows(PagodaDevice* device, const PagodaTakeRows* op, PagodaError* error);
 PagodaStatus sample(PagodaDevice* device, const PagodaSample* op, PagodaError* error);
 
+PagodaStatus beginGraph(PagodaDevice* device, PagodaError* error);
+PagodaStatus endGraph(PagodaDevice* device, PagodaGraph** graph, PagodaError* error);
+PagodaStatus runGraph(PagodaDevice* device, PagodaGraph* graph, int32_t* isOutdated, PagodaError* error);
+void releaseGraph(PagodaDevice* device, PagodaGraph* graph);
+
 }  // namespace pagoda::cuda
 
 struct PagodaDevice {
@@ -57,7 +68,7 @@ struct PagodaDevice {
   cudaStream_t stream = nullptr;
   bool ownsStream = false;
   int multiprocessors = 1;
-  size_t sharedBytes = 0;  // that a block may ask for
+  size_t sharedBytes = 0;         // that a block may ask for
   pagoda::cuda::Scratch scratch;  // of the op that runs
   pagoda::cuda::Scratch rounded;  // rows of a product as its kernels read them
   pagoda::cuda::Scratch latents;  // queries and results of mlaAttention in the latent space

@@ -23,10 +23,10 @@ __global__ void __launch_bounds__(kThreads) gatherKvKernel(const PagodaGatherKv 
   for (int vector = warpOf(); vector < layout.parts * heads; vector += kThreads / kWarp) {
     const KvVector from = kvVector(op.cache, layout, slot, vector / heads, vector % heads);
     const int latentDim = op.cache.latentDim;
-    const float scales[2] = {kvScale<kDtype>(from), latentDim > 0 ? kvScale<kDtype>(from, 1) : 0.0f};
+    const float scale = kvScale<kDtype>(from), ropeScale = latentDim > 0 ? kvScale<kDtype>(from, 1) : 0.0f;
     for (int i = laneOf(); i < dim; i += kWarp)
       *elementAt(op, row, vector * dim + i) =
-          kvElement<kDtype>(from, i, scales[latentDim > 0 && i >= latentDim ? 1 : 0]);
+          kvElement<kDtype>(from, i, latentDim > 0 && i >= latentDim ? ropeScale : scale);
   }
 }
 

@@ -2,8 +2,10 @@ import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { backends, chooseDevice } from "../../lib/backends.js";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { backends } from "../../lib/backends.js";
+import { listDevices } from "../../lib/engine/list-devices.js";
+import { openNamedDevice } from "../../lib/engine/open-device.js";
 import { loadNative, packageRoot } from "../../lib/native.js";
 
 const cudaPlugIn = path.join(packageRoot, "build", "Release", "pagoda_backend_cuda.so");
@@ -46,10 +48,26 @@ describe("backends", () => {
     expect(report?.reason).toContain("ABI 99");
   });
 
-  it("names the parameter for an unknown device, and the reason for one that cannot be used", () => {
-    expect(() => chooseDevice("tpu:0")).toThrow(/`device`/);
-    expect(() => chooseDevice("cuda:999")).toThrow(/cuda:999 cannot be used/);
-    expect(chooseDevice("cpu")).toEqual({ backend: "cpu", device: 0 });
+  it("names the parameter for an unknown device, and the reason for one that cannot be used", async () => {
+    const open = (device: string) => openNamedDevice(device, { maxOutputs: 1 });
+    for (const name of ["tpu:0", "cuda", "cuda:", "cuda:-1", "cuda:1000", "CPU", ""]) {
+      await expect(open(name)).rejects.toMatchObject({
+        code: "ERR_ARGUMENT",
+        details: { parameter: "device" },
+      });
+    }
+    await expect(open("cuda:999")).rejects.toThrow(/cuda:999 cannot be used/);
+  });
+
+  it("take the plug-in that PAGODA_CUDA_PLUGIN names, and tell why it cannot be used", async () => {
+    const missing = path.join(folder, "missing.so");
+    process.env["PAGODA_CUDA_PLUGIN"] = missing;
+    onTestFinished(() => void delete process.env["PAGODA_CUDA_PLUGIN"]);
+    const { jobs, passedOver } = await openNamedDevice("auto", { maxOutputs: 1, threads: 1 });
+    await jobs.close();
+    expect(passedOver).toEqual([{ backend: "cuda", reason: expect.stringContaining(missing) }]);
+    const report = (await listDevices()).find(({ device }) => device === "cuda");
+    expect(report).toMatchObject({ available: false, reason: expect.stringContaining(missing) });
   });
 });
 
@@ -59,6 +77,6 @@ describe.skipIf(!existsSync(cudaPlugIn))("the CUDA plug-in", () => {
     const report = backends().find(({ name }) => name === "cuda");
     expect(report?.path).toBe(cudaPlugIn);
     if (report?.available) expect(report.deviceCount).toBeGreaterThan(0);
-    else expect(report?.reason).toMatch(/CUDA/);
+    else expect(report?.reason).toMatch(/NVIDIA|GPU/);
   });
 });

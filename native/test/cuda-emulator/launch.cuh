@@ -1,7 +1,7 @@
 // The emulated twin of native/cuda/machine/launch.cuh.
 #pragma once
 
-#include <tuple>
+#include <functional>
 
 #include "cuda_runtime.h"
 
@@ -17,25 +17,29 @@ struct LaunchShape {
 
 namespace pagoda::emulator {
 
-cudaError_t finishLaunch(LaunchResult result);
+/// Runs a kernel, or records it where the stream is captured.
+cudaError_t launch(cudaStream_t stream, const std::function<LaunchResult()>& kernel);
 
 }  // namespace pagoda::emulator
 
 namespace pagoda::cuda {
 
 template <typename Parameters>
-cudaError_t launch(void (*kernel)(Parameters), const LaunchShape& shape, cudaStream_t, const Parameters& parameters) {
-  constexpr size_t kMaxSharedBytes = 227 * 1024;
-  if (shape.sharedBytes > kMaxSharedBytes) return emulator::finishLaunch(emulator::LaunchResult::invalidShape);
+cudaError_t launch(void (*kernel)(Parameters), const LaunchShape& shape, cudaStream_t stream,
+                   const Parameters& parameters) {
   struct Call {
     void (*kernel)(Parameters);
-    const Parameters* parameters;
-  } call = {kernel, &parameters};
-  const auto body = [](void* context) {
-    const Call& call = *static_cast<Call*>(context);
-    call.kernel(*call.parameters);
+    Parameters parameters;
   };
-  return emulator::finishLaunch(emulator::run({shape.grid, shape.block, shape.sharedBytes}, body, &call));
+  return emulator::launch(stream, [shape, call = Call{kernel, parameters}]() mutable {
+    constexpr size_t kMaxSharedBytes = 227 * 1024;
+    if (shape.sharedBytes > kMaxSharedBytes) return emulator::LaunchResult::invalidShape;
+    const auto body = [](void* context) {
+      const Call& call = *static_cast<Call*>(context);
+      call.kernel(call.parameters);
+    };
+    return emulator::run({shape.grid, shape.block, shape.sharedBytes}, body, &call);
+  });
 }
 
 /// In two roundings: without hardware for it, the library's own is a hundred times slower.

@@ -1,6 +1,9 @@
 # The emulated plug-in, which the conformance suite opens like any other, and the native tests of the CUDA sources.
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
-set(emulator_sources native/test/cuda-emulator/emulator.cc native/test/cuda-emulator/runtime.cc)
+set(emulator_sources
+  native/test/cuda-emulator/emulator.cc
+  native/test/cuda-emulator/runtime.cc
+  native/test/cuda-emulator/setup.cc)
 
 function(emulate_cuda target)
   target_include_directories(${target} PRIVATE native native/test/cuda-emulator)
@@ -11,6 +14,11 @@ endfunction()
 add_cuda_plug_in(pagoda_backend_cuda_emulated)
 target_sources(pagoda_backend_cuda_emulated PRIVATE ${emulator_sources})
 emulate_cuda(pagoda_backend_cuda_emulated)
+
+# Opens the plug-in as the addon does.
+add_native_test(cuda-host-test)
+add_dependencies(cuda-host-test pagoda_backend_cuda_emulated)
+target_compile_definitions(cuda-host-test PRIVATE PAGODA_EMULATED_PLUG_IN="$<TARGET_FILE:pagoda_backend_cuda_emulated>")
 
 add_library(pagoda_cuda_emulator OBJECT ${emulator_sources})
 emulate_cuda(pagoda_cuda_emulator)
