@@ -54,7 +54,8 @@ describe("the op table", () => {
   );
 
   it.each(Object.entries(enums))("has the values of %s", (name, { values, prefix }) => {
-    const body = header.match(new RegExp(`typedef enum ${name} PAGODA_INT32 \\{([^}]*)\\}`))?.[1] ?? "";
+    const body =
+      header.match(new RegExp(`typedef enum ${name} PAGODA_INT32 \\{([^}]*)\\}`))?.[1] ?? "";
     const members = [...body.matchAll(/PAGODA_(\w+) = (\d+)/g)].map((m) => [m[1], Number(m[2])]);
     const snake = (name: string): string => name.replace(/[A-Z]/g, (c) => `_${c}`).toUpperCase();
     const expected = Object.entries(values).map(([name, value]) => [prefix + snake(name), value]);
