@@ -10,7 +10,7 @@
 //   cmake --build build/bench -j --target mla-gather-bench
 //   build/bench/mla-gather-bench [threads] [f32|bf16|int8...] [heads] [most context]
 //
-// Copies are copyBlocks, which leaves elements as they are: the cheapest gather there is. "In chunks" is the time of
+// Copies are memcpy of whole blocks, by all threads: the cheapest gather there is. "In chunks" is the time of
 // all copies into one buffer and of attention that finds its pages in that buffer again and again: what merging the
 // parts takes is left out, in its favour. "gatherKv" is the time of the explicit gather to f32 rows, kChunk tokens at a
 // time. Bytes are those of the rows that each way has to read and write; workspace is what it needs beside cache and
