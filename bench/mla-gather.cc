@@ -21,8 +21,8 @@
 // and sums and of the projections to and from latents. Each time is the best of several runs.
 #include <cstring>
 
-#include "latent-layer.h"
 #include "cpu/isa-kernels.h"
+#include "latent-layer.h"
 #include "machine-limits.h"
 
 namespace pagoda::PAGODA_ISA {
