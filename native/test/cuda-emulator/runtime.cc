@@ -1,4 +1,5 @@
-// Memory and errors of the emulated runtime. One device; streams do nothing, since all is done when a call returns.
+// Memory and errors of the emulated runtime. Two devices that differ in what they claim to be; streams do nothing,
+// since all is done when a call returns.
 #include <cstdlib>
 
 #include "cuda_runtime.h"
@@ -6,6 +7,8 @@
 
 namespace {
 
+constexpr int kMajors[] = {9, 8};  // compute capability of each device
+constexpr int kDevices = 2;
 constexpr size_t kTotalMemory = size_t{8} << 30;
 
 thread_local cudaError_t lastError = cudaSuccess;
@@ -53,17 +56,19 @@ const char* cudaGetErrorName(cudaError_t error) {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = kDevices;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device != 0) return note(cudaErrorInvalidDevice);
-  *properties = {"CUDA emulator on the CPU", 9, 0, 2, 227 * 1024};
+  if (device < 0 || device >= kDevices) return note(cudaErrorInvalidDevice);
+  *properties = {"CUDA emulator on the CPU", kMajors[device], 0, 2, 227 * 1024};
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : note(cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int device) {
+  return device >= 0 && device < kDevices ? cudaSuccess : note(cudaErrorInvalidDevice);
+}
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = nullptr;
