@@ -86,6 +86,7 @@ PagodaStatus makeDevice(int32_t index, PagodaDevice** device, PagodaError* error
   if (!*device) return fail(PAGODA_OUT_OF_MEMORY, "Out of host memory", error);
   (*device)->index = index;
   (*device)->multiprocessors = properties.multiProcessorCount;
+  (*device)->capability = 10 * properties.major + properties.minor;
   (*device)->sharedBytes = properties.sharedMemPerBlockOptin;
   return PAGODA_OK;
 }

@@ -12,6 +12,8 @@ namespace pagoda::cuda {
 
 PagodaStatus fail(PagodaStatus status, const char* message, PagodaError* error);
 
+constexpr int kHopper = 90;  // compute capability: wgmma and setmaxnreg are this architecture's alone
+
 /// PAGODA_OK, or the status that fits a CUDA error, with its name in the message.
 PagodaStatus check(cudaError_t result, const char* what, PagodaError* error);
 
@@ -57,6 +59,7 @@ struct PagodaDevice {
   cudaStream_t stream = nullptr;
   bool ownsStream = false;
   int multiprocessors = 1;
+  int capability = 0;      // 10 * major + minor
   size_t sharedBytes = 0;  // that a block may ask for
   pagoda::cuda::Scratch scratch;  // of the op that runs
   pagoda::cuda::Scratch rounded;  // rows of a product as its kernels read them
