@@ -346,6 +346,10 @@ void Machine::arrive(PhaseBarrier& barrier, int64_t announcedBytes) {
 
 void Machine::wait(PhaseBarrier& barrier, uint32_t parity) {
   Fiber* self = current;
+  if (copiesAtOnce) {  // others go first, who may fill what was given back too early
+    ready_.push(self);
+    runNext(self->context);
+  }
   while (!barrier.isOver(parity)) {
     if (QueuedBox* box = barrier.boxes) {
       __tsan_acquire(&barrier);
