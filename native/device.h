@@ -120,9 +120,12 @@ class DeviceGraph {
     try {
       queueOps();
     } catch (const Failure& failure) {
-      device.releaseGraph(device.endGraph());
+      discardRecording();
       if (failure.status() != PAGODA_OUT_OF_MEMORY) throw;
       return;
+    } catch (...) {
+      discardRecording();
+      throw;
     }
     try {
       graph_ = device.endGraph();
@@ -143,6 +146,14 @@ class DeviceGraph {
   bool run() { return graph_ && device_->runGraph(graph_); }
 
  private:
+  // A recording that an error has ended already is not missed.
+  void discardRecording() noexcept {
+    try {
+      device_->releaseGraph(device_->endGraph());
+    } catch (const Failure&) {
+    }
+  }
+
   void swap(DeviceGraph& other) noexcept {
     std::swap(device_, other.device_);
     std::swap(graph_, other.graph_);

@@ -177,6 +177,7 @@ Product product(const PagodaWeight& weight, const PagodaWeight& bias, int32_t nu
       .tiles = sorting.tiles,
       .numTiles = sorting.numTiles,
       .maxTiles = static_cast<int32_t>(maxTiles(slots, numExperts, sorting.tileRows)),
+      .matrices = numExperts,
   };
 }
 

@@ -43,6 +43,7 @@ PagodaStatus multiplyHeads(PagodaDevice* device, const PagodaWeight& weight, int
       .tiles = nullptr,
       .numTiles = nullptr,
       .maxTiles = 0,
+      .matrices = heads,
       .heads = heads,
       .headOutputs = headOutputs,
   };

@@ -2,6 +2,7 @@
 #include <launch.cuh>
 #include <mutex>
 #include <new>
+#include <tensor-map.cuh>
 
 #include "open-device.h"
 
@@ -9,6 +10,7 @@ namespace pagoda::cuda {
 namespace {
 
 constexpr int kOldestMajor = 8;  // sm_80 is the oldest architecture in the fat binary
+constexpr int kHopperMajor = 9;  // wgmma and setmaxnreg are those of 9.0 alone
 constexpr int kMostGpus = 128;
 
 struct Probe {};
@@ -81,6 +83,7 @@ PagodaStatus fillDevice(PagodaDevice& device, int index, PagodaError* error) {
   device.index = index;
   device.multiprocessors = properties.multiProcessorCount;
   device.sharedBytes = properties.sharedMemPerBlockOptin;
+  if (properties.major == kHopperMajor && properties.minor == 0) device.tensorMapEncoder = findTensorMapEncoder();
   return PAGODA_OK;
 }
 

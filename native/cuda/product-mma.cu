@@ -1,4 +1,5 @@
-// Products with bf16 weights on the tensor cores: x is rounded to bf16, sums are f32.
+// Products with bf16 weights on the tensor cores by mma.sync, which every GPU has that this backend runs on (for
+// compute capability 9.0 see product-wgmma.cu): x is rounded to bf16, sums are f32.
 //
 // Every kernel computes an output by the same instructions in the same order, whatever rows it is computed with. The
 // columns are cut into slices, at most kMaxSlices of them. A slice is summed from zero, 32 columns at a time, by two
@@ -19,25 +20,6 @@ constexpr int kMaxSlices = 32;
 __host__ __device__ constexpr int sliceColumns(int inputs) {
   const auto even = static_cast<int>(roundUp(ceilDivide(inputs, kMaxSlices), kStepColumns));
   return even > kMinSlice ? even : kMinSlice;
-}
-
-/// Rows of x in bf16: each head's columns, padded with zeros to whole steps.
-struct Rounded {
-  const float* x;
-  int64_t xStride;
-  uint16_t* out;
-  int64_t headStride;
-  int32_t inputs;  // of a head
-  int32_t heads;
-};
-
-__global__ void __launch_bounds__(kRowThreads) roundKernel(const Rounded r) {
-  const float* x = r.x + blockIdx.x * r.xStride;
-  uint16_t* out = r.out + blockIdx.x * r.headStride * r.heads;
-  forColumns(static_cast<int>(r.headStride * r.heads), [&](int i) {
-    const int64_t head = i / r.headStride, column = i % r.headStride;
-    out[i] = column < r.inputs ? toBf16(x[head * r.inputs + column]) : 0;
-  });
 }
 
 /// `product` with its x rounded.
@@ -300,17 +282,15 @@ PagodaStatus launchStream(PagodaDevice* device, const Parameters& p, int64_t til
 
 }  // namespace
 
-PagodaStatus multiplyBf16(PagodaDevice* device, const Product& product, const char* name, PagodaError* error) {
+PagodaStatus multiplyMma(PagodaDevice* device, const Product& product, const char* name, PagodaError* error) {
   const int64_t stride = roundUp(product.inputs, kStepColumns);
   const int64_t width = stride * product.heads;
   void* memory = nullptr;
   const uint64_t bytes = static_cast<uint64_t>(product.xRows) * width * sizeof(uint16_t);
   if (const PagodaStatus status = device->rounded.reserve(device->stream, bytes, &memory, error)) return status;
-  const Rounded rounded = {product.x, product.xStride, static_cast<uint16_t*>(memory),
-                           stride,    product.inputs,  product.heads};
-  if (const PagodaStatus status =
-          launchRows(device, roundKernel, rounded, product.xRows, static_cast<int32_t>(width), name, error))
-    return status;
+  const RoundedRows rounded = {product.x, product.xStride, nullptr,      static_cast<uint16_t*>(memory),
+                               stride,    product.inputs,  product.heads};
+  if (const PagodaStatus status = roundRows(device, rounded, product.xRows, name, error)) return status;
   const Parameters p = {product, rounded.out, stride};
   const int64_t tiles = product.tiles != nullptr ? product.maxTiles : ceilDivide(product.slots, product.tileRows);
   if (product.tileRows == 16) return launchStream(device, p, tiles, name, error);

@@ -1,5 +1,6 @@
-// Products in f32 arithmetic, for every type of weight but bf16 (product-mma.cu). A warp computes an output for a tile
-// of rows: a lane takes every 32nd group of columns, in order, and the lanes' sums are added at the end.
+// Products in f32 arithmetic, for every type of weight but bf16 (product-mma.cu, product-wgmma.cu). A warp computes an
+// output for a tile of rows: a lane takes every 32nd group of columns, in order, and the lanes' sums are added at the
+// end.
 #include "product.cuh"
 
 namespace pagoda::cuda {
@@ -88,7 +89,8 @@ int32_t chooseTileRows(PagodaDtype dtype, int64_t slots, int32_t experts) {
 
 PagodaStatus multiply(PagodaDevice* device, PagodaDtype dtype, const Product& product, const char* name,
                       PagodaError* error) {
-  if (dtype == PAGODA_BF16) return multiplyBf16(device, product, name, error);
+  if (dtype == PAGODA_BF16 && device->tensorMapEncoder != nullptr) return multiplyWgmma(device, product, name, error);
+  if (dtype == PAGODA_BF16) return multiplyMma(device, product, name, error);
   return withCodec(dtype, [&](auto codec) {
     using Codec = decltype(codec);
     if (product.tileRows == 1) return launchProduct<Codec, 1>(device, product, name, error);

@@ -36,6 +36,7 @@ struct Product {
   const RowTile* tiles;      // NULL: all slots meet expert 0
   const int32_t* numTiles;   // of `tiles`, which are at most `maxTiles`
   int32_t maxTiles;
+  int32_t matrices = 1;  // that `weight` holds: experts or heads
   int32_t heads = 1;
   int32_t headOutputs = 0;
 
@@ -63,7 +64,26 @@ int32_t chooseTileRows(PagodaDtype dtype, int64_t slots, int32_t experts);
 PagodaStatus multiply(PagodaDevice* device, PagodaDtype dtype, const Product& product, const char* name,
                       PagodaError* error);
 
-/// The same for bf16 weights; see product-mma.cu.
-PagodaStatus multiplyBf16(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
+/// The same for bf16 weights: the second where the device has a tensorMapEncoder, else the first. Their bits may differ.
+PagodaStatus multiplyMma(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
+PagodaStatus multiplyWgmma(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
+
+/// Rows of x in bf16, one for each slot: each head's columns, padded with zeros to `headStride`, a multiple
+/// of 8.
+struct RoundedRows {
+  const float* x;
+  int64_t xStride;
+  const int32_t* rowOfSlot;  // NULL: the slot itself
+  uint16_t* out;             // [slots, heads, headStride]
+  int64_t headStride;
+  int32_t inputs;  // of a head
+  int32_t heads;
+  int32_t* counters = nullptr;  // [numCounters], set to 0 at the same time
+  int32_t numCounters = 0;
+};
+
+/// Queues the rounding of `count` slots; `count` > 0.
+PagodaStatus roundRows(PagodaDevice* device, const RoundedRows& rows, int32_t count, const char* name,
+                       PagodaError* error);
 
 }  // namespace pagoda::cuda

@@ -2,6 +2,8 @@
 // more with ThreadSanitizer, for which every CUDA thread is a thread of its own (cuda-emulator/emulator.cc).
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -41,8 +43,8 @@ class Random {
 /// One open device of a backend, and memory on it that is freed with it.
 class Machine {
  public:
-  explicit Machine(const PagodaBackend* backend) : api(backend) {
-    const PagodaDeviceOptions options = {.device = 0, .threads = 1, .isa = nullptr};
+  explicit Machine(const PagodaBackend* backend, int32_t index = 0) : api(backend) {
+    const PagodaDeviceOptions options = {.device = index, .threads = 1, .isa = nullptr};
     CHECK(api->openDevice(&options, &device, &error) == PAGODA_OK, "%s", error.message);
   }
   ~Machine() {
@@ -122,10 +124,12 @@ void expectClose(const std::vector<float>& actual, const std::vector<float>& exp
   }
 }
 
+constexpr int32_t kSm90 = 0, kSm80 = 1;  // emulated devices
+
 /// Calls build(machine), which returns what an op wrote, for both backends, and compares.
 template <class Build>
-void compare(double tolerance, Build build) {
-  Machine cpu(pagodaCpuBackend()), cuda(pagodaBackend());
+void compare(double tolerance, Build build, int32_t device = kSm90) {
+  Machine cpu(pagodaCpuBackend()), cuda(pagodaBackend(), device);
   const std::vector<float> expected = build(cpu);
   expectClose(build(cuda), expected, tolerance);
 }
@@ -134,20 +138,65 @@ std::vector<float> read(Machine& machine, const PagodaTensor& tensor) {
   return machine.download<float>(tensor.data, static_cast<size_t>(tensor.rows) * tensor.width);
 }
 
-void testLinear(PagodaDtype dtype, int32_t rows, int32_t inputs, int32_t outputs, double tolerance) {
-  section(text("linear, dtype %d, [%d, %d] x [%d]", dtype, rows, inputs, outputs));
-  Random random(rows * 1000 + inputs + outputs);
-  const auto x = random.normals(static_cast<size_t>(rows) * inputs);
-  auto weights = random.normals(static_cast<size_t>(outputs) * inputs);
-  for (float& value : weights) value /= std::sqrt(static_cast<float>(inputs));
-  const auto bias = random.normals(outputs);
-  compare(tolerance, [&](Machine& m) {
-    const PagodaLinear op = {m.output(rows, outputs), m.tensor(x, inputs),
-                             m.weight(PAGODA_MATRIX, dtype, weights, inputs),
-                             m.weight(PAGODA_VECTOR, PAGODA_F32, bias, outputs)};
-    m.run(m.api->linear, op);
-    return read(m, op.out);
-  });
+struct LinearCase {
+  PagodaDtype dtype;
+  int32_t rows, inputs, outputs;
+};
+
+/// The first rows of a product that has the same x and the same weight however many there are.
+std::vector<float> runLinear(Machine& m, const LinearCase& c) {
+  Random random(c.inputs + c.outputs);
+  const auto bias = random.normals(c.outputs);
+  auto weights = random.normals(static_cast<size_t>(c.outputs) * c.inputs);
+  for (float& value : weights) value /= std::sqrt(static_cast<float>(c.inputs));
+  const auto x = random.normals(static_cast<size_t>(c.rows) * c.inputs);
+  const PagodaLinear op = {m.output(c.rows, c.outputs), m.tensor(x, c.inputs),
+                           m.weight(PAGODA_MATRIX, c.dtype, weights, c.inputs),
+                           m.weight(PAGODA_VECTOR, PAGODA_F32, bias, c.outputs)};
+  m.run(m.api->linear, op);
+  return read(m, op.out);
+}
+
+void testLinear(const LinearCase& c, double tolerance, int32_t device = kSm90) {
+  section(text("linear, dtype %d, [%d, %d] x [%d], device %d", c.dtype, c.rows, c.inputs, c.outputs, device));
+  compare(
+      tolerance, [&](Machine& m) { return runLinear(m, c); }, device);
+}
+
+bool haveSameBits(const std::vector<float>& few, const std::vector<float>& many) {
+  return std::memcmp(few.data(), many.data(), few.size() * sizeof(float)) == 0;
+}
+
+/// Row counts that reach every kernel of the device, for a weight with so many columns that blocks fill every stage
+/// again, and so many outputs that there are two blocks, to which the emulator makes copies early and late.
+void testRowBits(int32_t device, int32_t inputs, int32_t outputs, const std::vector<int32_t>& counts) {
+  section(text("the bits of a row of [%d] x [%d] do not depend on its batch, device %d", inputs, outputs, device));
+  Machine cuda(pagodaBackend(), device);
+  const auto all = runLinear(cuda, {PAGODA_BF16, counts.back(), inputs, outputs});
+  for (const int32_t rows : counts)
+    CHECK(haveSameBits(runLinear(cuda, {PAGODA_BF16, rows, inputs, outputs}), all), "%d rows", rows);
+}
+
+/// Or the test above could not tell the instructions apart.
+void testRoundings() {
+  section("mma and wgmma round differently");
+  Machine hopper(pagodaBackend(), kSm90), ampere(pagodaBackend(), kSm80);
+  const LinearCase c = {PAGODA_BF16, 2, 96, 70};
+  CHECK(!haveSameBits(runLinear(hopper, c), runLinear(ampere, c)), "the same bits");
+}
+
+void testGpusWithoutWgmma() {
+  section("wgmma is for compute capability 9.0 and drivers that encode tensor maps");
+  const LinearCase c = {PAGODA_BF16, 2, 96, 70};
+  const auto productsOf = [&c](const char* setup) {
+    setenv("PAGODA_CUDA_EMULATOR", setup, 1);
+    Machine machine(pagodaBackend());
+    return runLinear(machine, c);
+  };
+  const auto expected = productsOf("gpus=8.0");
+  for (const char* setup : {"gpus=8.9", "gpus=10.0", "gpus=12.0", "gpus=9.0 tensormaps=0"})
+    CHECK(haveSameBits(productsOf(setup), expected), "%s", setup);
+  setenv("PAGODA_CUDA_EMULATOR", "", 1);
 }
 
 struct Request {
@@ -263,8 +312,8 @@ void testMlaAttention(const std::vector<Request>& requests, const LatentShape& s
   });
 }
 
-void testExperts(PagodaDtype dtype, int32_t rows, double tolerance) {
-  section(text("experts, dtype %d, %d rows", dtype, rows));
+void testExperts(PagodaDtype dtype, int32_t rows, double tolerance, int32_t device = kSm90) {
+  section(text("experts, dtype %d, %d rows, device %d", dtype, rows, device));
   constexpr int32_t kExperts = 7, kTopK = 3, kInputs = 64, kWidth = 48;
   Random random(rows);
   const auto x = random.normals(static_cast<size_t>(rows) * kInputs), logits = random.normals(rows * kExperts);
@@ -272,7 +321,7 @@ void testExperts(PagodaDtype dtype, int32_t rows, double tolerance) {
        down = random.normals(gate.size());
   for (auto* weights : {&gate, &up, &down})
     for (float& w : *weights) w /= 8;
-  compare(tolerance, [&](Machine& m) {
+  const auto build = [&](Machine& m) {
     const PagodaTensor chosen = m.output(rows, 2 * kTopK);
     m.run(m.api->route,
           PagodaRoute{chosen, m.tensor(logits, kExperts), {}, kTopK, PAGODA_SOFTMAX, 1, 1.0f, 1, 1, PAGODA_GROUP_MAX});
@@ -289,7 +338,8 @@ void testExperts(PagodaDtype dtype, int32_t rows, double tolerance) {
                               PAGODA_SILU};
     m.run(m.api->experts, op);
     return read(m, op.out);
-  });
+  };
+  compare(tolerance, build, device);
 }
 
 void testElementwise() {
@@ -344,13 +394,19 @@ void run() {
   constexpr double kExact = 2e-5, kBf16 = 3e-2, kCodes = 4e-2;
   testElementwise();
   for (const int32_t rows : {1, 5, 17, 70}) {
-    testLinear(PAGODA_F32, rows, 200, 24, kExact);
-    testLinear(PAGODA_F16, rows, 200, 24, kExact);
-    testLinear(PAGODA_BF16, rows, 1100, 70, kBf16);
-    testLinear(PAGODA_Q8_0, rows, 64, 20, kCodes);
-    testLinear(PAGODA_Q4_K, rows, 256, 20, kCodes);
+    testLinear({PAGODA_F32, rows, 200, 24}, kExact);
+    testLinear({PAGODA_F16, rows, 200, 24}, kExact);
+    for (const int32_t device : {kSm90, kSm80}) testLinear({PAGODA_BF16, rows, 1100, 70}, kBf16, device);
+    testLinear({PAGODA_Q8_0, rows, 64, 20}, kCodes);
+    testLinear({PAGODA_Q4_K, rows, 256, 20}, kCodes);
   }
-  testLinear(PAGODA_BF16, 140, 96, 136, kBf16);
+  for (const int32_t device : {kSm90, kSm80}) {
+    testLinear({PAGODA_BF16, 140, 96, 136}, kBf16, device);
+    testRowBits(device, 1100, 136, {1, 40, 70});
+    testRowBits(device, 390, 136, {2, 17, 100, 300});
+  }
+  testRoundings();
+  testGpusWithoutWgmma();
   const std::vector<Request> mixed = {{9, 0}, {1, 40}, {0, 0}, {5, 33}, {1, 0}};
   const std::vector<Request> decode = {{1, 1100}, {1, 30}};
   for (const PagodaDtype dtype : {PAGODA_F32, PAGODA_BF16, PAGODA_INT8}) {
@@ -365,7 +421,7 @@ void run() {
   testMlaAttention({{3, 70}, {1, 600}}, {16, 512, 64, 32, 16, PAGODA_BF16}, kBf16);
   for (const int32_t rows : {1, 40}) {
     testExperts(PAGODA_F32, rows, kExact);
-    testExperts(PAGODA_BF16, rows, kBf16);
+    for (const int32_t device : {kSm90, kSm80}) testExperts(PAGODA_BF16, rows, kBf16, device);
   }
   testSample();
 }

@@ -1,4 +1,5 @@
 // The emulator itself: what it must notice, and that its warps and tensor cores compute what PTX says.
+#include <hopper.cuh>
 #include <launch.cuh>
 #include <ptx.cuh>
 #include <vector>
@@ -113,6 +114,138 @@ void testMma() {
   }
 }
 
+// ---- sm_90a ---------------------------------------------------------------------------------------------------------
+
+struct BoxParameters {
+  TensorMap map;
+  float* out;
+  int column, plane, row;
+  uint32_t announced;
+};
+
+struct BoxShared {
+  alignas(kSwizzleBytes) uint16_t box[16][kTileColumns];
+  PhaseBarrier barrier;
+};
+
+/// out: what one element was before the wait and after it, then the box as it lies in shared memory.
+void boxKernel(const BoxParameters p) {
+  auto& shared = sharedMemory<BoxShared>();
+  if (threadIdx.x == 0) initialize(shared.barrier, 1);
+  __syncthreads();
+  float* out = p.out + blockIdx.x * (2 + 16 * kTileColumns);
+  if (threadIdx.x == 0) {
+    arriveAndExpect(shared.barrier, p.announced);
+    copyBox(shared.box, p.map, shared.barrier, p.column, p.plane, p.row);
+    out[0] = fromHalf(shared.box[0][0]);
+  }
+  waitForPhase(shared.barrier, 0);
+  if (threadIdx.x > 0) return;
+  out[1] = fromHalf(shared.box[0][0]);
+  for (int i = 0; i < 16 * kTileColumns; ++i) out[2 + i] = fromHalf(shared.box[i / kTileColumns][i % kTileColumns]);
+}
+
+constexpr int kBoxColumns = 80, kBoxPlanes = 2, kBoxRows = 20;
+
+/// Halves that count up, so that each element is known by its value.
+std::vector<uint16_t> countedHalves() {
+  std::vector<uint16_t> values(kBoxRows * kBoxPlanes * kBoxColumns);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = toHalf(static_cast<float>(i % 2039 + 1));
+  return values;
+}
+
+BoxParameters boxParameters(const std::vector<uint16_t>& values, float* out) {
+  BoxParameters p = {};
+  const cudaError_t error = encodeTensorMap(
+      findTensorMapEncoder(), &p.map,
+      {values.data(), kBoxColumns, kBoxPlanes, kBoxRows, 2 * kBoxColumns, 2 * kBoxColumns * kBoxPlanes}, 16);
+  CHECK(error == cudaSuccess, "the map is refused");
+  p.out = out;
+  p.announced = 16 * kTileRowBytes;
+  return p;
+}
+
+void testBoxes() {
+  section("boxes: swizzled, zeros outside, and there when their bytes have been waited for");
+  const std::vector<uint16_t> values = countedHalves();
+  constexpr int kSize = 2 + 16 * kTileColumns;
+  std::vector<float> out(2 * kSize);
+  BoxParameters p = boxParameters(values, out.data());
+  p.column = 64, p.plane = 1, p.row = 8;
+  CHECK(launch(boxKernel, shapeOf(2, 32, sizeof(BoxShared)), nullptr, p) == cudaSuccess, "launch");
+  CHECK(out[0] != out[0], "%g came too early", out[0]);
+  CHECK(out[kSize] == out[1], "%g: other blocks have it at once", out[kSize]);
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < kTileColumns; ++column) {
+      const int chunk = column / 8 ^ row % 8, at = 64 + column, from = 8 + row;
+      const int index = (from * kBoxPlanes + 1) * kBoxColumns + at;
+      const float expected = at < kBoxColumns && from < kBoxRows ? static_cast<float>(index % 2039 + 1) : 0.0f;
+      const float actual = out[2 + row * kTileColumns + 8 * chunk + column % 8];
+      CHECK(actual == expected, "[%d, %d] %g but %g", row, column, actual, expected);
+    }
+  }
+}
+
+void testAnnouncedBytes() {
+  section("a phase ends with its last byte");
+  const std::vector<uint16_t> values = countedHalves();
+  std::vector<float> out(2 + 16 * kTileColumns);
+  BoxParameters p = boxParameters(values, out.data());
+  p.announced += 16;
+  CHECK(launch(boxKernel, shapeOf(1, 32, sizeof(BoxShared)), nullptr, p) == cudaErrorLaunchFailure, "too many");
+  cudaGetLastError();
+  BoxParameters odd = p;
+  CHECK(encodeTensorMap(&odd.map, {values.data(), 8, 1, 8, 24, 24}, 8) == cudaErrorInvalidValue, "stride");
+  CHECK(encodeTensorMap(&odd.map, {values.data() + 1, 8, 1, 8, 16, 16}, 8) == cudaErrorInvalidValue, "address");
+}
+
+constexpr int kProductRows = 64, kProductColumns = 16;
+
+struct ProductShared {
+  alignas(kSwizzleBytes) uint16_t a[kProductRows][kTileColumns];
+  alignas(kSwizzleBytes) uint16_t b[kProductColumns][kTileColumns];
+};
+
+/// out [64, 16] = a [64, 64] * b [16, 64]^T; then the first result of each thread before it was waited for.
+void productKernel(const Parameters p) {
+  auto& shared = sharedMemory<ProductShared>();
+  for (int i = threadIdx.x; i < (kProductRows + kProductColumns) * kTileColumns; i += kWarpgroup) {
+    const int row = i / kTileColumns, column = i % kTileColumns, place = 8 * (column / 8 ^ row % 8) + column % 8;
+    (row < kProductRows ? shared.a[row] : shared.b[row - kProductRows])[place] = toBf16(p.in[i]);
+  }
+  publishShared();
+  __syncthreads();
+  float d[8] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  const uint64_t a = describeMatrix(sharedAddress(shared.a)), b = describeMatrix(sharedAddress(shared.b));
+  beginProducts();
+  for (int k = 0; k < kTileColumns; k += kMatrixStep) multiplyBf16Async(d, advance(a, k), advance(b, k), k > 0);
+  commitProducts();
+  waitForProducts<1>();
+  p.out[kProductRows * kProductColumns + threadIdx.x] = d[0];
+  waitForProducts<0>();
+  for (int i = 0; i < 8; ++i) p.out[resultRow(threadIdx.x, i) * kProductColumns + resultColumn(threadIdx.x, i)] = d[i];
+}
+
+void testProducts() {
+  section("wgmma");
+  std::vector<float> in((kProductRows + kProductColumns) * kTileColumns);
+  std::vector<float> out(kProductRows * kProductColumns + kWarpgroup);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(static_cast<int>(i * 7 % 31) - 15);
+  const Parameters p = {out.data(), in.data()};
+  CHECK(launch(productKernel, shapeOf(1, kWarpgroup, sizeof(ProductShared)), nullptr, p) == cudaSuccess, "launch");
+  for (int row = 0; row < kProductRows; ++row) {
+    for (int column = 0; column < kProductColumns; ++column) {
+      float sum = 0;
+      for (int k = 0; k < kTileColumns; ++k)
+        sum += in[row * kTileColumns + k] * in[(kProductRows + column) * kTileColumns + k];
+      const float actual = out[row * kProductColumns + column];
+      CHECK(actual == sum, "[%d, %d] %g but %g", row, column, actual, sum);
+    }
+  }
+  for (int i = 0; i < kWarpgroup; ++i)
+    CHECK(out[kProductRows * kProductColumns + i] == -1, "thread %d's came too early", i);
+}
+
 }  // namespace
 }  // namespace pagoda::test
 
@@ -123,5 +256,8 @@ int main() {
   testSharedMemory();
   testCopies();
   testMma();
+  testBoxes();
+  testAnnouncedBytes();
+  testProducts();
   return finish();
 }

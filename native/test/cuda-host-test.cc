@@ -1,6 +1,7 @@
 // The host side of the CUDA plug-in on emulated GPUs, good and bad ones (cuda-emulator/setup.h): threads, devices,
 // memory.
 #include <cstdlib>
+#include <new>
 #include <string>
 #include <thread>
 #include <vector>
@@ -150,10 +151,10 @@ struct Product {
   }
 };
 
-void testGraphs() {
+void testGraphs(int32_t gpu) {
   section("a graph runs again with what is in memory by then");
-  setMachine("");
-  const auto device = open(0);
+  setMachine("gpus=9.0,8.0");
+  const auto device = open(gpu);
   Product product(*device);
   product.setInput(1);
   product.queue(4);
@@ -191,6 +192,13 @@ void testGraphWithoutMemory() {
   section("an op that is refused ends the recording");
   const Failure failure = failureOf([&] { DeviceGraph(*device, [] { throw Failure(PAGODA_UNSUPPORTED, "no"); }); });
   CHECK(failure.status() == PAGODA_UNSUPPORTED, "%d", failure.status());
+  bool isThrown = false;
+  try {
+    DeviceGraph(*device, [] { throw std::bad_alloc(); });
+  } catch (const std::bad_alloc&) {
+    isThrown = true;
+  }
+  CHECK(isThrown, "another exception ends it, too");
   product.setInput(4);
   product.queue(4);
   CHECK(product.result(3) == 8, "%g", product.result(3));
@@ -206,7 +214,7 @@ int main() {
   testAnyDevice();
   testRetry();
   testBrokenContext();
-  testGraphs();
+  for (const int32_t gpu : {0, 1}) testGraphs(gpu);  // products by wgmma and by mma
   testGraphWithoutMemory();
   return finish();
 }

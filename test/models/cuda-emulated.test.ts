@@ -19,14 +19,14 @@ interface GreedyCase {
 }
 
 /** The engine over the sources of the CUDA backend, which an emulator runs on the CPU. */
-describe.skipIf(emulatedDevices().length === 0)("the demo model on the emulated GPU", () => {
+describe.each(emulatedDevices())("the demo model on $name", ({ name: device }) => {
   it("writes the tokens that Hugging Face code writes, several requests at a time", async () => {
     const { config, checkpoint } = await openModel(`${root}models/demo`);
     const limits = { maxTokens: 24, maxOutputs: 4, dtype: "bf16" } as const;
     const plan = compileModel(defineModel(config), limits);
     const weights = await Promise.all(plan.weights.map((weight) => readWeight(checkpoint, weight)));
     const kinds = await executorKinds({ emulated: true });
-    const kind = kinds.find(({ name }) => name === emulatedDevices()[0]?.name)!;
+    const kind = kinds.find(({ name }) => name === device)!;
     const kv = { numBlocks: 40, blockSize: 16, dtype: "bf16" } as const;
     const executor = await kind.create({ plan, weights, kv, maxRequests: 4, checkpoint });
     const engine = testEngine(executor, { maxModelLen: 128, eosTokenIds: [] });

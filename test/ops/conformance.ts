@@ -84,6 +84,7 @@ export interface ConformanceOptions {
 }
 
 const backends = await opBackends();
+const productBackends = await opBackends({ allGpus: true });
 const layouts: readonly Layout[] = ["packed", "strided"];
 
 /** Holds every backend to the reference on all cases, in both layouts. */
@@ -99,7 +100,8 @@ export function conformance(
     }),
   );
   const expectation = rememberExpectations();
-  describe.each(backends)(`${subject} on $name`, (backend) => {
+  const hasProducts = subject === "linear" || subject === "experts";
+  describe.each(hasProducts ? productBackends : backends)(`${subject} on $name`, (backend) => {
     it.for(runs)("$name", async ({ opCase, dtype, index }, { skip }) => {
       const tolerance = toleranceOf(subject, opCase, dtype);
       // An emulator is slow: one layout a case, in turn.

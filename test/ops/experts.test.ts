@@ -123,7 +123,7 @@ conformance(
   { dtypes: ["q8_0", "q4_1", "q4_k"] },
 );
 
-const backends = [{ ...reference, name: "reference" }, ...(await opBackends())];
+const backends = [{ ...reference, name: "reference" }, ...(await opBackends({ allGpus: true }))];
 
 describe.each(backends)("the rows of $name", (backend) => {
   it.each(["f32", "bf16", "f16", "q8_0", "q4_k"] as const)(
@@ -197,7 +197,7 @@ function partOf(weight: CaseWeight, index: number, count: number): CaseWeight {
   return { ...weight, rows, data: part(weight.data), file: { dtype, bytes: part(bytes) } };
 }
 
-describe.each(await opBackends())("experts on $name", (backend) => {
+describe.each(await opBackends({ allGpus: true }))("experts on $name", (backend) => {
   it.for(quantizedDtypes)("have the bits of linears, %s", async (blocks, { skip }) => {
     const step = plainStep(9);
     const expert = (row: number): number => row % wide.experts;

@@ -38,14 +38,17 @@ export async function testDevices(): Promise<TestDevice[]> {
 }
 
 /**
- * The sources of the CUDA backend, run on the CPU by an emulator (native/test/cuda-emulator): slow, so only tests that name it
- * use it. Nothing unless `npm run test:native` has built it.
+ * The sources of the CUDA backend, run on the CPU by an emulator (native/test/cuda-emulator), as a GPU of compute capability 9.0
+ * and as one of 8.0, which take different kernels for products: slow, so only tests that name it use it. Nothing unless
+ * `npm run test:native` has built it.
  */
 export function emulatedDevices(): TestDevice[] {
   const path = join(packageRoot, "build", "Release", "pagoda_backend_cuda_emulated.so");
   if (!existsSync(path)) return [];
-  const selection = { backend: path };
-  return [{ name: "cuda, emulated", selection, mayLackOps: false, isEmulated: true }];
+  return ["sm_90", "sm_80"].map((isa, device) => {
+    const selection = { backend: path, device };
+    return { name: `cuda, emulated ${isa}`, selection, mayLackOps: false, isEmulated: true };
+  });
 }
 
 async function canOpen(selection: DeviceSelection): Promise<boolean> {

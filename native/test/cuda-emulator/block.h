@@ -52,6 +52,33 @@ void queueCopy(void* to, const void* from, size_t bytes, size_t zeros);
 void commitCopies();
 void waitForCopies(int newest);
 
+/// mbarrier: a phase ends when all have arrived and the announced bytes are there. The number of a new one is returned.
+uint64_t makePhaseBarrier(int count);
+void arriveAtPhase(uint64_t barrier, int64_t announcedBytes);
+void waitForPhase(uint64_t barrier, uint32_t parity);
+
+/// A copy of the copy engine, whose bytes count towards a barrier. In every other block it is made at once, in the
+/// others not before somebody waits for the barrier: code may count on neither.
+struct BoxCopy {
+  void (*perform)(const BoxCopy& copy);
+  void* to;
+  const void* map;
+  int column, plane, row;
+  int64_t bytes;
+};
+void queueBox(uint64_t barrier, const BoxCopy& copy);
+
+/// wgmma: a thread's share of a product, computed when its group has been waited for, and not before.
+struct Product {
+  void (*perform)(const Product& product);
+  float* d;
+  uint64_t a, b;
+  bool isAdded;
+};
+void queueProduct(const Product& product);
+void commitProducts();
+void waitForProducts(int newest);
+
 struct LaunchShape {
   dim3 grid;
   dim3 block;

@@ -18,6 +18,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
+#define __grid_constant__
 
 #define threadIdx (::pagoda::emulator::position().thread)
 #define blockIdx (::pagoda::emulator::position().block)
@@ -78,6 +79,13 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
     votes |= (vote != 0 ? 1u : 0u) << lane;
   }
   return votes;
+}
+
+/// Of memory between blocks, which the emulator runs one after the other.
+inline void __threadfence() {}
+template <typename T>
+T __ldcg(const T* address) {
+  return *address;
 }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }

@@ -70,6 +70,7 @@ namespace {
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr unsigned kMaxThreads = 1024;
 constexpr int kBarriers = 16;
+constexpr unsigned kPhaseBarriers = 64;
 
 /// A stack and where it stopped. One is also made of the host thread that launches.
 struct Context {
@@ -95,7 +96,8 @@ struct Fiber {
   Fiber* next = nullptr;  // in the queue that it is in
   Position position = {};
   int index = 0;
-  std::vector<std::vector<Copy>> copies;  // groups, oldest first; the last is open
+  std::vector<std::vector<Copy>> copies;       // groups, oldest first; the last is open
+  std::vector<std::vector<Product>> products;  // the same
   uint32_t exchanges = 0;
 };
 
@@ -127,6 +129,22 @@ struct Barrier {
   Queue waiting;
 };
 
+struct QueuedBox {
+  BoxCopy copy;
+  QueuedBox* next;
+};
+
+struct PhaseBarrier {
+  int count = 0;
+  int pending = 0;    // arrivals that the phase waits for
+  int64_t bytes = 0;  // announced and not there yet
+  uint32_t phase = 0;
+  Queue waiting;
+  QueuedBox* boxes = nullptr;  // oldest first
+
+  bool isOver(uint32_t parity) const { return phase % 2 != parity; }
+};
+
 /// Slots of two exchanges: a lane can be at most one exchange ahead of the others.
 struct Warp {
   Barrier barrier;
@@ -144,6 +162,9 @@ class Machine {
   /// Unless it `orders`, the barrier says nothing about memory: a shuffle.
   void wait(Barrier& barrier, int expected, bool orders = true);
   void arrive(Barrier& barrier, int expected);
+  void arrive(PhaseBarrier& barrier, int64_t announcedBytes);
+  void wait(PhaseBarrier& barrier, uint32_t parity);
+  void queue(PhaseBarrier& barrier, const BoxCopy& copy);
 
   [[noreturn]] void fiberLoop();
 
@@ -151,6 +172,9 @@ class Machine {
   unsigned char* shared = nullptr;
   int live = 0;  // threads that have not returned
   Barrier barriers[kBarriers];
+  PhaseBarrier phaseBarriers[kPhaseBarriers];
+  unsigned numPhaseBarriers = 0;
+  bool copiesAtOnce = false;
   std::vector<std::unique_ptr<Warp>> warps;
 
  private:
@@ -158,6 +182,9 @@ class Machine {
   void makeFibers(size_t count);
   void resetFiber(Fiber& fiber);
   void describeHost();
+  bool resetPhaseBarriers();
+  void perform(PhaseBarrier& barrier, const BoxCopy& copy);
+  void endPhaseIfComplete(PhaseBarrier& barrier);
   void release(Barrier& barrier);
   void switchTo(Context& from, Context& to);
   void runNext(Context& from);
@@ -262,6 +289,7 @@ void Machine::fiberLoop() {
     body_(argument_);
     __tsan_release(&host_);
     self.copies.clear();
+    self.products.clear();
     --live;
     if (barriers[0].arrived > 0 && barriers[0].arrived == live) release(barriers[0]);
     runNext(self.context);
@@ -295,6 +323,71 @@ void Machine::wait(Barrier& barrier, int expected, bool orders) {
   if (orders) __tsan_acquire(&barrier);
 }
 
+void Machine::endPhaseIfComplete(PhaseBarrier& barrier) {
+  if (barrier.pending != 0 || barrier.bytes != 0) return;
+  ++barrier.phase;
+  barrier.pending = barrier.count;
+  ready_.append(barrier.waiting);
+}
+
+void Machine::perform(PhaseBarrier& barrier, const BoxCopy& copy) {
+  copy.perform(copy);
+  __tsan_release(&barrier);
+  barrier.bytes -= copy.bytes;
+  endPhaseIfComplete(barrier);
+}
+
+void Machine::arrive(PhaseBarrier& barrier, int64_t announcedBytes) {
+  __tsan_release(&barrier);
+  barrier.bytes += announcedBytes;
+  --barrier.pending;
+  endPhaseIfComplete(barrier);
+}
+
+void Machine::wait(PhaseBarrier& barrier, uint32_t parity) {
+  Fiber* self = current;
+  if (copiesAtOnce) {  // others go first, who may fill what was given back too early
+    ready_.push(self);
+    runNext(self->context);
+  }
+  while (!barrier.isOver(parity)) {
+    if (QueuedBox* box = barrier.boxes) {
+      __tsan_acquire(&barrier);
+      barrier.boxes = box->next;
+      perform(barrier, box->copy);
+      delete box;
+    } else {
+      barrier.waiting.push(self);
+      runNext(self->context);
+    }
+  }
+  __tsan_acquire(&barrier);
+}
+
+void Machine::queue(PhaseBarrier& barrier, const BoxCopy& copy) {
+  if (copiesAtOnce) return perform(barrier, copy);
+  QueuedBox** end = &barrier.boxes;
+  while (*end != nullptr) end = &(*end)->next;
+  *end = new QueuedBox{copy, nullptr};
+  __tsan_release(&barrier);
+  ready_.append(barrier.waiting);  // one of them makes the copy
+}
+
+/// Whether no copy was still on its way.
+bool Machine::resetPhaseBarriers() {
+  bool isIdle = true;
+  for (unsigned i = 0; i < numPhaseBarriers; ++i) {
+    while (QueuedBox* box = phaseBarriers[i].boxes) {
+      phaseBarriers[i].boxes = box->next;
+      delete box;
+      isIdle = false;
+    }
+    phaseBarriers[i] = {};
+  }
+  numPhaseBarriers = 0;
+  return isIdle;
+}
+
 bool Machine::runBlock(const LaunchShape& shape, uint3 block, bool backwards) {
   const unsigned count = shape.block.x * shape.block.y * shape.block.z;
   // Exactly as large as asked for, so that AddressSanitizer sees what lies behind it.
@@ -304,6 +397,7 @@ bool Machine::runBlock(const LaunchShape& shape, uint3 block, bool backwards) {
   std::memset(shared, 0xff, shape.sharedBytes);
   live = static_cast<int>(count);
   ready_ = {};
+  copiesAtOnce = backwards;
   for (unsigned i = 0; i < count; ++i) {
     const unsigned index = backwards ? count - 1 - i : i;
     Fiber& fiber = *fibers_[index];
@@ -317,10 +411,12 @@ bool Machine::runBlock(const LaunchShape& shape, uint3 block, bool backwards) {
   runNext(host_);
   __tsan_acquire(&host_);
   std::free(memory);
-  if (live == 0) return true;
+  const bool isIdle = resetPhaseBarriers();
+  if (live == 0) return isIdle;
   for (unsigned i = 0; i < count; ++i) {
     resetFiber(*fibers_[i]);
     fibers_[i]->copies.clear();
+    fibers_[i]->products.clear();
   }
   for (Barrier& barrier : barriers) barrier = {};
   for (const auto& warp : warps) warp->barrier = {};
@@ -350,11 +446,31 @@ LaunchResult Machine::run(const LaunchShape& shape, void (*body)(void*), void* a
 
 Warp& warpOf(const Fiber& fiber) { return *machine.warps[fiber.index / kWarpSize]; }
 
-void perform(const std::vector<Copy>& copies) {
-  for (const Copy& copy : copies) {
-    std::memcpy(copy.to, copy.from, copy.bytes);
-    std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, copy.zeros);
+template <typename Item>
+std::vector<Item>& openGroup(std::vector<std::vector<Item>>& groups) {
+  if (groups.empty()) groups.emplace_back();
+  return groups.back();
+}
+
+template <typename Item>
+void closeGroup(std::vector<std::vector<Item>>& groups) {
+  openGroup(groups);
+  groups.emplace_back();
+}
+
+/// Finishes all closed groups but the newest ones.
+template <typename Item, typename Finish>
+void finishGroups(std::vector<std::vector<Item>>& groups, int newest, Finish finish) {
+  const auto closed = static_cast<int>(groups.size()) - 1;
+  for (int i = 0; i < closed - newest; ++i) {
+    for (const Item& item : groups.front()) finish(item);
+    groups.erase(groups.begin());
   }
+}
+
+PhaseBarrier& phaseBarrier(uint64_t number) {
+  if (number >= machine.numPhaseBarriers) std::abort();  // nobody made it
+  return machine.phaseBarriers[number];
 }
 
 }  // namespace
@@ -385,25 +501,38 @@ const void* taken(int lane) {
 int laneIndex() { return machine.current->index % kWarpSize; }
 
 void queueCopy(void* to, const void* from, size_t bytes, size_t zeros) {
-  auto& groups = machine.current->copies;
-  if (groups.empty()) groups.emplace_back();
-  groups.back().push_back({to, from, bytes, zeros});
+  openGroup(machine.current->copies).push_back({to, from, bytes, zeros});
 }
 
-void commitCopies() {
-  auto& groups = machine.current->copies;
-  if (groups.empty()) groups.emplace_back();
-  groups.emplace_back();
-}
+void commitCopies() { closeGroup(machine.current->copies); }
 
 void waitForCopies(int newest) {
-  auto& groups = machine.current->copies;
-  const auto closed = static_cast<int>(groups.size()) - 1;
-  for (int i = 0; i < closed - newest; ++i) {
-    perform(groups.front());
-    groups.erase(groups.begin());
-  }
+  finishGroups(machine.current->copies, newest, [](const Copy& copy) {
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, copy.zeros);
+  });
 }
+
+void queueProduct(const Product& product) { openGroup(machine.current->products).push_back(product); }
+
+void commitProducts() { closeGroup(machine.current->products); }
+
+void waitForProducts(int newest) {
+  finishGroups(machine.current->products, newest, [](const Product& product) { product.perform(product); });
+}
+
+uint64_t makePhaseBarrier(int count) {
+  if (machine.numPhaseBarriers == kPhaseBarriers) std::abort();
+  PhaseBarrier& barrier = machine.phaseBarriers[machine.numPhaseBarriers];
+  barrier.count = barrier.pending = count;
+  return machine.numPhaseBarriers++;
+}
+
+void arriveAtPhase(uint64_t barrier, int64_t announcedBytes) { machine.arrive(phaseBarrier(barrier), announcedBytes); }
+
+void waitForPhase(uint64_t barrier, uint32_t parity) { machine.wait(phaseBarrier(barrier), parity); }
+
+void queueBox(uint64_t barrier, const BoxCopy& copy) { machine.queue(phaseBarrier(barrier), copy); }
 
 LaunchResult run(const LaunchShape& shape, void (*body)(void*), void* context) {
   return machine.run(shape, body, context);

@@ -27,6 +27,7 @@ void set(Setup& setup, const std::string& name, const std::string& value) {
     setup.driver = 1000 * majorOf(version) + 10 * minorOf(version);
   }
   if (name == "gpus") setup.gpus = readGpus(value);
+  if (name == "tensormaps") setup.hasTensorMaps = value != "0";
   if (name == "image") setup.hasImage = value != "0";
   if (name == "memory") setup.memory = std::strtoull(value.c_str(), nullptr, 10);
   if (name == "allocation") setup.allocation = readFault(value);

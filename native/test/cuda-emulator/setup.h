@@ -2,7 +2,8 @@
 // spaces between them.
 //
 //   driver=12.2      the newest CUDA that the driver supports; 0: there is no driver
-//   gpus=7.5,9.0     compute capability of each GPU; empty: there is none
+//   gpus=7.5,9.0     compute capability of each GPU; empty: there is none; by default 9.0 and 8.0
+//   tensormaps=0     the driver cannot encode tensor maps
 //   image=0          the plug-in has no code for the GPUs
 //   memory=1000000   bytes of a GPU
 //   allocation=3     the third allocation fails; 3+: all from the third on
@@ -34,7 +35,8 @@ struct Fault {
 
 struct Setup {
   int driver = 13000;
-  std::vector<Capability> gpus = {{9, 0}};
+  std::vector<Capability> gpus = {{9, 0}, {8, 0}};
+  bool hasTensorMaps = true;
   bool hasImage = true;
   size_t memory = size_t{8} << 30;
   Fault allocation;

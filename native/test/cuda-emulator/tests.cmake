@@ -1,4 +1,5 @@
 # The emulated plug-in, which the conformance suite opens like any other, and the native tests of the CUDA sources.
+list(APPEND cuda_sources ${cuda_sm90a_sources})
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
 set(emulator_sources
   native/test/cuda-emulator/emulator.cc

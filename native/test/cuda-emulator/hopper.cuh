@@ -1,0 +1,124 @@
+// The emulated twin of native/cuda/machine/hopper.cuh: the same functions in C++.
+#pragma once
+
+#include <cstdlib>
+
+#include "../../cuda/machine/wgmma-layout.h"
+#include "ptx.cuh"
+#include "tensor-map.cuh"
+
+namespace pagoda::cuda {
+
+// ---- barriers: what lies in shared memory is their number -----------------------------------------------------------
+
+struct PhaseBarrier {
+  uint64_t state;
+};
+
+inline void initialize(PhaseBarrier& barrier, int count) { barrier.state = emulator::makePhaseBarrier(count); }
+inline void publishBarriers() {}
+inline void arrive(PhaseBarrier& barrier) { emulator::arriveAtPhase(barrier.state, 0); }
+inline void arriveAndExpect(PhaseBarrier& barrier, uint32_t bytes) { emulator::arriveAtPhase(barrier.state, bytes); }
+inline void waitForPhase(PhaseBarrier& barrier, uint32_t parity) { emulator::waitForPhase(barrier.state, parity); }
+
+// ---- shared memory has addresses of its own, which do not begin at 0
+// ----------------------------------------------------
+
+constexpr uint32_t kSharedStart = 1024;
+
+inline uint32_t sharedAddress(const void* address) {
+  return kSharedStart +
+         static_cast<uint32_t>(static_cast<const char*>(address) - static_cast<const char*>(emulator::sharedMemory()));
+}
+
+inline uint16_t* sharedElement(uint32_t address) {
+  return reinterpret_cast<uint16_t*>(static_cast<char*>(emulator::sharedMemory()) + (address - kSharedStart));
+}
+
+// ---- the copy engine ------------------------------------------------------------------------------------------------
+
+inline void performBox(const emulator::BoxCopy& copy) {
+  const auto& map = *static_cast<const TensorMap*>(copy.map);
+  const Planes& p = map.planes;
+  const uint32_t to = sharedAddress(copy.to);
+  for (int row = 0; row < static_cast<int>(map.boxRows); ++row) {
+    const int64_t y = static_cast<int64_t>(copy.row) + row;
+    const bool hasRow =
+        y >= 0 && y < static_cast<int64_t>(p.rows) && copy.plane >= 0 && copy.plane < static_cast<int64_t>(p.planes);
+    const char* from = static_cast<const char*>(p.base) + y * p.rowBytes + copy.plane * p.planeBytes;
+    for (int i = 0; i < kTileColumns; ++i) {
+      const int64_t x = static_cast<int64_t>(copy.column) + i;
+      const bool isInside = hasRow && x >= 0 && x < static_cast<int64_t>(p.columns);
+      *sharedElement(swizzle128(to + kTileRowBytes * row + 2 * i)) =
+          isInside ? reinterpret_cast<const uint16_t*>(from)[x] : uint16_t{0};
+    }
+  }
+}
+
+inline void copyBox(void* shared, const TensorMap& map, PhaseBarrier& barrier, int column, int plane, int row) {
+  if (sharedAddress(shared) % kSwizzleBytes != 0) std::abort();
+  emulator::queueBox(barrier.state,
+                     {performBox, shared, &map, column, plane, row, static_cast<int64_t>(map.boxRows) * kTileRowBytes});
+}
+
+inline void publishShared() {}
+
+template <int kRegisters>
+void takeRegisters() {
+  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
+}
+template <int kRegisters>
+void giveRegisters() {
+  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
+}
+
+// ---- matrices of a warpgroup ----------------------------------------------------------------------------------------
+
+inline void beginProducts() {}
+inline void commitProducts() { emulator::commitProducts(); }
+/// The warp's lanes go on together: what one of them then tells others is true of all.
+template <int kNewest>
+void waitForProducts() {
+  emulator::waitForProducts(kNewest);
+  emulator::waitForWarp();
+}
+
+/// One k16 step of a row; NaN where the description is of no operand that this twin knows.
+inline void loadLine(float (&line)[kMatrixStep], const MatrixDescription& matrix, int row) {
+  const bool isKnown = matrix.swizzle == 1 && matrix.baseOffset == 0;
+  for (int k = 0; k < kMatrixStep; ++k)
+    line[k] = isKnown ? bf16ToFloat(*sharedElement(elementAddress(matrix, row, k))) : std::nanf("");
+}
+
+/// From the last element to the first, before the sum is added to what was there: unlike mma (ptx.cuh) on purpose, so
+/// that a row's bits show which instruction it met.
+inline float sumOfProducts(const float (&a)[kMatrixStep], const float (&b)[kMatrixStep]) {
+  float sum = 0;
+  for (int k = kMatrixStep - 1; k >= 0; --k) sum += a[k] * b[k];
+  return sum;
+}
+
+/// The thread's share of a step.
+template <int kRegisters>
+void performProduct(const emulator::Product& product) {
+  const int thread = threadIdx.x % kWarpgroup;
+  const MatrixDescription a = readDescription(product.a), b = readDescription(product.b);
+  float rows[2][kMatrixStep], column[kMatrixStep];
+  for (int i = 0; i < 2; ++i) loadLine(rows[i], a, resultRow(thread, 2 * i));
+  for (int i = 0; i < kRegisters; ++i) {
+    if (i % 4 >= 2) continue;  // the same columns again, of the row 8 below
+    loadLine(column, b, resultColumn(thread, i));
+    for (int row = 0; row < 2; ++row) {
+      float& d = product.d[i + 2 * row];
+      const float sum = sumOfProducts(rows[row], column);
+      d = product.isAdded ? d + sum : sum;
+    }
+  }
+}
+
+template <int kRegisters>
+void multiplyBf16Async(float (&d)[kRegisters], uint64_t a, uint64_t b, bool isAdded) {
+  emulator::queueProduct({performProduct<kRegisters>, d, a, b, isAdded});
+}
+
+}  // namespace pagoda::cuda
