@@ -195,8 +195,11 @@ void testAnnouncedBytes() {
   CHECK(launch(boxKernel, shapeOf(1, 32, sizeof(BoxShared)), nullptr, p) == cudaErrorLaunchFailure, "too many");
   cudaGetLastError();
   BoxParameters odd = p;
-  CHECK(encodeTensorMap(&odd.map, {values.data(), 8, 1, 8, 24, 24}, 8) == cudaErrorInvalidValue, "stride");
-  CHECK(encodeTensorMap(&odd.map, {values.data() + 1, 8, 1, 8, 16, 16}, 8) == cudaErrorInvalidValue, "address");
+  CHECK(encodeTensorMap(findTensorMapEncoder(), &odd.map, {values.data(), 8, 1, 8, 24, 24}, 8) == cudaErrorInvalidValue,
+        "stride");
+  CHECK(encodeTensorMap(findTensorMapEncoder(), &odd.map, {values.data() + 1, 8, 1, 8, 16, 16}, 8) ==
+            cudaErrorInvalidValue,
+        "address");
 }
 
 constexpr int kProductRows = 64, kProductColumns = 16;
