@@ -150,9 +150,9 @@ describe.skipIf(emulatedPlugIn === undefined)("an error of the GPU", () => {
   });
 
   it("that the driver cannot mend leaves the CPU to auto", async () => {
-    useEmulatedGpu();
+    useEmulatedGpu("gpus=9.0");
     const engine = await createEngine(options);
-    setEmulatedGpu("launch=1 reset=0");
+    setEmulatedGpu("gpus=9.0 launch=1 reset=0");
     await expect(generate(engine)).rejects.toMatchObject({ code: "ERR_BACKEND_FAILED" });
     await engine.close();
     await using next = await createEngine({ ...options, device: "auto", threads: 1 });

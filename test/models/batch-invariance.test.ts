@@ -6,7 +6,7 @@ import { loadGolden, type Golden } from "../support/golden.js";
 import { makeStep, type RequestStep } from "../support/step.js";
 
 // Other devices may choose their kernels by the batch.
-const kinds = (await executorKinds({ emulated: true })).filter((kind) => !kind.mayLackOps);
+const kinds = (await executorKinds({ emulatedGpus: 1 })).filter((kind) => !kind.mayLackOps);
 
 /** Sizes of chunks and blocks. An emulator is slow, and has the first ones only. */
 const machines = [

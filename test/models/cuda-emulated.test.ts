@@ -25,7 +25,7 @@ describe.each(emulatedDevices())("the demo model on $name", ({ name: device }) =
     const limits = { maxTokens: 24, maxOutputs: 4, dtype: "bf16" } as const;
     const plan = compileModel(defineModel(config), limits);
     const weights = await Promise.all(plan.weights.map((weight) => readWeight(checkpoint, weight)));
-    const kinds = await executorKinds({ emulated: true });
+    const kinds = await executorKinds({ emulatedGpus: 2 });
     const kind = kinds.find(({ name }) => name === device)!;
     const kv = { numBlocks: 40, blockSize: 16, dtype: "bf16" } as const;
     const executor = await kind.create({ plan, weights, kv, maxRequests: 4, checkpoint });
