@@ -14,7 +14,7 @@ const blockSize = 4;
 /** Blocks that each KV group can have. */
 const usableBlocks = 39;
 
-const kinds = await executorKinds({ emulated: true });
+const kinds = await executorKinds({ emulatedGpus: 1 });
 const report: string[] = [];
 afterAll(() => console.log(report.join("\n")));
 
