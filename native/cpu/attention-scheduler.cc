@@ -108,7 +108,7 @@ class Scheduler {
 
   // Of these splits, so that none takes longer than it should.
   int64_t numPieces(int64_t splits, int64_t cost) const {
-    return std::min(splits, std::max<int64_t>(1, ceilDiv(cost, share_)));
+    return std::clamp<int64_t>(ceilDiv(cost, share_), 1, std::max<int64_t>(1, splits));
   }
 
   static void sortByCost(std::vector<AttentionPart>& parts) {
