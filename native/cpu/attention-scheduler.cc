@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "kv-layout.h"
+#include "state-tree.h"
 
 namespace pagoda {
 namespace {
@@ -21,15 +22,22 @@ constexpr int64_t kMostStateBytes = 64 << 20;
 
 int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The end of piece i of [first, end) in `pieces` even ones.
-int32_t pieceEnd(int32_t first, int32_t end, int64_t pieces, int64_t i) {
-  return first + static_cast<int32_t>((end - first) * (i + 1) / pieces);
+// Where pieces of [first, end) may end: at multiples of a power of two, at most a quarter of an even piece, so that a
+// piece has few nodes of the tree of states (state-tree.h).
+int32_t grainOf(int32_t first, int32_t end, int64_t pieces) {
+  int32_t grain = 1;
+  while (8 * grain * pieces <= end - first) grain *= 2;
+  return grain;
 }
 
-// Calls body(first, end) with each of them.
+// Calls body(first, end) with each of about even pieces.
 template <class Body>
 void forPieces(int32_t first, int32_t end, int64_t pieces, Body body) {
-  for (int64_t i = 0; i < pieces; ++i) body(pieceEnd(first, end, pieces, i - 1), pieceEnd(first, end, pieces, i));
+  const int32_t grain = grainOf(first, end, pieces);
+  for (int64_t i = 1, begin = first, next = 0; i <= pieces; ++i, begin = next) {
+    next = i == pieces ? end : (first + (end - first) * i / pieces) / grain * grain;
+    body(static_cast<int32_t>(begin), static_cast<int32_t>(next));
+  }
 }
 
 class Scheduler {
@@ -46,6 +54,7 @@ class Scheduler {
     share_ = ceilDiv(totalCost(), int64_t{kPartsPerThread} * threads_);
     to_.parts.clear();
     to_.finishes.clear();
+    to_.stateBegins.clear();
     to_.members.resize(to_.tiles.size());
     std::iota(to_.members.begin(), to_.members.end(), 0);
     for (size_t i = 0; i < to_.tiles.size(); ++i) placeTile(static_cast<int32_t>(i));
@@ -54,11 +63,13 @@ class Scheduler {
     sortByCost(to_.finishes);
     return {.tiles = to_.tiles.data(),
             .members = to_.members.data(),
+            .stateBegins = to_.stateBegins.data(),
             .parts = to_.parts.data(),
             .finishes = to_.finishes.data(),
             .numParts = static_cast<int32_t>(to_.parts.size()),
             .numFinishes = static_cast<int32_t>(to_.finishes.size()),
             .tokensPerTile = tokensPerTile_,
+            .endSplit = endSplit_,
             .numStateRows = stateRows_};
   }
 
@@ -97,7 +108,7 @@ class Scheduler {
 
   // Of these splits, so that none takes longer than it should.
   int64_t numPieces(int64_t splits, int64_t cost) const {
-    return std::min(splits, std::max<int64_t>(1, ceilDiv(cost, share_)));
+    return std::clamp<int64_t>(ceilDiv(cost, share_), 1, std::max<int64_t>(1, splits));
   }
 
   static void sortByCost(std::vector<AttentionPart>& parts) {
@@ -116,7 +127,8 @@ class Scheduler {
         const int32_t tokens = std::min(tokensPerTile_, end - row);
         const int32_t position = batch.seqLens[r] - (end - row);
         const int32_t first = firstKey(position) / kSplitKeys, last = (position + tokens - 1) / kSplitKeys;
-        to_.tiles.push_back({r, row, tokens, position, first, first, first, last + 1, 0});
+        to_.tiles.push_back({r, row, tokens, position, first, first, last + 1, 0, 0, 0});
+        endSplit_ = std::max(endSplit_, last + 1);
       }
     }
   }
@@ -127,30 +139,40 @@ class Scheduler {
     QueryTile& tile = to_.tiles[index];
     const SharedRange& shared = to_.shared.rangeOf(index);
     const bool shares = shared.firstGroup >= 0;
+    const int32_t sharedFirst = shares ? shared.firstSplit : tile.firstSplit;
     const int32_t ownSplit = shares ? shared.endSplit : tile.firstSplit;
     const int64_t pieces = numPieces(tile.endSplit - ownSplit, costOf(tile, ownSplit, tile.endSplit));
-    if (shares) {
-      tile.foldedEnd = shared.firstSplit > tile.firstSplit ? shared.firstSplit : firstPieceEnd(shared);
-      tile.statesEnd = shared.endSplit;
-    } else if (pieces > 1) {
-      tile.foldedEnd = pieceEnd(tile.firstSplit, tile.endSplit, pieces, 0);
-    }
-    if (pieces > 1) tile.statesEnd = tile.endSplit;
+    tile.statesEnd = pieces > 1 ? tile.endSplit : ownSplit;
+    tile.firstBegin = static_cast<int32_t>(to_.stateBegins.size());
+    const auto keepNodes = [&](int32_t first, int32_t end) { putBegins(first, end); };
+    keepNodes(tile.firstSplit, sharedFirst);
+    if (shares) forGroups(index, [&](const SplitGroup& group) { forPiecesOf(group, keepNodes); });
+    forPieces(ownSplit, tile.statesEnd, pieces, keepNodes);
     if (!takeStates(tile)) return putPart(to_.parts, index, tile.firstSplit, tile.endSplit, true);
-    if (shares && shared.firstSplit > tile.firstSplit) {
-      putPart(to_.parts, index, tile.firstSplit, shared.firstSplit, false);
-    }
-    forPieces(ownSplit, tile.statesEnd, pieces, [&](int32_t first, int32_t end) {
+    const auto putPiece = [&](int32_t first, int32_t end) {
       if (first < end) putPart(to_.parts, index, first, end, false);
-    });
+    };
+    putPiece(tile.firstSplit, sharedFirst);
+    forPieces(ownSplit, tile.statesEnd, pieces, putPiece);
     putPart(to_.finishes, index, tile.statesEnd, tile.endSplit, true);
   }
 
-  // Takes room for the states of a tile; where there is none left, it has no states. Returns whether it has any.
+  // A part that attends to splits [first, end) keeps a state for each of their nodes.
+  void putBegins(int32_t first, int32_t end) {
+    forNodes(first, end, [&](int32_t begin, int32_t) { to_.stateBegins.push_back(begin); });
+  }
+
+  // Takes room for the states of a tile, whose beginnings are the last ones; where there is none left, it has no
+  // states. Returns whether it has any.
   bool takeStates(QueryTile& tile) {
-    const int64_t stateRows = rows(tile.tokens) * numStates(tile) * op_.cache.numKvHeads;
-    if (stateRows_ + stateRows > mostStateRows_) tile.foldedEnd = tile.statesEnd = tile.firstSplit;
-    if (numStates(tile) == 0) return false;
+    tile.numStates = static_cast<int32_t>(to_.stateBegins.size()) - tile.firstBegin;
+    const int64_t stateRows = rows(tile.tokens) * tile.numStates * op_.cache.numKvHeads;
+    if (stateRows_ + stateRows > mostStateRows_) {
+      tile.statesEnd = tile.firstSplit;
+      tile.numStates = 0;
+      to_.stateBegins.resize(tile.firstBegin);
+    }
+    if (tile.numStates == 0) return false;
     tile.firstState = stateRows_;
     stateRows_ += stateRows;
     return true;
@@ -174,9 +196,21 @@ class Scheduler {
     return numPieces(splits, costOf(splits, rows(std::min(group.tokens, tokensPerPart()))));
   }
 
-  int32_t firstPieceEnd(const SharedRange& shared) const {
-    const SplitGroup& group = to_.shared.groups()[shared.firstGroup];
-    return pieceEnd(group.firstSplit, group.endSplit, piecesOf(group), 0);
+  template <class Body>
+  void forPiecesOf(const SplitGroup& group, Body body) const {
+    forPieces(group.firstSplit, group.endSplit, piecesOf(group), body);
+  }
+
+  // Calls body with the groups of a tile, in order. Members of a group are in order, too.
+  template <class Body>
+  void forGroups(int32_t tile, Body body) const {
+    const SharedRange& range = to_.shared.rangeOf(tile);
+    const auto* members = to_.shared.members().data();
+    for (int32_t g = range.firstGroup; g <= range.lastGroup; ++g) {
+      const SplitGroup& group = to_.shared.groups()[g];
+      const auto* end = members + group.endMember;
+      if (std::binary_search(members + group.firstMember, end, tile)) body(group);
+    }
   }
 
   // Puts the parts of a group, without the tiles that found no room for states: evenly filled ones, each cut in pieces.
@@ -186,7 +220,7 @@ class Scheduler {
     for (int32_t m = group.firstMember; m < group.endMember; ++m) {
       const int32_t index = to_.shared.members()[m];
       const QueryTile& tile = to_.tiles[index];
-      if (numStates(tile) == 0) continue;
+      if (tile.numStates == 0) continue;
       if (part.tokens + tile.tokens > tokensPerTile_) putPieces(group, part);
       to_.members.push_back(index);
       part.numMembers += 1;
@@ -198,7 +232,7 @@ class Scheduler {
 
   // Puts a part of a group and begins the next one.
   void putPieces(const SplitGroup& group, AttentionPart& part) {
-    forPieces(group.firstSplit, group.endSplit, piecesOf(group), [&](int32_t first, int32_t end) {
+    forPiecesOf(group, [&](int32_t first, int32_t end) {
       part.firstSplit = first;
       part.endSplit = end;
       part.cost = costOf(end - first, rows(part.tokens));
@@ -212,6 +246,7 @@ class Scheduler {
   int32_t threads_;
   int32_t group_;  // query heads of one KV head
   int32_t tokensPerTile_;
+  int32_t endSplit_ = 0;
   int64_t share_ = 1;  // of the total cost, that a part should not exceed
   int64_t stateRows_ = 0;
   int64_t mostStateRows_;

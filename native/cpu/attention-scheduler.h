@@ -19,6 +19,7 @@ struct ScheduleMemory {
   SharedSplits shared;
   std::vector<QueryTile> tiles;
   std::vector<int32_t> members;  // each tile by itself, then those of parts of several tiles
+  std::vector<int32_t> stateBegins;
   std::vector<AttentionPart> parts;
   std::vector<AttentionPart> finishes;
 };

@@ -2,10 +2,11 @@
 //
 // A query tile is some query tokens of one request and one KV head; the query heads of its group are rows of the tile
 // beside each other, so K and V are read once for all of them. Keys are taken 64 at a time at absolute positions, and
-// every kSplitKeys keys, again by absolute position, a new FlashState begins; the states are merged in order. So the
-// bits of a row are decided by its own query, keys and position: not by other rows, chunking, the block size or the
-// number of threads. So splits may be given to several workers, and query tiles of several requests may attend to the
-// splits that they have in the same blocks as one part (attention-schedule.h).
+// every kSplitKeys keys, again by absolute position, a new FlashState begins; the states are merged in the order of a
+// tree over absolute positions (state-tree.h). So the bits of a row are decided by its own query, keys and position:
+// not by other rows, chunking, the block size or the number of threads. So splits may be given to several workers, and
+// query tiles of several requests may attend to the splits that they have in the same blocks as one part
+// (attention-schedule.h).
 //
 // Only cache slots that some row of the tile attends to are read. Included by files compiled per instruction set.
 #ifndef PAGODA_CPU_FLASH_ATTENTION_H
@@ -14,6 +15,7 @@
 #include "attention-schedule.h"
 #include "flash-state.h"
 #include "key-tile.h"
+#include "state-tree.h"
 
 namespace pagoda::PAGODA_ISA {
 namespace {
@@ -30,19 +32,22 @@ struct Shape {
   int32_t valueDim;    // columns of V and of an output head
   int32_t queryWidth;  // keyDim in whole pairs
   int32_t valueWidth;  // valueDim in whole vectors
+  int32_t levels;      // of states that a worker may hold at once
 };
 
-Shape shapeOf(int32_t group, int32_t tokensPerTile, int32_t keyDim, int32_t valueDim) {
+Shape shapeOf(int32_t group, int32_t tokensPerTile, int32_t keyDim, int32_t valueDim, int32_t levels) {
   return {group,
           tokensPerTile * group,
           keyDim,
           valueDim,
           static_cast<int32_t>(roundUp(keyDim, 2)),
-          static_cast<int32_t>(roundUp(valueDim, kLanes))};
+          static_cast<int32_t>(roundUp(valueDim, kLanes)),
+          levels};
 }
 
 Shape shapeOf(const PagodaAttention& op, const AttentionSchedule& schedule) {
-  return shapeOf(op.numHeads / op.cache.numKvHeads, schedule.tokensPerTile, op.cache.headDim, valueDim(op.cache));
+  return shapeOf(op.numHeads / op.cache.numKvHeads, schedule.tokensPerTile, op.cache.headDim, valueDim(op.cache),
+                 stackedStates(schedule.endSplit));
 }
 
 // ---- memory ----------------------------------------------------------------------------------------
@@ -64,11 +69,10 @@ template <class Products>
 struct Scratch {
   using A = typename Products::Tile::A;
 
-  A* query;           // [rows, queryWidth]
-  A* weights;         // [kTileRows, kKeys], the left operand that follows from scores
-  float* scores;      // [kTileRows, kKeys]
-  FlashState* split;  // [rows], over the keys since the last split boundary
-  FlashState* total;  // [rows]
+  A* query;            // [rows, queryWidth]
+  A* weights;          // [kTileRows, kKeys], the left operand that follows from scores
+  float* scores;       // [kTileRows, kKeys]
+  FlashState* states;  // [levels, rows]
   KeyTile<Products> tile;
 };
 
@@ -76,7 +80,7 @@ struct Scratch {
 int64_t scratchFloats(const Shape& shape) {
   const int64_t rows = static_cast<int64_t>(shape.rows) * shape.queryWidth + (2 * kTileRows + 2) * kKeys;
   const int64_t tile = static_cast<int64_t>(shape.queryWidth + shape.valueWidth) * kKeys;
-  return roundUp(rows + tile, 16) + 2 * stateFloats(shape, shape.rows);
+  return roundUp(rows + tile, 16) + stateFloats(shape, static_cast<int64_t>(shape.levels) * shape.rows);
 }
 
 template <class Products>
@@ -89,8 +93,8 @@ Scratch<Products> scratchOf(const Shape& shape, bool hasScales, float* memory) {
   using A = typename Products::Tile::A;
   using B = typename Products::Tile::B;
   Scratch<Products> scratch;
-  scratch.split = statesAt(shape, take(stateFloats(shape, shape.rows)), shape.rows, 0, shape.rows);
-  scratch.total = statesAt(shape, take(stateFloats(shape, shape.rows)), shape.rows, 0, shape.rows);
+  const int64_t states = static_cast<int64_t>(shape.levels) * shape.rows;
+  scratch.states = statesAt(shape, take(stateFloats(shape, states)), states, 0, states);
   scratch.tile.keys = reinterpret_cast<B*>(take(static_cast<int64_t>(shape.queryWidth) * kKeys));
   scratch.tile.values = reinterpret_cast<B*>(take(static_cast<int64_t>(shape.valueWidth) * kKeys));
   scratch.tile.valueWidth = shape.valueWidth;
@@ -179,10 +183,11 @@ void softmaxRow(const PagodaAttention& op, float* scores, int32_t columns, Range
   state.l += sum(weights);
 }
 
-// Scores, softmax and weighted values of rows [first, first + rows) against the keys of a tile.
+// Scores, softmax and weighted values of rows [first, first + rows) against the keys of a tile, into `states` [rows of
+// the part].
 template <class Products, class Cache>
-void attendRows(const Work<Products, Cache>& work, const KeyTile<Products>& tile, int32_t tileStart, int32_t first,
-                int32_t rows) {
+void attendRows(const Work<Products, Cache>& work, const KeyTile<Products>& tile, int32_t tileStart, FlashState* states,
+                int32_t first, int32_t rows) {
   using Tile = typename Products::Tile;
   constexpr int32_t kStep = Tile::kDepthPerStep;
   const Shape& shape = work.shape;
@@ -201,11 +206,11 @@ void attendRows(const Work<Products, Cache>& work, const KeyTile<Products>& tile
                  shape.queryWidth, tile.keys, kKeys * kStep, {nullptr, 0, scratch.scores, kKeys});
   for (int32_t r = 0; r < rows; ++r) {
     float* scores = scratch.scores + r * kKeys;
-    softmaxRow(work.op, scores, vectors * kLanes, ranges[r], scratch.split[first + r], tile);
+    softmaxRow(work.op, scores, vectors * kLanes, ranges[r], states[first + r], tile);
     Products::storeLeft(scratch.weights + r * kKeys, scores, vectors * kLanes);
   }
   const int32_t begin = all.begin - all.begin % kStep;
-  float* sums = scratch.split[first].o;
+  float* sums = states[first].o;
   multiply<Tile>(rows, shape.valueWidth / kLanes, all.end - begin, scratch.weights + begin, kKeys,
                  tile.values + static_cast<int64_t>(begin) * shape.valueWidth, shape.valueWidth * kStep,
                  {sums, shape.valueWidth, sums, shape.valueWidth});
@@ -222,22 +227,24 @@ KeyTile<Products> gatherTile(const Cache& cache, int32_t tileStart, Range range,
 
 // Tokens [first, last] of the part against the keys of one tile.
 template <class Products, class Cache>
-void attendTokens(const Work<Products, Cache>& work, int32_t tileStart, int32_t first, int32_t last) {
+void attendTokens(const Work<Products, Cache>& work, int32_t tileStart, FlashState* states, int32_t first,
+                  int32_t last) {
   const Range range = visible(work, first, last, tileStart);
   const KeyTile<Products> tile = gatherTile(work.cache, tileStart, range, work.scratch.tile);
-  forRowBlocks((last + 1 - first) * work.shape.group,
-               [&](int32_t r, int32_t n) { attendRows(work, tile, tileStart, first * work.shape.group + r, n); });
+  forRowBlocks((last + 1 - first) * work.shape.group, [&](int32_t r, int32_t n) {
+    attendRows(work, tile, tileStart, states, first * work.shape.group + r, n);
+  });
 }
 
 template <class Products, class Cache>
-void attendTile(const Work<Products, Cache>& work, int32_t tileStart) {
+void attendTile(const Work<Products, Cache>& work, int32_t tileStart, FlashState* states) {
   const int32_t last = work.part.tokens - 1;
   const Range all = visible(work, 0, last, tileStart);
   const bool sameRange =
       visible(work, 0, 0, tileStart).end == all.end && visible(work, last, last, tileStart).begin == all.begin;
-  if (sameRange || allFinite(work.cache, tileStart, all)) return attendTokens(work, tileStart, 0, last);
+  if (sameRange || allFinite(work.cache, tileStart, all)) return attendTokens(work, tileStart, states, 0, last);
   // A row must not meet an infinity or NaN at a position that it does not attend to, not even with weight zero.
-  for (int32_t t = 0; t <= last; ++t) attendTokens(work, tileStart, t, t);
+  for (int32_t t = 0; t <= last; ++t) attendTokens(work, tileStart, states, t, t);
 }
 
 // ---- one work item ---------------------------------------------------------------------------------
@@ -290,7 +297,7 @@ void mergeRows(const Shape& shape, FlashState* into, const FlashState* from, int
   for (int32_t r = 0; r < rows; ++r) merge(into[r], from[r], shape.valueWidth);
 }
 
-void copyRows(const Shape& shape, FlashState* to, const FlashState* from, int32_t rows) {
+inline void copyRows(const Shape& shape, FlashState* to, const FlashState* from, int32_t rows) {
   for (int32_t r = 0; r < rows; ++r) {
     to[r].m = from[r].m;
     to[r].l = from[r].l;
@@ -316,43 +323,64 @@ void prefetchFirst(const Work<Products, Cache>& work) {
   prefetchTile(work.cache, tileStart, visible(work, 0, work.part.tokens - 1, tileStart));
 }
 
-// The keys of one split, into scratch.split.
+// The keys of one split, into `states` [rows of the part].
 template <class Products, class Cache>
-void attendSplit(const Work<Products, Cache>& work, int32_t split) {
-  initRows(work.shape, work.scratch.split, work.part.tokens * work.shape.group);
+void attendSplit(const Work<Products, Cache>& work, int32_t split, FlashState* states) {
+  initRows(work.shape, states, work.part.tokens * work.shape.group);
   const Range tiles = keyTiles(work, split);
-  for (int32_t j = tiles.begin; j < tiles.end; ++j) attendTile(work, j * kKeys);
+  for (int32_t j = tiles.begin; j < tiles.end; ++j) attendTile(work, j * kKeys, states);
 }
 
-// Takes scratch.split over into the states of the tiles.
+// Merges states of `rows` rows.
+inline auto mergerOf(const Shape& shape, int32_t rows) {
+  return [&shape, rows](FlashState* into, const FlashState* from) { mergeRows(shape, into, from, rows); };
+}
+
+// Splits [first, end), on top of the states that are on the stack.
 template <class Products, class Cache>
-void keepSplit(const Work<Products, Cache>& work, const States& states, int32_t split) {
+void pushSplits(const Work<Products, Cache>& work, int32_t first, int32_t end, StateStack<FlashState>& stack) {
+  const Shape& shape = work.shape;
+  for (int32_t split = first; split < end; ++split) {
+    FlashState* states = work.scratch.states + static_cast<int64_t>(stack.size()) * shape.rows;
+    attendSplit(work, split, states);
+    stack.push(states, split, split + 1, mergerOf(shape, work.part.tokens * shape.group));
+  }
+}
+
+// Takes states [rows of the part] over into those of its tiles that begin at split `begin`.
+template <class Products, class Cache>
+void keepStates(const Work<Products, Cache>& work, const States& states, int32_t begin, const FlashState* from) {
   forTiles(work, [&](const QueryTile& tile, int32_t first, int32_t rows) {
-    const bool isFolded = split < tile.foldedEnd;
-    FlashState* into = states.of(tile, isFolded ? 0 : 1 + split - tile.foldedEnd, work.cache.head);
-    if (!isFolded) return copyRows(work.shape, into, work.scratch.split + first, rows);
-    if (split == tile.firstSplit) initRows(work.shape, into, rows);
-    mergeRows(work.shape, into, work.scratch.split + first, rows);
+    const int32_t* begins = work.schedule.stateBegins + tile.firstBegin;
+    int32_t state = 0;
+    while (begins[state] != begin) ++state;
+    copyRows(work.shape, states.of(tile, state, work.cache.head), from + first, rows);
   });
 }
 
-// The result of a query tile: its states, in order, then the splits of the part.
+// The splits of the part, a state for each node of the tree.
+template <class Products, class Cache>
+void attendNodes(const Work<Products, Cache>& work, const States& states) {
+  forNodes(work.part.firstSplit, work.part.endSplit, [&](int32_t begin, int32_t end) {
+    StateStack<FlashState> stack;
+    pushSplits(work, begin, end, stack);
+    keepStates(work, states, begin, stack.mergeAll(mergerOf(work.shape, work.part.tokens * work.shape.group)));
+  });
+}
+
+// The result of a query tile: its states, then the splits of the part.
 template <class Products, class Cache>
 void finishTile(const Work<Products, Cache>& work, const States& states) {
   const QueryTile& tile = work.tile(0);
-  const int32_t rows = tile.tokens * work.shape.group;
-  FlashState* total = work.scratch.total;
-  if (numStates(tile) > 0) {
-    total = states.of(tile, 0, work.cache.head);
-  } else {
-    initRows(work.shape, total, rows);
+  const auto merge = mergerOf(work.shape, tile.tokens * work.shape.group);
+  const int32_t* begins = work.schedule.stateBegins + tile.firstBegin;
+  StateStack<FlashState> stack;
+  for (int32_t i = 0; i < tile.numStates; ++i) {
+    const int32_t end = i + 1 < tile.numStates ? begins[i + 1] : tile.statesEnd;
+    stack.push(states.of(tile, i, work.cache.head), begins[i], end, merge);
   }
-  for (int32_t i = 1; i < numStates(tile); ++i) mergeRows(work.shape, total, states.of(tile, i, work.cache.head), rows);
-  for (int32_t split = work.part.firstSplit; split < work.part.endSplit; ++split) {
-    attendSplit(work, split);
-    mergeRows(work.shape, total, work.scratch.split, rows);
-  }
-  storeOutputs(work, total);
+  pushSplits(work, work.part.firstSplit, work.part.endSplit, stack);
+  storeOutputs(work, stack.mergeAll(merge));
 }
 
 template <class Products, class Cache>
@@ -369,10 +397,7 @@ void attendPart(const PagodaAttention& op, const Shape& shape, const AttentionSc
     loadQueries(work);
   }
   if (part.finishes) return finishTile(work, states);
-  for (int32_t split = part.firstSplit; split < part.endSplit; ++split) {
-    attendSplit(work, split);
-    keepSplit(work, states, split);
-  }
+  attendNodes(work, states);
 }
 
 // ---- the batch -------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 // prefix; heads are taken in groups where all of them together would need much of it.
 //
 // Keys and values are f32 products of the latents that attention sees, rounded to bf16 where a bf16 or int8 cache is
-// multiplied in it. Splits, states and their order are those of attention: the bits of a token depend on its position
-// alone, not on how the tokens of its request are cut into steps that are computed in this form.
+// multiplied in it. Splits are those of attention, their states are merged from the first to the last: the bits of a
+// token depend on its position alone, not on how the tokens of its request are cut into steps that are computed in this
+// form.
 #include "mla-expanded.h"
 
 #include "expanded-tile.h"
@@ -59,7 +60,7 @@ Sizes sizesOf(const PagodaMlaAttention& op, const MlaPass& pass, int32_t threads
   const int32_t wanted = static_cast<int32_t>(ceilDiv(4 * threads, s.groupHeads));
   s.tokensPerTile = minimum(kTokensPerTile, maximum(kTokensPerTile / 4, s.tokens / wanted));
   s.tiles = static_cast<int32_t>(ceilDiv(s.tokens, s.tokensPerTile));
-  s.shape = shapeOf(1, s.tokensPerTile, s.keyDim, s.valueDim);
+  s.shape = shapeOf(1, s.tokensPerTile, s.keyDim, s.valueDim, 1);
   return s;
 }
 
@@ -267,7 +268,7 @@ void expand(const Group<Products>& group, int32_t count) {
 
 // ---- attention -------------------------------------------------------------------------------------
 
-// All splits of a tile are folded into one state.
+// All splits of a tile are merged into one state.
 template <class Products>
 void makeTiles(const Group<Products>& group) {
   const Sizes& s = group.sizes;
@@ -276,8 +277,8 @@ void makeTiles(const Group<Products>& group) {
     const int32_t tokens = minimum(s.tokensPerTile, s.tokens - first);
     const int32_t position = s.end - s.tokens + first;
     const int32_t splits = (position + tokens - 1) / kSplitKeys + 1;
-    group.memory.tiles[i] = {
-        0, first, tokens, position, 0, splits, splits, splits, static_cast<int64_t>(first) * group.heads};
+    group.memory.tiles[i] = {0,      first,  tokens, position, 0,
+                             splits, splits, 1,      0,        static_cast<int64_t>(first) * group.heads};
     group.memory.members[i] = i;
   }
 }
@@ -296,7 +297,12 @@ void forTilesOfHeads(const Group<Products>& group, int32_t split, Body body) {
   attention.query = {m.queries, s.tokens, queryWidth, queryWidth, PAGODA_F32};
   attention.numHeads = heads;
   attention.scale = op.scale;
-  const AttentionSchedule schedule = {m.tiles, m.members, m.parts, nullptr, s.tiles, 0, s.tokensPerTile, 0};
+  AttentionSchedule schedule = {};
+  schedule.tiles = m.tiles;
+  schedule.members = m.members;
+  schedule.parts = m.parts;
+  schedule.numParts = s.tiles;
+  schedule.tokensPerTile = s.tokensPerTile;
   const States states(s.shape, heads, static_cast<int64_t>(s.tokens) * heads, m.states);
   for (int32_t i = 0; i < s.tiles; ++i) m.parts[i] = {i, 1, m.tiles[i].tokens, split, split + 1, false, 0};
   auto items = [&](int32_t begin, int32_t end, int32_t worker) {
@@ -316,8 +322,11 @@ void attendToSplit(const Group<Products>& group, int32_t split) {
   forTilesOfHeads(group, split, [split](const auto& work, const States& states) {
     if (split >= work.tile(0).endSplit) return;
     loadQueries(work);
-    attendSplit(work, split);
-    keepSplit(work, states, split);
+    FlashState* total = states.of(work.tile(0), 0, work.cache.head);
+    const int32_t rows = work.part.tokens * work.shape.group;
+    if (split == 0) initRows(work.shape, total, rows);
+    attendSplit(work, split, work.scratch.states);
+    mergeRows(work.shape, total, work.scratch.states, rows);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../cpu/attention-scheduler.h"
+#include "../cpu/state-tree.h"
 #include "check.h"
 
 namespace pagoda::test {
@@ -151,6 +152,13 @@ void checkShared(const Case& c, const Result& result) {
   }
 }
 
+// The state of a tile that begins at a split, -1: none.
+int32_t stateAt(const Result& result, const QueryTile& tile, int32_t split) {
+  const int32_t* begins = result.schedule.stateBegins + tile.firstBegin;
+  const int32_t* found = std::find(begins, begins + tile.numStates, split);
+  return found == begins + tile.numStates ? -1 : static_cast<int32_t>(found - begins);
+}
+
 // States are written once, by parts of the first pass, and lie beside each other.
 void checkStates(const Case& c, const Result& result) {
   std::map<int64_t, int> states;  // by the first of their rows
@@ -159,20 +167,18 @@ void checkStates(const Case& c, const Result& result) {
     for (int32_t m = 0; !part.finishes && m < part.numMembers; ++m) {
       const QueryTile& tile = result.tile(part, m);
       const int64_t stateRows = static_cast<int64_t>(tile.tokens) * kGroup * c.kvHeads;
-      CHECK(part.firstSplit != tile.firstSplit || part.endSplit == tile.foldedEnd, "folded by one part");
-      for (int32_t split = part.firstSplit; split < part.endSplit; ++split) {
-        const int32_t state = split < tile.foldedEnd ? 0 : 1 + split - tile.foldedEnd;
-        CHECK(state < numStates(tile));
-        if (state == 0 && split > tile.firstSplit) continue;
+      forNodes(part.firstSplit, part.endSplit, [&](int32_t begin, int32_t) {
+        const int32_t state = stateAt(result, tile, begin);
+        CHECK(state >= 0, "no state for split %d", begin);
         ++states[tile.firstState + state * stateRows];
         rows += stateRows;
-      }
+      });
     }
   }
   for (const auto& [state, count] : states) CHECK(count == 1, "state %ld", static_cast<long>(state));
   CHECK(rows == result.schedule.numStateRows && rows <= kMostStateRows, "%ld rows", static_cast<long>(rows));
-  for (const AttentionPart& part : result.parts) CHECK(!part.finishes || numStates(result.tile(part)) == 0);
-  for (const AttentionPart& part : result.finishes) CHECK(part.finishes && numStates(result.tile(part)) > 0);
+  for (const AttentionPart& part : result.parts) CHECK(!part.finishes || result.tile(part).numStates == 0);
+  for (const AttentionPart& part : result.finishes) CHECK(part.finishes && result.tile(part).numStates > 0);
 }
 
 void testCase(const Case& c) {
@@ -193,6 +199,20 @@ void testOneLongRequest() {
   int32_t longest = 0;
   for (const AttentionPart& part : result.parts) longest = std::max(longest, part.endSplit - part.firstSplit);
   CHECK(longest == 1, "%d splits", longest);
+}
+
+// States are needed for the pieces that a request is cut into, not for its keys.
+void testStatesOfLongContexts() {
+  section("states of long contexts");
+  int64_t most = 0;
+  for (int32_t splits = 64; splits <= 1 << 16; splits *= 2) {
+    for (int32_t more : {0, 1, 3, splits / 3}) {
+      const Result result({{{(splits + more) * kSplitKeys - 7, 1}}, 1, 2});
+      CHECK(result.parts.size() == 8, "%zu parts", result.parts.size());
+      most = std::max(most, result.schedule.numStateRows / kGroup);
+    }
+  }
+  CHECK(most <= 4 * 8, "%ld states", static_cast<long>(most));
 }
 
 // Many equal requests keep all threads busy as they are.
@@ -337,6 +357,7 @@ int main() {
     }
   }
   testOneLongRequest();
+  testStatesOfLongContexts();
   testManyRequests();
   testOrder();
   testSharedPrefix();
