@@ -47,7 +47,6 @@ template <class State>
 class StateStack {
  public:
   int32_t size() const { return size_; }
-  void clear() { size_ = 0; }
 
   // Of splits [begin, end), where the pushed ones ended. merge(into, from) is called for all nodes that are now whole.
   template <class Merge>
