@@ -86,6 +86,6 @@ __device__ __forceinline__ void waitForProducts() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kNewest) : "memory");
 }
 
-#include "wgmma-shapes.inc"
+#include "wgmma-shapes.cuh"
 
 }  // namespace pagoda::cuda
