@@ -14,6 +14,7 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kStages = 2;
 constexpr int kRowChunks = kRow / 8;
 constexpr int kWarpColumnTiles = kLatent / kWarps / 8;
+constexpr int kSums = 4 * kWarpColumnTiles;  // that a thread has
 constexpr int kWarpKeys = kKeys / kWarps;
 static_assert(kWarpKeys == 16 && kRowChunks % 8 == 0);
 
@@ -26,8 +27,8 @@ struct Parameters {
 struct Shared {
   uint16_t keys[kStages][kKeys][kRow];
   uint16_t query[kWarpRows][kRow];
-  float scores[kWarpRows][kKeys + 4];            // padded against bank conflicts
-  float totals[4 * kWarpColumnTiles][kThreads];  // sums of the splits that are done, a thread's own
+  float scores[kWarpRows][kKeys + 4];  // padded against bank conflicts
+  float totals[kSums][kThreads];       // sums of the splits that are done, a thread's own
   int32_t found;
 };
 
@@ -94,7 +95,7 @@ __device__ void scoreKeys(const PagodaAttention& op, Shared& shared, int stage, 
 
 /// Goes through the keys of one split. Every warp has the states of all rows, and sums of its columns.
 __device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, const Work& work, Shared& shared, int split,
-                         SoftmaxState (&states)[2], float (&sums)[kWarpColumnTiles][4]) {
+                         SoftmaxState (&states)[2], float (&sums)[kSums]) {
   const int begin = split * kSplitKeys, end = min(begin + kSplitKeys, work.end);
   const Visible seen[2] = {work.visible(laneOf() / 4), work.visible(laneOf() / 4 + 8)};
   if (begin < end) loadTile(op, layout, work, shared, 0, begin);
@@ -107,15 +108,12 @@ __device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, cons
     const int stage = tile % kStages;
     scoreKeys(op, shared, stage, first, seen);
     __syncthreads();
-    float scores[kKeyTiles][4];
+    float scores[4 * kKeyTiles];
 #pragma unroll
-    for (int t = 0; t < kKeyTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        scores[t][i] = shared.scores[laneOf() / 4 + 8 * (i / 2)][8 * t + 2 * (laneOf() % 4) + i % 2];
-    }
+    for (int i = 0; i < 4 * kKeyTiles; ++i)
+      scores[i] = shared.scores[laneOf() / 4 + 8 * rowOfElement(i)][8 * (i / 4) + 2 * (laneOf() % 4) + i % 2];
     takeScores(scores, states, sums);
-    addValues<kWarpColumnTiles>(scores, sums, [&](int key, int chunk) {
+    addValues(scores, sums, [&](int key, int chunk) {
       return &shared.keys[stage][key][swizzled(key, kWarpColumnTiles * warpOf() + chunk)];
     });
     __syncthreads();
@@ -123,33 +121,30 @@ __device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, cons
   finishStates(states);
 }
 
-/// Calls write(column, tile, element) for what a thread has of a row: `i` is 0 or 1.
+/// Calls write(column, element) for what a thread has of a row: `i` is 0 or 1.
 template <typename Write>
 __device__ __forceinline__ void forColumnsOf(int i, Write write) {
 #pragma unroll
   for (int t = 0; t < kWarpColumnTiles; ++t) {
     const int column = 8 * (kWarpColumnTiles * warpOf() + t) + 2 * (laneOf() % 4);
-    write(column, t, 2 * i);
-    write(column + 1, t, 2 * i + 1);
+    write(column, 4 * t + 2 * i);
+    write(column + 1, 4 * t + 2 * i + 1);
   }
 }
 
 __device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, const Work& work, Shared& shared) {
   SoftmaxState states[2];
 #pragma unroll
-  for (int i = 0; i < 4 * kWarpColumnTiles; ++i) shared.totals[i][threadIdx.x] = 0.0f;
+  for (int i = 0; i < kSums; ++i) shared.totals[i][threadIdx.x] = 0.0f;
   for (int split = 0; split * kSplitKeys < work.end; ++split) {
     SoftmaxState others[2];
-    float sums[kWarpColumnTiles][4] = {};
+    float sums[kSums] = {};
     runSplit(op, layout, work, shared, split, others, sums);
     const MergeFactors factors[2] = {merge(states[0], others[0]), merge(states[1], others[1])};
 #pragma unroll
-    for (int t = 0; t < kWarpColumnTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float& total = shared.totals[4 * t + i][threadIdx.x];
-        total = mergeSums(total, sums[t][i], factors[i / 2]);
-      }
+    for (int i = 0; i < kSums; ++i) {
+      float& total = shared.totals[i][threadIdx.x];
+      total = mergeSums(total, sums[i], factors[rowOfElement(i)]);
     }
   }
 #pragma unroll
@@ -158,15 +153,13 @@ __device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, 
     if (row >= work.tile.count) continue;
     const float factor = finalFactor(states[i], sinkOf(op.sinks, work.head(row)));
     float* out = rowOf(op.out, work.tile.firstToken + work.token(row)) + static_cast<int64_t>(work.head(row)) * kLatent;
-    forColumnsOf(i, [&](int column, int tile, int element) {
-      out[column] = shared.totals[4 * tile + element][threadIdx.x] * factor;
-    });
+    forColumnsOf(i, [&](int column, int element) { out[column] = shared.totals[element][threadIdx.x] * factor; });
   }
 }
 
 __device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const Work& work, Shared& shared) {
   SoftmaxState states[2];
-  float sums[kWarpColumnTiles][4] = {};
+  float sums[kSums] = {};
   runSplit(p.op, layout, work, shared, blockIdx.z, states, sums);
   const int64_t first = static_cast<int64_t>(blockIdx.z) * p.op.batch.numTokens + work.tile.firstToken;
 #pragma unroll
@@ -176,8 +169,7 @@ __device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const W
     const int64_t index = (first + work.token(row)) * p.op.numHeads + work.head(row);
     if (laneOf() % 4 == 0 && warpOf() == 0) p.partials.states[index] = states[i];
     if (states[i].largest == -kInfinity) continue;
-    forColumnsOf(
-        i, [&](int column, int tile, int element) { p.partials.sums[index * kLatent + column] = sums[tile][element]; });
+    forColumnsOf(i, [&](int column, int element) { p.partials.sums[index * kLatent + column] = sums[element]; });
   }
 }
 

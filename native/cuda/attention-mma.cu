@@ -28,20 +28,9 @@ struct Shared {
   int32_t found;
 };
 
-struct Work {
-  QueryTile tile;
-  int kvHead;
-  int group;
-  Visible keys;  // that any row of the block sees
-
-  __device__ int token(int row) const { return (tile.first + row) / group; }
-  __device__ int head(int row) const { return kvHead * group + (tile.first + row) % group; }
-  __device__ Visible visible(int row, int window) const { return visibleFrom(tile.position + token(row), window); }
-};
-
 /// Queues the copies of a tile of K and V, zeros where no row sees them.
 template <int kDim, int kWarps>
-__device__ void loadTile(const PagodaAttention& op, const KvLayout& layout, const Work& work,
+__device__ void loadTile(const PagodaAttention& op, const KvLayout& layout, const GroupTile& work,
                          Shared<kDim, kWarps>& shared, int stage, int first) {
   constexpr int kChunks = kDim / 8, kKeysAtOnce = kWarps * kWarp / kChunks;
   const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(work.tile.request) * op.batch.maxBlocks;
@@ -67,7 +56,7 @@ class WarpRows {
  public:
   static constexpr int kColumnTiles = kDim / 8;
 
-  __device__ WarpRows(const PagodaAttention& op, const Work& work) : op_(op), work_(work) {
+  __device__ WarpRows(const PagodaAttention& op, const GroupTile& work) : op_(op), work_(work) {
     firstRow_ = warpOf() * kWarpRows + laneOf() / 4;
 #pragma unroll
     for (int i = 0; i < 2; ++i) seen_[i] = isPresent(i) ? work.visible(row(i), op.slidingWindow) : Visible{0, 0};
@@ -79,11 +68,11 @@ class WarpRows {
 
   /// Takes a tile of keys in.
   __device__ void attend(const uint16_t (&keys)[kKeys][kDim], const uint16_t (&values)[kKeys][kDim], int first) {
-    float scores[kKeyTiles][4];
+    float scores[4 * kKeyTiles];
     multiplyKeys(keys, scores);
     finishScores(first, scores);
     takeScores(scores, state, sums);
-    addValues<kColumnTiles>(scores, sums, [&](int key, int tile) { return &values[key][swizzled(key, tile)]; });
+    addValues(scores, sums, [&](int key, int tile) { return &values[key][swizzled(key, tile)]; });
   }
 
   /// Whether any row of the warp sees any of the keys from `first` on.
@@ -98,25 +87,22 @@ class WarpRows {
 #pragma unroll
     for (int i = 0; i < 2; ++i) state[i] = {};
 #pragma unroll
-    for (int t = 0; t < kColumnTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[t][i] = 0.0f;
-    }
+    for (float& sum : sums) sum = 0.0f;
   }
 
-  /// Calls write(column, tile, element) for the sums[tile][element] that belong to row i.
+  /// Calls write(column, element) for the sums[element] that belong to row i.
   template <typename Write>
   static __device__ __forceinline__ void forEach(int i, Write write) {
 #pragma unroll
     for (int t = 0; t < kColumnTiles; ++t) {
       const int column = 8 * t + 2 * (laneOf() % 4);
-      write(column, t, 2 * i);
-      write(column + 1, t, 2 * i + 1);
+      write(column, 4 * t + 2 * i);
+      write(column + 1, 4 * t + 2 * i + 1);
     }
   }
 
   SoftmaxState state[2];  // the sums of a row are spread over its four lanes until `finishStates`
-  float sums[kColumnTiles][4];
+  float sums[4 * kColumnTiles];
 
  private:
   __device__ void loadQuery() {
@@ -138,12 +124,9 @@ class WarpRows {
   }
 
   /// scores = query * keys^T
-  __device__ void multiplyKeys(const uint16_t (&keys)[kKeys][kDim], float (&scores)[kKeyTiles][4]) const {
+  __device__ void multiplyKeys(const uint16_t (&keys)[kKeys][kDim], float (&scores)[4 * kKeyTiles]) const {
 #pragma unroll
-    for (int t = 0; t < kKeyTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) scores[t][i] = 0.0f;
-    }
+    for (float& score : scores) score = 0.0f;
     const int matrix = laneOf() / 8, line = laneOf() % 8;  // of the four that a lane helps to load
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) {
@@ -153,26 +136,23 @@ class WarpRows {
         uint32_t b[4];
         ldmatrix(b, &keys[key][swizzled(key, 2 * k + matrix % 2)]);
         const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
-        mmaBf16(scores[t], query_[k], first);
-        mmaBf16(scores[t + 1], query_[k], second);
+        mmaBf16(&scores[4 * t], query_[k], first);
+        mmaBf16(&scores[4 * t + 4], query_[k], second);
       }
     }
   }
 
   /// Scales the scores; those of keys that a row does not see become -Inf.
-  __device__ void finishScores(int first, float (&scores)[kKeyTiles][4]) const {
+  __device__ void finishScores(int first, float (&scores)[4 * kKeyTiles]) const {
 #pragma unroll
-    for (int t = 0; t < kKeyTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int position = first + 8 * t + 2 * (laneOf() % 4) + i % 2;
-        scores[t][i] = finishScore(scores[t][i], op_, seen_[i / 2], position);
-      }
+    for (int i = 0; i < 4 * kKeyTiles; ++i) {
+      const int position = first + 8 * (i / 4) + 2 * (laneOf() % 4) + i % 2;
+      scores[i] = finishScore(scores[i], op_, seen_[rowOfElement(i)], position);
     }
   }
 
   const PagodaAttention& op_;
-  const Work& work_;
+  const GroupTile& work_;
   int firstRow_;
   Visible seen_[2];
   uint32_t query_[kDim / 16][4];
@@ -180,7 +160,7 @@ class WarpRows {
 
 /// Goes through the keys of one split. All threads of the block come here together.
 template <int kDim, int kWarps>
-__device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, const Work& work,
+__device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, const GroupTile& work,
                          Shared<kDim, kWarps>& shared, int split, WarpRows<kDim>& rows) {
   rows.reset();
   const int begin = max(split * kSplitKeys, work.keys.first / kKeys * kKeys);
@@ -199,7 +179,7 @@ __device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, cons
 }
 
 template <int kDim, int kWarps>
-__device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, const Work& work,
+__device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, const GroupTile& work,
                              Shared<kDim, kWarps>& shared) {
   WarpRows<kDim> rows(op, work);
   SoftmaxState states[2];
@@ -209,12 +189,9 @@ __device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, 
     runSplit(op, layout, work, shared, split, rows);
     const MergeFactors factors[2] = {merge(states[0], rows.state[0]), merge(states[1], rows.state[1])};
 #pragma unroll
-    for (int t = 0; t < WarpRows<kDim>::kColumnTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float& total = shared.totals[4 * t + i][threadIdx.x];
-        total = mergeSums(total, rows.sums[t][i], factors[i / 2]);
-      }
+    for (int i = 0; i < kDim / 2; ++i) {
+      float& total = shared.totals[i][threadIdx.x];
+      total = mergeSums(total, rows.sums[i], factors[rowOfElement(i)]);
     }
   }
 #pragma unroll
@@ -223,15 +200,15 @@ __device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, 
     const int head = work.head(rows.row(i));
     const float factor = finalFactor(states[i], sinkOf(op.sinks, head));
     float* out = rowOf(op.out, work.tile.firstToken + work.token(rows.row(i))) + static_cast<int64_t>(head) * kDim;
-    WarpRows<kDim>::forEach(i, [&](int column, int tile, int element) {
-      out[column] = shared.totals[4 * tile + element][threadIdx.x] * factor;
-    });
+    WarpRows<kDim>::forEach(
+        i, [&](int column, int element) { out[column] = shared.totals[element][threadIdx.x] * factor; });
   }
 }
 
 /// Leaves the partial result of one split; blocks have one warp.
 template <int kDim>
-__device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const Work& work, Shared<kDim, 1>& shared) {
+__device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const GroupTile& work,
+                            Shared<kDim, 1>& shared) {
   WarpRows<kDim> rows(p.op, work);
   runSplit(p.op, layout, work, shared, blockIdx.z, rows);
   const int64_t requests = p.op.batch.numRequests;
@@ -242,9 +219,8 @@ __device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const W
     const int64_t index = first + rows.row(i);
     if (laneOf() % 4 == 0) p.partials.states[index] = rows.state[i];
     if (rows.state[i].largest == -kInfinity) continue;
-    WarpRows<kDim>::forEach(i, [&](int column, int tile, int element) {
-      p.partials.sums[index * kDim + column] = rows.sums[tile][element];
-    });
+    WarpRows<kDim>::forEach(
+        i, [&](int column, int element) { p.partials.sums[index * kDim + column] = rows.sums[element]; });
   }
 }
 
@@ -253,34 +229,15 @@ __global__ void __launch_bounds__(kWarps* kWarp) attentionMmaKernel(const Parame
   auto& shared = sharedMemory<Shared<kDim, kWarps>>();
   const PagodaAttention& op = p.op;
   const int group = op.numHeads / op.cache.numKvHeads;
-  Work work = {findTile(op.batch, blockIdx.x, group, kWarps * kWarpRows, &shared.found),
-               static_cast<int>(blockIdx.y),
-               group,
-               {0, 0}};
-  const int first = op.batch.queryStartLoc[work.tile.request];
-  const int packed = (op.batch.queryStartLoc[work.tile.request + 1] - first) * group;
-  if (work.tile.count <= 0 || packed < p.minRows || packed > p.maxRows) return;
-  work.keys = {work.visible(0, op.slidingWindow).first, work.visible(work.tile.count - 1, op.slidingWindow).end};
+  const QueryTile tile = findTile(op.batch, blockIdx.x, group, kWarps * kWarpRows, &shared.found);
+  const int packed = packedRows(op, tile.request);
+  if (tile.count <= 0 || packed < p.minRows || packed > p.maxRows) return;
+  const GroupTile work(op, tile, static_cast<int>(blockIdx.y));
   const KvLayout layout(op.cache);
   if constexpr (kWarps == 1) {
     if (p.splits > 1) return runOneSplit<kDim>(p, layout, work, shared);
   }
   runAllSplits(op, layout, work, shared);
-}
-
-/// A warp merges the splits of a row of a request with few rows.
-template <int kDim>
-__global__ void __launch_bounds__(kWarp) combineKernel(const Parameters p) {
-  const PagodaAttention& op = p.op;
-  const int request = blockIdx.x / kWarpRows, row = blockIdx.x % kWarpRows, kvHead = blockIdx.y;
-  const int group = op.numHeads / op.cache.numKvHeads, first = op.batch.queryStartLoc[request];
-  const int packed = (op.batch.queryStartLoc[request + 1] - first) * group;
-  if (row >= packed || packed > p.maxRows) return;
-  const int64_t rows = static_cast<int64_t>(op.batch.numRequests) * op.cache.numKvHeads * kWarpRows;
-  const int64_t index = (static_cast<int64_t>(request) * op.cache.numKvHeads + kvHead) * kWarpRows + row;
-  const int head = kvHead * group + row % group;
-  float* out = rowOf(op.out, first + row / group) + static_cast<int64_t>(head) * kDim;
-  combineRow(p.partials, index, rows, p.splits, kDim, sinkOf(op.sinks, head), out);
 }
 
 template <int kDim, int kWarps>
@@ -307,8 +264,7 @@ PagodaStatus runDecode(PagodaDevice* device, const PagodaAttention& op, PagodaEr
   }
   if (const PagodaStatus status = launchAttention<kDim, 1>(device, p, error)) return status;
   if (p.splits == 1) return PAGODA_OK;
-  const LaunchShape shape = {dim3(op.batch.numRequests * kWarpRows, op.cache.numKvHeads), dim3(kWarp)};
-  return check(launch(combineKernel<kDim>, shape, device->stream, p), "attention", error);
+  return combineDecode(device, {op, p.partials, kWarpRows, kSplitKeys}, error);
 }
 
 template <int kDim>

@@ -271,6 +271,7 @@ PagodaStatus validate(const PagodaDevice& device, const PagodaAttention& op, Pag
 PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {
   if (const PagodaStatus status = validate(*device, op, error)) return status;
   if (op.out.rows == 0) return PAGODA_OK;
+  if (canAttendByWgmma(*device, op)) return attendByWgmma(device, op, error);
   if (canAttendByMma(op)) return attendByMma(device, op, error);
   if (canAttendLatents(*device, op)) return attendLatents(device, op, error);
   const int64_t tiles =

@@ -54,6 +54,30 @@ __device__ __forceinline__ Visible visibleFrom(int position, int slidingWindow) 
   return {slidingWindow > 0 ? max(0, position - slidingWindow + 1) : 0, position + 1};
 }
 
+/// A tile of the query heads of one KV head.
+struct GroupTile {
+  QueryTile tile;
+  int kvHead;
+  int group;     // query heads of a KV head
+  Visible keys;  // that any of the rows sees
+
+  __device__ GroupTile(const PagodaAttention& op, const QueryTile& rows, int head)
+      : tile(rows), kvHead(head), group(op.numHeads / op.cache.numKvHeads), keys{0, 0} {
+    if (tile.count <= 0) return;
+    keys = {visible(0, op.slidingWindow).first, visible(tile.count - 1, op.slidingWindow).end};
+  }
+
+  __device__ int token(int row) const { return (tile.first + row) / group; }
+  __device__ int head(int row) const { return kvHead * group + (tile.first + row) % group; }
+  __device__ Visible visible(int row, int window) const { return visibleFrom(tile.position + token(row), window); }
+};
+
+/// Rows of a request for each of its KV heads.
+__device__ __forceinline__ int packedRows(const PagodaAttention& op, int request) {
+  const int tokens = op.batch.queryStartLoc[request + 1] - op.batch.queryStartLoc[request];
+  return tokens * (op.numHeads / op.cache.numKvHeads);
+}
+
 /// The running softmax of a row without its weighted sum: the largest score, and the sum of exp(score - largest).
 struct SoftmaxState {
   float largest = -kInfinity;
@@ -103,15 +127,20 @@ struct Partials {
 PagodaStatus reservePartials(PagodaDevice* device, int32_t splits, int64_t rows, int32_t dim, Partials* partials,
                              PagodaError* error);
 
+/// Splits [first, end).
+struct SplitRange {
+  int32_t first, end;
+};
+
 /// A warp merges the splits of a row in order and writes the result: split s is at index row + s * rows of the
 /// partials.
-__device__ inline void combineRow(const Partials& partials, int64_t row, int64_t rows, int splits, int dim, float sink,
-                                  float* out) {
+__device__ inline void combineRow(const Partials& partials, int64_t row, int64_t rows, const SplitRange& splits,
+                                  int dim, float sink, float* out) {
   constexpr int kColumns = 4;  // of a lane at a time
   for (int start = 0; start < dim; start += kWarp * kColumns) {
     SoftmaxState state;
     float sums[kColumns] = {};
-    for (int split = 0; split < splits; ++split) {
+    for (int split = splits.first; split < splits.end; ++split) {
       const SoftmaxState other = partials.states[split * rows + row];
       if (other.largest == -kInfinity) continue;  // its sums were not written
       const float* from = partials.sums + (split * rows + row) * dim;
@@ -141,6 +170,15 @@ struct Combining {
   int32_t splits;
 };
 
+/// Merges the splits of the requests that have at most `rows` rows for a KV head; partials are [split, request, KV
+/// head, rows].
+struct DecodeCombining {
+  PagodaAttention op;
+  Partials partials;
+  int32_t rows;
+  int32_t splitKeys;
+};
+
 /// Columns of a row of V: of a latent cache, V is the latent of the row itself.
 __host__ __device__ __forceinline__ int valueDim(const PagodaKvCache& cache) {
   return cache.latentDim > 0 ? cache.latentDim : cache.headDim;
@@ -154,10 +192,15 @@ PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError
 bool canAttendByMma(const PagodaAttention& op);
 PagodaStatus attendByMma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
+/// The same on GPUs with wgmma, where pages are whole groups of eight keys.
+bool canAttendByWgmma(const PagodaDevice& device, const PagodaAttention& op);
+PagodaStatus attendByWgmma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
+
 /// The same of bf16 latent caches with rows of 576 columns, 512 of them the latent.
 bool canAttendLatents(const PagodaDevice& device, const PagodaAttention& op);
 PagodaStatus attendLatents(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
 PagodaStatus combineSplits(PagodaDevice* device, const Combining& combining, PagodaError* error);
+PagodaStatus combineDecode(PagodaDevice* device, const DecodeCombining& combining, PagodaError* error);
 
 }  // namespace pagoda::cuda

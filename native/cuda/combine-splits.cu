@@ -1,4 +1,4 @@
-// Merges what the splits of each row found, in order. A warp takes a token and head.
+// Merges what the splits of each row found, in order. A warp takes a row.
 #include "attention.cuh"
 
 namespace pagoda::cuda {
@@ -12,7 +12,22 @@ __global__ void __launch_bounds__(kThreads) combineSplitsKernel(const Combining 
   if (row >= rows) return;
   const int head = static_cast<int>(row % c.numHeads);
   float* out = rowOf(c.out, row / c.numHeads) + static_cast<int64_t>(head) * c.dim;
-  combineRow(c.partials, row, rows, c.splits, c.dim, sinkOf(c.sinks, head), out);
+  combineRow(c.partials, row, rows, {0, c.splits}, c.dim, sinkOf(c.sinks, head), out);
+}
+
+__global__ void __launch_bounds__(kWarp) combineDecodeKernel(const DecodeCombining c) {
+  const PagodaAttention& op = c.op;
+  const int request = blockIdx.x / c.rows, row = blockIdx.x % c.rows, kvHead = blockIdx.y;
+  const int packed = packedRows(op, request);
+  if (row >= packed || packed > c.rows) return;
+  const int group = op.numHeads / op.cache.numKvHeads, head = kvHead * group + row % group;
+  const int firstToken = op.batch.queryStartLoc[request], token = row / group;
+  const Visible keys = visibleFrom(op.batch.seqLens[request] - packed / group + token, op.slidingWindow);
+  const SplitRange splits = {keys.first / c.splitKeys, static_cast<int32_t>(ceilDivide(keys.end, c.splitKeys))};
+  const int dim = op.cache.headDim;
+  const int64_t heads = op.cache.numKvHeads, index = (request * heads + kvHead) * c.rows + row;
+  float* out = rowOf(op.out, firstToken + token) + static_cast<int64_t>(head) * dim;
+  combineRow(c.partials, index, op.batch.numRequests * heads * c.rows, splits, dim, sinkOf(op.sinks, head), out);
 }
 
 }  // namespace
@@ -32,6 +47,12 @@ PagodaStatus combineSplits(PagodaDevice* device, const Combining& combining, Pag
   const int64_t rows = static_cast<int64_t>(combining.out.rows) * combining.numHeads;
   const LaunchShape shape = {dim3(static_cast<unsigned>(ceilDivide(rows, kThreads / kWarp))), dim3(kThreads)};
   return check(launch(combineSplitsKernel, shape, device->stream, combining), "attention", error);
+}
+
+PagodaStatus combineDecode(PagodaDevice* device, const DecodeCombining& combining, PagodaError* error) {
+  const PagodaAttention& op = combining.op;
+  const LaunchShape shape = {dim3(op.batch.numRequests * combining.rows, op.cache.numKvHeads), dim3(kWarp)};
+  return check(launch(combineDecodeKernel, shape, device->stream, combining), "attention", error);
 }
 
 }  // namespace pagoda::cuda

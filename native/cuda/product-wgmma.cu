@@ -8,9 +8,8 @@
 //
 // In a block one thread keeps the copy engine busy; the warpgroups behind it multiply, 64 outputs each. Blocks take
 // tiles in turn until none is left, and the copies run ahead into the next tile.
-#include <hopper.cuh>
-
 #include "product.cuh"
+#include "ring.cuh"
 
 namespace pagoda::cuda {
 namespace {
@@ -61,22 +60,8 @@ struct Shared {
     uint16_t weights[S::kOutputs][kTileColumns];
     uint16_t x[S::kRows][kTileColumns];
   } stages[S::kStages];
-  PhaseBarrier full[S::kStages];
-  PhaseBarrier empty[S::kStages];
+  Channel<S::kStages> channel;
   bool isLast;
-};
-
-/// Where producer and consumers stand in the ring of stages.
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void next() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
 };
 
 /// What a block computes at a time: some columns of a tile.
@@ -139,18 +124,13 @@ __device__ void produce(Shared<S>& shared, const Parameters& p) {
     const int row = item.rows.expert * p.product.outputs + item.output;
     for (int k = item.begin; k < item.end; k += kTileColumns, ring.next()) {
       auto& stage = shared.stages[ring.stage];
-      PhaseBarrier& full = shared.full[ring.stage];
-      waitForPhase(shared.empty[ring.stage], ring.parity ^ 1);
+      PhaseBarrier& full = shared.channel.full[ring.stage];
+      shared.channel.waitUntilEmpty(ring);
       arriveAndExpect(full, sizeof stage);
       copyBox(stage.weights, p.weights, full, k, 0, row);
       copyBox(stage.x, p.x, full, k, plane, item.rows.first);
     }
   }
-}
-
-/// Lets the stage be filled again. This warp has read it.
-__device__ __forceinline__ void releaseStage(PhaseBarrier& empty) {
-  if (laneOf() == 0) arrive(empty);
 }
 
 /// sums = the columns [begin, end) of the tile. One product is always on its way while the next one is prepared.
@@ -160,7 +140,7 @@ __device__ __forceinline__ void multiplyColumns(Shared<S>& shared, Ring<S::kStag
   const int group = threadIdx.x / kWarpgroup - 1;
   int previous = -1;
   for (int k = begin; k < end; k += kTileColumns) {
-    waitForPhase(shared.full[ring.stage], ring.parity);
+    shared.channel.waitUntilFull(ring);
     auto& stage = shared.stages[ring.stage];
     const uint64_t weights = describeMatrix(sharedAddress(stage.weights[kWarpgroupRows * group]));
     const uint64_t x = describeMatrix(sharedAddress(stage.x));
@@ -170,12 +150,12 @@ __device__ __forceinline__ void multiplyColumns(Shared<S>& shared, Ring<S::kStag
       multiplyBf16Async(sums, advance(weights, column), advance(x, column), k > begin || column > 0);
     commitProducts();
     waitForProducts<1>();
-    if (previous >= 0) releaseStage(shared.empty[previous]);
+    if (previous >= 0) shared.channel.release(previous);
     previous = ring.stage;
     ring.next();
   }
   waitForProducts<0>();
-  releaseStage(shared.empty[previous]);
+  shared.channel.release(previous);
 }
 
 /// Leaves a slice's sums in memory. The last block that does so for a tile gets true, and the sum of all slices.
@@ -263,10 +243,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) wgmmaKernel(const __grid_const
   constexpr bool kMovesRegisters = S::kConsumers > 1;
   auto& shared = sharedMemory<Shared<S>>();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < S::kStages; ++i) {
-      initialize(shared.full[i], 1);
-      initialize(shared.empty[i], S::kConsumers * kWarpgroup / kWarp);
-    }
+    shared.channel.begin(S::kConsumers * kWarpgroup / kWarp);
     publishBarriers();
   }
   __syncthreads();

@@ -64,7 +64,8 @@ int32_t chooseTileRows(PagodaDtype dtype, int64_t slots, int32_t experts);
 PagodaStatus multiply(PagodaDevice* device, PagodaDtype dtype, const Product& product, const char* name,
                       PagodaError* error);
 
-/// The same for bf16 weights: the second where the device has a tensorMapEncoder, else the first. Their bits may differ.
+/// The same for bf16 weights: the second where the device has a tensorMapEncoder, else the first. Their bits may
+/// differ.
 PagodaStatus multiplyMma(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
 PagodaStatus multiplyWgmma(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
 

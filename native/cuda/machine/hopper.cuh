@@ -73,7 +73,7 @@ __device__ __forceinline__ void giveRegisters() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-// ---- matrices of a warpgroup, both in shared memory [wgmma] ---------------------------------------------------------
+// ---- matrices of a warpgroup [wgmma] ---------------------------------------------------------
 // Nothing may touch `d` between the start of a product and the wait for its group.
 
 /// Before the first product that reads registers or shared memory that threads have written.

@@ -30,6 +30,17 @@ constexpr uint64_t describeMatrix(uint32_t address) {
 /// The same operand `columns` bf16 elements further on within its rows of 128 bytes.
 constexpr uint64_t advance(uint64_t description, int columns) { return description + columns * 2 / 16; }
 
+/// Describes an operand that lies with its columns along the k of the product, [k][columns] in tiles of 64 columns,
+/// each of `rows` rows: bits 16 to 29 are the bytes from one tile to the next, 32 to 45 those from 8 rows to the
+/// next 8.
+constexpr uint64_t describeTransposed(uint32_t address, int rows) {
+  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(rows * kTileRowBytes >> 4) << 16 |
+         uint64_t{kSwizzleBytes >> 4} << 32 | uint64_t{1} << 62;
+}
+
+/// The same operand `rows` rows further on, a multiple of 8.
+constexpr uint64_t advanceRows(uint64_t description, int rows) { return description + rows * kTileRowBytes / 16; }
+
 /// What a description says, as the hardware reads it.
 struct MatrixDescription {
   uint32_t address;
@@ -48,6 +59,12 @@ constexpr MatrixDescription readDescription(uint64_t bits) {
 /// Address of an element of a K-major operand.
 constexpr uint32_t elementAddress(const MatrixDescription& matrix, int row, int column) {
   return swizzle128(matrix.address + row / 8 * matrix.strideBytes + row % 8 * kTileRowBytes + 2 * column);
+}
+
+/// Address of an element of a transposed operand: of row `row` of what lies in memory, which is k.
+constexpr uint32_t transposedAddress(const MatrixDescription& matrix, int row, int column) {
+  return swizzle128(matrix.address + column / kTileColumns * matrix.leadingBytes + row / 8 * matrix.strideBytes +
+                    row % 8 * kTileRowBytes + 2 * (column % kTileColumns));
 }
 
 /// Row and column of element i of what thread `thread` of a warpgroup holds of a [64, N] result.

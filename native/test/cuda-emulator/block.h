@@ -74,6 +74,7 @@ struct Product {
   float* d;
   uint64_t a, b;
   bool isAdded;
+  float rows[2][16] = {};  // of a, where registers hold it
 };
 void queueProduct(const Product& product);
 void commitProducts();

@@ -90,6 +90,13 @@ inline void loadLine(float (&line)[kMatrixStep], const MatrixDescription& matrix
     line[k] = isKnown ? bf16ToFloat(*sharedElement(elementAddress(matrix, row, k))) : std::nanf("");
 }
 
+/// The same of one column of a transposed operand.
+inline void loadColumn(float (&line)[kMatrixStep], const MatrixDescription& matrix, int column) {
+  const bool isKnown = matrix.swizzle == 1 && matrix.baseOffset == 0;
+  for (int k = 0; k < kMatrixStep; ++k)
+    line[k] = isKnown ? bf16ToFloat(*sharedElement(transposedAddress(matrix, k, column))) : std::nanf("");
+}
+
 /// From the last element to the first, before the sum is added to what was there: unlike mma (ptx.cuh) on purpose, so
 /// that a row's bits show which instruction it met.
 inline float sumOfProducts(const float (&a)[kMatrixStep], const float (&b)[kMatrixStep]) {
@@ -98,16 +105,14 @@ inline float sumOfProducts(const float (&a)[kMatrixStep], const float (&b)[kMatr
   return sum;
 }
 
-/// The thread's share of a step.
-template <int kRegisters>
-void performProduct(const emulator::Product& product) {
-  const int thread = threadIdx.x % kWarpgroup;
-  const MatrixDescription a = readDescription(product.a), b = readDescription(product.b);
-  float rows[2][kMatrixStep], column[kMatrixStep];
-  for (int i = 0; i < 2; ++i) loadLine(rows[i], a, resultRow(thread, 2 * i));
+/// The thread's share of a step: `load` finds columns of b.
+template <int kRegisters, typename Load>
+void multiplyRows(const emulator::Product& product, const float (&rows)[2][kMatrixStep], Load load) {
+  const MatrixDescription b = readDescription(product.b);
+  float column[kMatrixStep];
   for (int i = 0; i < kRegisters; ++i) {
     if (i % 4 >= 2) continue;  // the same columns again, of the row 8 below
-    loadLine(column, b, resultColumn(thread, i));
+    load(column, b, resultColumn(threadIdx.x % kWarpgroup, i));
     for (int row = 0; row < 2; ++row) {
       float& d = product.d[i + 2 * row];
       const float sum = sumOfProducts(rows[row], column);
@@ -116,9 +121,48 @@ void performProduct(const emulator::Product& product) {
   }
 }
 
+template <int kRegisters, typename Load>
+void multiplyShared(const emulator::Product& product, Load load) {
+  const MatrixDescription a = readDescription(product.a);
+  float rows[2][kMatrixStep];
+  for (int i = 0; i < 2; ++i) loadLine(rows[i], a, resultRow(threadIdx.x % kWarpgroup, 2 * i));
+  multiplyRows<kRegisters>(product, rows, load);
+}
+
+template <int kRegisters>
+void performProduct(const emulator::Product& product) {
+  multiplyShared<kRegisters>(product, loadLine);
+}
+
+template <int kRegisters>
+void performTransposed(const emulator::Product& product) {
+  multiplyShared<kRegisters>(product, loadColumn);
+}
+
+template <int kRegisters>
+void performHeld(const emulator::Product& product) {
+  multiplyRows<kRegisters>(product, product.rows, loadColumn);
+}
+
 template <int kRegisters>
 void multiplyBf16Async(float (&d)[kRegisters], uint64_t a, uint64_t b, bool isAdded) {
   emulator::queueProduct({performProduct<kRegisters>, d, a, b, isAdded});
+}
+
+template <int kRegisters>
+void multiplyTransposedAsync(float (&d)[kRegisters], uint64_t a, uint64_t b, bool isAdded) {
+  emulator::queueProduct({performTransposed<kRegisters>, d, a, b, isAdded});
+}
+
+/// Takes the registers as they are now: that nothing touches them before the wait, ptxas sees to.
+template <int kRegisters>
+void multiplyTransposedAsync(float (&d)[kRegisters], const uint32_t (&a)[4], uint64_t b, bool isAdded) {
+  emulator::Product product = {performHeld<kRegisters>, d, 0, b, isAdded};
+  MmaOperands own = {};
+  std::memcpy(own.a, a, sizeof own.a);
+  emulator::give(&own, sizeof own);
+  for (int i = 0; i < 2; ++i) readLine(product.rows[i], emulator::laneIndex() / 4, true, i, bf16ToFloat);
+  emulator::queueProduct(product);
 }
 
 }  // namespace pagoda::cuda

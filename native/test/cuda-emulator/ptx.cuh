@@ -51,7 +51,7 @@ void readLine(float (&line)[16], int group, bool ofA, int low, ToFloat toFloat) 
 
 /// d += a * b, one k16 step of f32 sums in the order of k.
 template <typename ToFloat>
-void emulateMma16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], ToFloat toFloat) {
+void emulateMma16(float* d, const uint32_t (&a)[4], const uint32_t (&b)[2], ToFloat toFloat) {
   MmaOperands own;
   std::memcpy(own.a, a, sizeof own.a);
   std::memcpy(own.b, b, sizeof own.b);
@@ -67,13 +67,9 @@ void emulateMma16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
   }
 }
 
-inline void mmaBf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  emulateMma16(d, a, b, bf16ToFloat);
-}
+inline void mmaBf16(float* d, const uint32_t (&a)[4], const uint32_t (&b)[2]) { emulateMma16(d, a, b, bf16ToFloat); }
 
-inline void mmaHalf(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  emulateMma16(d, a, b, halfToFloat);
-}
+inline void mmaHalf(float* d, const uint32_t (&a)[4], const uint32_t (&b)[2]) { emulateMma16(d, a, b, halfToFloat); }
 
 /// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
 template <bool kTransposed>

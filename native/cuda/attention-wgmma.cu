@@ -1,0 +1,594 @@
+// Paged attention over bf16 caches on GPUs of compute capability 9.0, for heads of 64 and 128 columns, after
+// FlashAttention-3 (arXiv:2407.08608): a warp feeds the copy engine (TMA), box by box through the block table, and
+// warpgroups multiply 64 packed rows each (wgmma), q and K from shared memory, then the weights from registers with V.
+// q and the weights are rounded to bf16, sums are f32.
+//
+// Prefill has blocks of 128 rows, whose two warpgroups take turns: one computes its softmax while the other one
+// multiplies. Decode has blocks of 64 rows that take a split of a request's keys and then the next one, copies running
+// ahead. Both do the same to a row, instruction by instruction, so both give it the same bits.
+#include "attention-softmax.cuh"
+#include "ring.cuh"
+
+namespace pagoda::cuda {
+namespace {
+
+constexpr int kKeys = 128;  // of a tile
+constexpr int kLongSplit = 1024;
+static_assert(kLongSplit % kKeys == 0);
+
+enum NamedBarrier { kAllConsumers = 1, kTurn = 2, kGroup = 4 };  // and one more for each warpgroup behind the last two
+
+/// Blocks of 64 rows for each consuming warpgroup. K and V have as many stages each.
+template <int kHeadDim, int kConsumingGroups, int kNumStages>
+struct Shape {
+  static constexpr int kDim = kHeadDim;
+  static constexpr int kConsumers = kConsumingGroups;
+  static constexpr int kStages = kNumStages;
+  static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
+  static constexpr int kPanels = kDim / kTileColumns;  // of 64 columns
+  static constexpr int kSums = kDim / 2;               // that a thread has
+  static constexpr bool kTakesTurns = kConsumers == 2;
+};
+
+constexpr int kPrefillRows = 2 * kWarpgroupRows;
+template <int kDim>
+using Prefill = Shape<kDim, 2, 256 / kDim>;
+template <int kDim>
+using Decode = Shape<kDim, 1, 384 / kDim>;
+
+struct Parameters {
+  TensorMap vectors;  // all K and V of the cache, one row each
+  PagodaAttention op;
+  Partials partials;   // of decode: [split, request, KV head, partialRows]; no memory where there is but one split
+  int32_t numVectors;  // rows of the map
+  int32_t boxKeys;     // that one copy takes
+  int32_t partialRows;
+  int32_t minRows;  // packed rows of the requests that this launch is for
+  int32_t maxRows;
+};
+
+template <typename S>
+struct Shared {
+  alignas(kSwizzleBytes) uint16_t keys[S::kStages][S::kPanels][kKeys][kTileColumns];
+  uint16_t values[S::kStages][S::kPanels][kKeys][kTileColumns];
+  uint16_t query[S::kConsumers][S::kPanels][kWarpgroupRows][kTileColumns];
+  float totals[S::kTakesTurns ? S::kSums : 1][S::kConsumers * kWarpgroup];  // of the splits that are done
+  Channel<S::kStages> keyChannel;
+  Channel<S::kStages> valueChannel;
+  int32_t found;
+};
+static_assert(sizeof(Shared<Prefill<128>>) <= 227 * 1024 && sizeof(Shared<Decode<128>>) <= 227 * 1024);
+
+template <typename S>
+struct Rings {
+  Ring<S::kStages> keys, values;
+};
+
+/// Positions of keys: [first, end), where `first` is the first of a tile.
+struct KeyRange {
+  int32_t first, end;
+};
+
+/// The keys of a split that some row sees.
+__device__ __forceinline__ KeyRange keysOfSplit(const GroupTile& work, int split) {
+  return {max(split * kLongSplit, work.keys.first / kKeys * kKeys), min((split + 1) * kLongSplit, work.keys.end)};
+}
+
+// ---- the producer's warp --------------------------------------------------------------------------------------------
+
+/// Where in the map the box of keys from `position` on has its K; where none of its keys is seen, behind all rows,
+/// which gives zeros.
+__device__ __forceinline__ int rowOfBox(const Parameters& p, const GroupTile& work, int position) {
+  const PagodaKvCache& cache = p.op.cache;
+  if (position >= work.keys.end || position + p.boxKeys <= work.keys.first) return p.numVectors;
+  const int32_t* blocks = p.op.batch.blockTable + static_cast<int64_t>(work.tile.request) * p.op.batch.maxBlocks;
+  const int block = blocks[position / cache.blockSize];
+  return (2 * block * cache.numKvHeads + work.kvHead) * cache.blockSize + position % cache.blockSize;
+}
+
+/// Copies one part of a tile: every lane at most one box of one panel.
+template <typename S>
+__device__ __forceinline__ void copyTile(uint16_t (&stage)[S::kPanels][kKeys][kTileColumns], PhaseBarrier& full,
+                                         const Parameters& p, int row) {
+  const int boxes = kKeys / p.boxKeys, panel = laneOf() / boxes;
+  if (laneOf() == 0) arriveAndExpect(full, sizeof stage);
+  __syncwarp();
+  if (panel < S::kPanels)
+    copyBox(stage[panel][laneOf() % boxes * p.boxKeys], p.vectors, full, kTileColumns * panel, 0, row);
+}
+
+/// Queues K and V of all tiles of these keys, as far ahead as there are stages.
+template <typename S>
+__device__ void produce(Shared<S>& shared, Rings<S>& rings, const Parameters& p, const GroupTile& work,
+                        const KeyRange& range) {
+  const int ownBox = laneOf() % (kKeys / p.boxKeys) * p.boxKeys;
+  const int toValues = p.op.cache.numKvHeads * p.op.cache.blockSize;
+  for (int first = range.first; first < range.end; first += kKeys) {
+    const int row = rowOfBox(p, work, first + ownBox);
+    shared.keyChannel.waitUntilEmpty(rings.keys);
+    copyTile<S>(shared.keys[rings.keys.stage], shared.keyChannel.full[rings.keys.stage], p, row);
+    rings.keys.next();
+    shared.valueChannel.waitUntilEmpty(rings.values);
+    copyTile<S>(shared.values[rings.values.stage], shared.valueChannel.full[rings.values.stage], p, row + toValues);
+    rings.values.next();
+  }
+}
+
+// ---- consuming warpgroups -------------------------------------------------------------------------------------------
+
+template <typename S>
+__device__ __forceinline__ int groupOf() {
+  return threadIdx.x / kWarpgroup - 1;
+}
+
+/// The two warpgroups issue their products in turn, the first one first. Both have as many turns.
+template <typename S>
+__device__ __forceinline__ void giveTurn() {
+  if constexpr (S::kTakesTurns) barrierArrive(kTurn + 1 - groupOf<S>(), 2 * kWarpgroup);
+}
+template <typename S>
+__device__ __forceinline__ void takeTurn() {
+  if constexpr (S::kTakesTurns) barrierSync(kTurn + groupOf<S>(), 2 * kWarpgroup);
+}
+
+/// What a thread knows of its two rows.
+struct OwnRows {
+  int row[2];       // of the tile
+  bool present[2];  // the others are zeros, and nobody reads what becomes of them
+  Visible seen[2];
+  Visible byAll;  // keys that all present rows of the warpgroup see
+
+  __device__ OwnRows(const GroupTile& work, int window, int group) {
+    const int first = kWarpgroupRows * group, last = min(work.tile.count, first + kWarpgroupRows) - 1;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      row[i] = first + resultRow(threadIdx.x % kWarpgroup, 2 * i);
+      present[i] = row[i] < work.tile.count;
+      seen[i] = present[i] ? work.visible(row[i], window) : Visible{0, INT32_MAX};
+    }
+    byAll = {0, INT32_MAX};
+    if (first <= last) byAll = {work.visible(last, window).first, work.visible(first, window).end};
+  }
+
+  __device__ __forceinline__ bool allSee(int first) const { return byAll.first <= first && first + kKeys <= byAll.end; }
+};
+
+/// How scores are counted: as they come out of the product where that is all that happens to them.
+struct ScoreUnit {
+  bool isPlain;
+  float scale;  // of a score
+  float log2;   // the same for 2^x
+
+  __device__ explicit ScoreUnit(const PagodaAttention& op)
+      : isPlain(op.softcap == 0.0f && op.scale > 0.0f), scale(isPlain ? op.scale : 1.0f), log2(scale * kLog2e) {}
+};
+
+/// The warpgroup's rows of q, rounded, into its shared memory; zeros where there is no row.
+template <typename S>
+__device__ void loadQuery(Shared<S>& shared, const PagodaAttention& op, const GroupTile& work) {
+  constexpr int kChunks = S::kDim / 8;
+  const int group = groupOf<S>();
+  barrierSync(kGroup + group, kWarpgroup);  // all products with what was there are done
+  for (int i = threadIdx.x % kWarpgroup; i < kWarpgroupRows * kChunks; i += kWarpgroup) {
+    const int line = i / kChunks, chunk = i % kChunks, row = kWarpgroupRows * group + line;
+    uint4 rounded = make_uint4(0, 0, 0, 0);
+    if (row < work.tile.count) {
+      const float* x = rowOf(op.query, work.tile.firstToken + work.token(row)) +
+                       static_cast<int64_t>(work.head(row)) * S::kDim + 8 * chunk;
+      rounded = make_uint4(packBf16(x[0], x[1]), packBf16(x[2], x[3]), packBf16(x[4], x[5]), packBf16(x[6], x[7]));
+    }
+    uint16_t* to = &shared.query[group][chunk / 8][line][(chunk % 8 ^ line % 8) * 8];
+    *reinterpret_cast<uint4*>(to) = rounded;
+  }
+  publishShared();
+  barrierSync(kGroup + group, kWarpgroup);
+}
+
+/// Queues scores = q * K^T of a tile.
+template <typename S>
+__device__ __forceinline__ void multiplyKeys(Shared<S>& shared, int stage, float (&scores)[kKeys / 2]) {
+  beginProducts();
+#pragma unroll
+  for (int column = 0; column < S::kDim; column += kMatrixStep) {
+    const int panel = column / kTileColumns;
+    const uint64_t query = describeMatrix(sharedAddress(shared.query[groupOf<S>()][panel]));
+    const uint64_t keys = describeMatrix(sharedAddress(shared.keys[stage][panel]));
+    multiplyBf16Async(scores, advance(query, column % kTileColumns), advance(keys, column % kTileColumns), column > 0);
+  }
+  commitProducts();
+}
+
+/// Queues sums += weights * V of a tile.
+template <typename S>
+__device__ __forceinline__ void multiplyValues(Shared<S>& shared, int stage,
+                                               const uint32_t (&weights)[kKeys / kMatrixStep][4],
+                                               float (&sums)[S::kSums]) {
+  const uint64_t values = describeTransposed(sharedAddress(shared.values[stage]), kKeys);
+  beginProducts();
+#pragma unroll
+  for (int k = 0; k < kKeys / kMatrixStep; ++k)
+    multiplyTransposedAsync(sums, weights[k], advanceRows(values, kMatrixStep * k), true);
+  commitProducts();
+}
+
+/// Scores as they are counted, -Inf where a row does not see the key.
+__device__ __forceinline__ void finishScores(const PagodaAttention& op, const OwnRows& rows, const ScoreUnit& unit,
+                                             int first, float (&scores)[kKeys / 2]) {
+  if (unit.isPlain && rows.allSee(first)) return;
+#pragma unroll
+  for (int i = 0; i < kKeys / 2; ++i) {
+    const int position = first + resultColumn(threadIdx.x % kWarpgroup, i);
+    const Visible& seen = rows.seen[rowOfElement(i)];
+    if (!unit.isPlain) scores[i] = finishScore(scores[i], op, seen, position);
+    if (!isSeen(seen, position)) scores[i] = -kInfinity;
+  }
+}
+
+__device__ __forceinline__ void roundWeights(const float (&scores)[kKeys / 2],
+                                             uint32_t (&weights)[kKeys / kMatrixStep][4]) {
+#pragma unroll
+  for (int k = 0; k < kKeys / kMatrixStep; ++k) packWeights(scores, k, weights[k]);
+}
+
+/// Zeros where the last box of a request goes beyond its end, since V may be anything there: weights of 0 do not hide
+/// NaN. All consumers, of the tile of V that begins at `first`.
+template <typename S>
+__device__ void clearTail(Shared<S>& shared, const Parameters& p, const GroupTile& work, int stage, int first) {
+  const int written = p.op.batch.seqLens[work.tile.request];
+  const int copied = min(first + kKeys, static_cast<int>(roundUp(work.keys.end, p.boxKeys)));
+  if (copied <= written) return;
+  const int chunks = (copied - written) * (kTileColumns / 8);
+  for (int i = threadIdx.x - kWarpgroup; i < S::kPanels * chunks; i += S::kConsumers * kWarpgroup) {
+    const int chunk = i % chunks;
+    uint16_t* to = &shared.values[stage][i / chunks][written - first + chunk / 8][chunk % 8 * 8];
+    *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
+  }
+  publishShared();
+  barrierSync(kAllConsumers, S::kConsumers * kWarpgroup);
+}
+
+/// states, sums = the keys of one split, which are not none. The products of a tile's scores run beside those of the
+/// tile before with V.
+template <typename S>
+__device__ __forceinline__ void attendSplit(Shared<S>& shared, Rings<S>& rings, const Parameters& p,
+                                            const GroupTile& work, const OwnRows& rows, const KeyRange& range,
+                                            SoftmaxState (&states)[2], float (&sums)[S::kSums]) {
+  const ScoreUnit unit(p.op);
+  float scores[kKeys / 2], factors[2];
+  uint32_t weights[kKeys / kMatrixStep][4];
+#pragma unroll
+  for (SoftmaxState& state : states) state = {};
+#pragma unroll
+  for (float& sum : sums) sum = 0.0f;
+  const auto releaseKeys = [&] {
+    shared.keyChannel.release(rings.keys.stage);
+    rings.keys.next();
+  };
+  const auto releaseValues = [&] {
+    shared.valueChannel.release(rings.values.stage);
+    rings.values.next();
+  };
+  shared.keyChannel.waitUntilFull(rings.keys);
+  takeTurn<S>();
+  multiplyKeys(shared, rings.keys.stage, scores);
+  giveTurn<S>();
+  waitForProducts<0>();
+  releaseKeys();
+  finishScores(p.op, rows, unit, range.first, scores);
+  weighScores(scores, unit.log2, states, factors);
+  roundWeights(scores, weights);
+  int first = range.first + kKeys;
+  for (; first < range.end; first += kKeys) {
+    shared.keyChannel.waitUntilFull(rings.keys);
+    takeTurn<S>();
+    multiplyKeys(shared, rings.keys.stage, scores);
+    shared.valueChannel.waitUntilFull(rings.values);
+    multiplyValues(shared, rings.values.stage, weights, sums);
+    giveTurn<S>();
+    waitForProducts<1>();
+    releaseKeys();
+    finishScores(p.op, rows, unit, first, scores);
+    weighScores(scores, unit.log2, states, factors);
+    waitForProducts<0>();
+    releaseValues();
+    roundWeights(scores, weights);
+    scaleSums(sums, factors);
+  }
+  shared.valueChannel.waitUntilFull(rings.values);
+  if (range.end == work.keys.end) clearTail(shared, p, work, rings.values.stage, first - kKeys);
+  multiplyValues(shared, rings.values.stage, weights, sums);
+  waitForProducts<0>();
+  releaseValues();
+  finishStates(states, unit.scale);
+}
+
+/// Writes the rows of a warpgroup.
+template <typename S>
+__device__ __forceinline__ void writeRows(const PagodaAttention& op, const GroupTile& work, const OwnRows& rows,
+                                          const SoftmaxState (&states)[2], const float (&sums)[S::kSums]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (!rows.present[r]) continue;
+    const int head = work.head(rows.row[r]);
+    const float factor = finalFactor(states[r], sinkOf(op.sinks, head));
+    float* out = rowOf(op.out, work.tile.firstToken + work.token(rows.row[r])) + static_cast<int64_t>(head) * S::kDim;
+#pragma unroll
+    for (int i = 0; i < S::kSums; ++i)
+      if (rowOfElement(i) == r) out[resultColumn(threadIdx.x % kWarpgroup, i)] = sums[i] * factor;
+  }
+}
+
+/// Leaves the partial result of a split.
+template <typename S>
+__device__ __forceinline__ void leaveSplit(const Parameters& p, const GroupTile& work, const OwnRows& rows, int split,
+                                           const SoftmaxState (&states)[2], const float (&sums)[S::kSums]) {
+  const int64_t requests = p.op.batch.numRequests, heads = p.op.cache.numKvHeads;
+  const int64_t first = ((split * requests + work.tile.request) * heads + work.kvHead) * p.partialRows;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (!rows.present[r]) continue;
+    const int64_t index = first + rows.row[r];
+    if (laneOf() % 4 == 0) p.partials.states[index] = states[r];
+    if (states[r].largest == -kInfinity) continue;
+    float* to = p.partials.sums + index * S::kDim;
+#pragma unroll
+    for (int i = 0; i < S::kSums; ++i)
+      if (rowOfElement(i) == r) to[resultColumn(threadIdx.x % kWarpgroup, i)] = sums[i];
+  }
+}
+
+/// Goes through all splits of a tile and writes it; the sums so far wait in shared memory.
+template <typename S>
+__device__ __forceinline__ void attendTile(Shared<S>& shared, const Parameters& p, const GroupTile& work) {
+  const OwnRows rows(work, p.op.slidingWindow, groupOf<S>());
+  const int thread = threadIdx.x - kWarpgroup;
+  Rings<S> rings;
+  SoftmaxState totals[2], states[2];
+  float sums[S::kSums];
+  loadQuery(shared, p.op, work);
+  if (groupOf<S>() == 1) giveTurn<S>();
+  const int firstSplit = work.keys.first / kLongSplit;
+  for (int split = firstSplit; split * kLongSplit < work.keys.end; ++split) {
+    attendSplit(shared, rings, p, work, rows, keysOfSplit(work, split), states, sums);
+    const MergeFactors factors[2] = {merge(totals[0], states[0]), merge(totals[1], states[1])};
+    const bool isLast = (split + 1) * kLongSplit >= work.keys.end;
+#pragma unroll
+    for (int i = 0; i < S::kSums; ++i) {
+      float& total = shared.totals[i][thread];
+      sums[i] = mergeSums(split == firstSplit ? 0.0f : total, sums[i], factors[rowOfElement(i)]);
+      if (!isLast) total = sums[i];
+    }
+  }
+  if (groupOf<S>() == 0) takeTurn<S>();  // the last one that was given
+  writeRows<S>(p.op, work, rows, totals, sums);
+}
+
+template <int kDim>
+__global__ void __launch_bounds__(Prefill<kDim>::kThreads, 1) prefillKernel(const __grid_constant__ Parameters p) {
+  using S = Prefill<kDim>;
+  constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+  auto& shared = sharedMemory<Shared<S>>();
+  const int index = gridDim.x - 1 - blockIdx.x;  // those with the most keys first
+  const QueryTile tile =
+      findTile(p.op.batch, index, p.op.numHeads / p.op.cache.numKvHeads, kPrefillRows, &shared.found);
+  const int packed = packedRows(p.op, tile.request);
+  if (tile.count <= 0 || packed < p.minRows || packed > p.maxRows) return;
+  const GroupTile work(p.op, tile, static_cast<int>(blockIdx.y));
+  if (threadIdx.x == 0) {
+    shared.keyChannel.begin(S::kConsumers * kWarpgroup / kWarp);
+    shared.valueChannel.begin(S::kConsumers * kWarpgroup / kWarp);
+    publishBarriers();
+  }
+  __syncthreads();
+  if (threadIdx.x < kWarpgroup) {
+    giveRegisters<kProducerRegisters>();
+    if (warpOf() > 0) return;
+    Rings<S> rings;
+    produce(shared, rings, p, work, {work.keys.first / kKeys * kKeys, work.keys.end});
+  } else {
+    takeRegisters<kConsumerRegisters>();
+    attendTile(shared, p, work);
+  }
+}
+
+// ---- decode ---------------------------------------------------------------------------------------------------------
+
+/// A split of the keys of a request and a KV head.
+struct Item {
+  GroupTile work;
+  int split;
+};
+
+/// The items of a batch, one request after the other. A warp looks for them together, and only forwards.
+class Items {
+ public:
+  __device__ explicit Items(const Parameters& p) : p_(p) {}
+
+  __device__ int countOf(int request) const {
+    if (request >= p_.op.batch.numRequests) return 0;
+    const GroupTile work = whole(request, 0);
+    if (work.tile.count < p_.minRows || work.tile.count > p_.maxRows) return 0;
+    return splitsOf(work) * p_.op.cache.numKvHeads;
+  }
+
+  /// Sets `request` and which of its items number `index` is; false where there is none.
+  __device__ bool find(int index, int* request, int* item) {
+    for (; first_ < p_.op.batch.numRequests; first_ += kWarp) {
+      const int count = countOf(first_ + laneOf());
+      int through = count;
+      for (int lanes = 1; lanes < kWarp; lanes *= 2) {
+        const int before = __shfl_up_sync(kAllLanes, through, lanes);
+        if (laneOf() >= lanes) through += before;
+      }
+      through += before_;
+      const unsigned behind = __ballot_sync(kAllLanes, through > index);
+      if (behind != 0) {
+        const int lane = __ffs(static_cast<int>(behind)) - 1;
+        *request = first_ + lane;
+        *item = index - __shfl_sync(kAllLanes, through - count, lane);
+        return true;
+      }
+      before_ = __shfl_sync(kAllLanes, through, kWarp - 1);
+    }
+    return false;
+  }
+
+  __device__ Item get(int request, int item) const {
+    const GroupTile work = whole(request, item % p_.op.cache.numKvHeads);
+    return {work, work.keys.first / kLongSplit + item / p_.op.cache.numKvHeads};
+  }
+
+ private:
+  /// All rows of a request for a KV head.
+  __device__ GroupTile whole(int request, int kvHead) const {
+    const PagodaBatch& batch = p_.op.batch;
+    const int first = batch.queryStartLoc[request], tokens = batch.queryStartLoc[request + 1] - first;
+    return {p_.op, {request, 0, packedRows(p_.op, request), first, batch.seqLens[request] - tokens}, kvHead};
+  }
+  static __device__ int splitsOf(const GroupTile& work) {
+    return static_cast<int>(ceilDivide(work.keys.end, kLongSplit)) - work.keys.first / kLongSplit;
+  }
+
+  const Parameters& p_;
+  int first_ = 0;   // of the 32 requests that the warp is at
+  int before_ = 0;  // items of those before
+};
+
+template <typename S>
+__device__ __forceinline__ void attendItem(Shared<S>& shared, Rings<S>& rings, const Parameters& p, const Item& item) {
+  const OwnRows rows(item.work, p.op.slidingWindow, 0);
+  SoftmaxState states[2];
+  float sums[S::kSums];
+  loadQuery(shared, p.op, item.work);
+  attendSplit(shared, rings, p, item.work, rows, keysOfSplit(item.work, item.split), states, sums);
+  if (p.partials.sums != nullptr) return leaveSplit<S>(p, item.work, rows, item.split, states, sums);
+  SoftmaxState totals[2];
+  const MergeFactors factors[2] = {merge(totals[0], states[0]), merge(totals[1], states[1])};
+#pragma unroll
+  for (int i = 0; i < S::kSums; ++i) sums[i] = mergeSums(0.0f, sums[i], factors[rowOfElement(i)]);
+  writeRows<S>(p.op, item.work, rows, totals, sums);
+}
+
+template <int kDim>
+__global__ void __launch_bounds__(Decode<kDim>::kThreads, 1) decodeKernel(const __grid_constant__ Parameters p) {
+  using S = Decode<kDim>;
+  auto& shared = sharedMemory<Shared<S>>();
+  if (threadIdx.x == 0) {
+    shared.keyChannel.begin(kWarpgroup / kWarp);
+    shared.valueChannel.begin(kWarpgroup / kWarp);
+    publishBarriers();
+  }
+  __syncthreads();
+  if (threadIdx.x >= kWarp && threadIdx.x < kWarpgroup) return;
+  Items items(p);
+  Rings<S> rings;
+  int request, number;
+  for (int index = blockIdx.x; items.find(index, &request, &number); index += gridDim.x) {
+    const Item item = items.get(request, number);
+    if (threadIdx.x < kWarp) {
+      produce(shared, rings, p, item.work, keysOfSplit(item.work, item.split));
+    } else {
+      attendItem(shared, rings, p, item);
+    }
+  }
+}
+
+// ---- the host -------------------------------------------------------------------------------------------------------
+
+int64_t vectorsOf(const PagodaKvCache& cache) {
+  return int64_t{2} * cache.numBlocks * cache.numKvHeads * cache.blockSize;
+}
+
+/// Keys of a page, or of a part of it, that one copy takes: a divisor of the page and of a tile, at least 8.
+int32_t chooseBoxKeys(int32_t blockSize) {
+  int32_t keys = 8;
+  while (keys < kKeys && blockSize % (2 * keys) == 0) keys *= 2;
+  return keys;
+}
+
+cudaError_t encodeMap(void* encoder, const PagodaKvCache& cache, Parameters& p) {
+  const auto columns = static_cast<uint64_t>(cache.headDim);
+  const uint64_t bytes = columns * sizeof(uint16_t);
+  const Planes vectors = {cache.data, columns, 1, static_cast<uint64_t>(vectorsOf(cache)), bytes, bytes};
+  return encodeTensorMap(encoder, &p.vectors, vectors, static_cast<uint32_t>(p.boxKeys));
+}
+
+template <int kDim>
+PagodaStatus runPrefill(PagodaDevice* device, Parameters p, int32_t minRows, PagodaError* error) {
+  using S = Prefill<kDim>;
+  const PagodaAttention& op = p.op;
+  p.minRows = minRows, p.maxRows = INT32_MAX;
+  const int64_t tiles =
+      maxQueryTiles(op.batch.numTokens, op.batch.numRequests, op.numHeads / op.cache.numKvHeads, kPrefillRows);
+  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), op.cache.numKvHeads), dim3(S::kThreads),
+                             sizeof(Shared<S>)};
+  return check(launch(prefillKernel<kDim>, shape, device->stream, p), "attention", error);
+}
+
+/// What the partial results of decode need.
+struct DecodePlan {
+  int64_t splits;
+  int64_t rows;  // of a request and KV head
+  int64_t heads;
+  uint64_t bytes;
+
+  DecodePlan(const PagodaAttention& op, int group) {
+    splits = ceilDivide(op.batch.maxSeqLen, kLongSplit);
+    const int64_t packed = static_cast<int64_t>(op.batch.maxQueryLen) * group;
+    rows = packed < kWarpgroupRows ? packed : kWarpgroupRows;
+    heads = static_cast<int64_t>(op.batch.numRequests) * op.cache.numKvHeads;
+    bytes = splits * heads * rows * (op.cache.headDim * sizeof(float) + sizeof(SoftmaxState));
+  }
+};
+
+template <int kDim>
+PagodaStatus runDecode(PagodaDevice* device, Parameters p, const DecodePlan& plan, PagodaError* error) {
+  using S = Decode<kDim>;
+  p.minRows = 1, p.maxRows = kWarpgroupRows;
+  p.partialRows = static_cast<int32_t>(plan.rows);
+  if (plan.splits > 1) {
+    const auto splits = static_cast<int32_t>(plan.splits);
+    if (const PagodaStatus status = reservePartials(device, splits, plan.heads * plan.rows, kDim, &p.partials, error))
+      return status;
+  }
+  const int64_t items = plan.heads * plan.splits;
+  const int64_t blocks = items < device->multiprocessors ? items : device->multiprocessors;
+  const LaunchShape shape = {dim3(static_cast<unsigned>(blocks)), dim3(S::kThreads), sizeof(Shared<S>)};
+  if (const PagodaStatus status = check(launch(decodeKernel<kDim>, shape, device->stream, p), "attention", error))
+    return status;
+  if (plan.splits == 1) return PAGODA_OK;
+  return combineDecode(device, {p.op, p.partials, p.partialRows, kLongSplit}, error);
+}
+
+/// Requests of up to 64 rows for a KV head are decode's, unless their partial results would take too much memory.
+template <int kDim>
+PagodaStatus run(PagodaDevice* device, const Parameters& p, PagodaError* error) {
+  const int group = p.op.numHeads / p.op.cache.numKvHeads;
+  const DecodePlan plan(p.op, group);
+  const bool canDecode = group <= kWarpgroupRows && (plan.splits == 1 || plan.bytes <= device->maxPartialBytes);
+  if (canDecode) {
+    if (const PagodaStatus status = runDecode<kDim>(device, p, plan, error)) return status;
+    if (static_cast<int64_t>(p.op.batch.maxQueryLen) * group <= kWarpgroupRows) return PAGODA_OK;
+  }
+  return runPrefill<kDim>(device, p, canDecode ? kWarpgroupRows + 1 : 1, error);
+}
+
+}  // namespace
+
+bool canAttendByWgmma(const PagodaDevice& device, const PagodaAttention& op) {
+  constexpr int64_t kMostVectors = int64_t{1} << 30;  // coordinates of boxes are int32
+  return device.tensorMapEncoder != nullptr && canAttendByMma(op) && op.cache.blockSize % 8 == 0 &&
+         vectorsOf(op.cache) <= kMostVectors;
+}
+
+PagodaStatus attendByWgmma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {
+  Parameters p = {};
+  p.op = op;
+  p.numVectors = static_cast<int32_t>(vectorsOf(op.cache));
+  p.boxKeys = chooseBoxKeys(op.cache.blockSize);
+  if (const PagodaStatus status = check(encodeMap(device->tensorMapEncoder, op.cache, p), "attention", error))
+    return status;
+  return op.cache.headDim == 64 ? run<64>(device, p, error) : run<128>(device, p, error);
+}
+
+}  // namespace pagoda::cuda
