@@ -9,6 +9,7 @@
 
 #include "../block-formats.h"
 #include "../cpu/backend.h"
+#include "../cuda/device.h"
 #include "check.h"
 
 extern "C" const PagodaBackend* pagodaBackend(void);
@@ -247,15 +248,17 @@ struct AttentionShape {
   int32_t blockSize = 16;
 };
 
-void testAttention(const std::vector<Request>& requests, const AttentionShape& s, double tolerance) {
-  section(text("attention, %d/%d heads of %d, dtype %d, window %d", s.heads, s.kvHeads, s.dim, s.dtype, s.window));
+void testAttention(const std::vector<Request>& requests, const AttentionShape& s, double tolerance,
+                   int32_t device = kSm90) {
+  section(text("attention, %d/%d heads of %d, dtype %d, window %d, device %d", s.heads, s.kvHeads, s.dim, s.dtype,
+               s.window, device));
   Random random(s.heads * 100 + s.dim);
   const Batch batch(requests, s.blockSize);
   const int32_t tokens = batch.queryStartLoc.back(), width = s.kvHeads * s.dim;
   const auto query = random.normals(static_cast<size_t>(tokens) * s.heads * s.dim);
   const auto key = random.normals(batch.slots.size() * width), value = random.normals(batch.slots.size() * width);
   const auto sinks = random.normals(s.heads);
-  compare(tolerance, [&](Machine& m) {
+  const auto build = [&](Machine& m) {
     const PagodaKvCache cache = m.cache({nullptr, batch.numBlocks, s.blockSize, s.kvHeads, s.dim, s.dtype, 0});
     m.run(m.api->cacheWrite,
           PagodaCacheWrite{m.tensor(key, width), m.tensor(value, width), cache, m.upload(batch.slots)});
@@ -270,7 +273,66 @@ void testAttention(const std::vector<Request>& requests, const AttentionShape& s
                                 s.sinks ? m.weight(PAGODA_VECTOR, PAGODA_F32, sinks, s.heads) : PagodaWeight{}};
     m.run(m.api->attention, op);
     return read(m, op.out);
-  });
+  };
+  compare(tolerance, build, device);
+}
+
+/// Tokens of a step: [first, end) of one request.
+struct Tokens {
+  int32_t first, end;
+};
+
+/// Attention of some of the tokens of a request, all of which has been written.
+std::vector<float> attendTokens(Machine& m, const AttentionShape& s, int32_t total, const Tokens& tokens) {
+  Random random(s.dim + s.kvHeads);
+  const Batch whole({{total, 0}}, s.blockSize);
+  const int32_t width = s.kvHeads * s.dim, queryWidth = s.heads * s.dim, count = tokens.end - tokens.first;
+  const auto query = random.normals(static_cast<size_t>(total) * queryWidth),
+             key = random.normals(static_cast<size_t>(total) * width),
+             value = random.normals(static_cast<size_t>(total) * width);
+  const PagodaKvCache cache = m.cache({nullptr, whole.numBlocks, s.blockSize, s.kvHeads, s.dim, s.dtype, 0});
+  m.run(m.api->cacheWrite,
+        PagodaCacheWrite{m.tensor(key, width), m.tensor(value, width), cache, m.upload(whole.slots)});
+  const auto from = query.begin() + static_cast<size_t>(tokens.first) * queryWidth;
+  const PagodaBatch batch = {1,
+                             count,
+                             whole.maxBlocks,
+                             count,
+                             tokens.end,
+                             m.upload(std::vector<int32_t>{0, count}),
+                             m.upload(std::vector<int32_t>{tokens.end}),
+                             m.upload(whole.blockTable)};
+  const PagodaAttention op = {m.output(count, queryWidth),
+                              m.tensor({from, from + static_cast<size_t>(count) * queryWidth}, queryWidth),
+                              cache,
+                              batch,
+                              s.heads,
+                              1 / std::sqrt(static_cast<float>(s.dim)),
+                              s.window,
+                              s.softcap,
+                              {}};
+  m.run(m.api->attention, op);
+  return read(m, op.out);
+}
+
+/// The last tokens of a request in one step, in others of a few tokens or of one, whose splits are merged behind them
+/// or, where there is no memory for what they leave, by the blocks themselves.
+void testAttentionBits(const AttentionShape& s, int32_t total, int32_t chunk, int32_t device) {
+  section(text("the bits of attention do not depend on the step, heads of %d, window %d, device %d", s.dim, s.window,
+               device));
+  Machine cuda(pagodaBackend(), device);
+  const uint64_t memory = cuda.device->maxPartialBytes;
+  const auto all = attendTokens(cuda, s, total, {total - chunk, total});
+  const size_t row = static_cast<size_t>(s.heads) * s.dim;
+  for (const Tokens& tokens : {Tokens{total - 1, total}, Tokens{total - 5, total - 2}, Tokens{total - chunk, total}}) {
+    const auto begin = all.begin() + row * (tokens.first - (total - chunk));
+    const std::vector<float> expected(begin, begin + row * (tokens.end - tokens.first));
+    for (const uint64_t bytes : {memory, uint64_t{0}}) {
+      cuda.device->maxPartialBytes = bytes;
+      CHECK(haveSameBits(expected, attendTokens(cuda, s, total, tokens)), "[%d, %d), %llu bytes", tokens.first,
+            tokens.end, static_cast<unsigned long long>(bytes));
+    }
+  }
 }
 
 struct LatentShape {
@@ -411,11 +473,19 @@ void run() {
   const std::vector<Request> decode = {{1, 1100}, {1, 30}};
   for (const PagodaDtype dtype : {PAGODA_F32, PAGODA_BF16, PAGODA_INT8}) {
     const double tolerance = dtype == PAGODA_F32 ? kExact : kBf16;
-    testAttention(mixed, {4, 2, 64, dtype, 0, 0, false}, tolerance);
+    for (const int32_t device : {kSm90, kSm80}) {
+      if (device == kSm80 && dtype != PAGODA_BF16) continue;  // the same kernels
+      testAttention(mixed, {4, 2, 64, dtype, 0, 0, false}, tolerance, device);
+      testAttention(decode, {4, 1, 64, dtype, 0, 2, false}, tolerance, device);
+    }
     testAttention(mixed, {6, 2, 128, dtype, 7, 0, true, 4}, tolerance);
-    testAttention(decode, {4, 1, 64, dtype, 0, 2, false}, tolerance);
   }
-  testAttention({{70, 60}}, {2, 1, 128, PAGODA_BF16, 0, 0, false}, kBf16);
+  for (const int32_t device : {kSm90, kSm80}) {
+    testAttention({{70, 60}}, {2, 1, 128, PAGODA_BF16, 0, 0, false}, kBf16, device);
+    testAttention({{90, 200}, {2, 300}}, {6, 2, 128, PAGODA_BF16, 100, 3, true, 24}, kBf16, device);
+    testAttentionBits({3, 1, 64, PAGODA_BF16, 0, 0, false, 24}, 1290, 50, device);
+    testAttentionBits({4, 1, 128, PAGODA_BF16, 1100, 0, false, 64}, 2070, 20, device);
+  }
   testAttention({{3, 600}}, {3, 3, 80, PAGODA_BF16, 300, 0, false}, kBf16);
   testMlaAttention(mixed, {3, 64, 16, 32, 32, PAGODA_F32}, kExact);
   testMlaAttention({{3, 70}, {1, 600}}, {16, 512, 64, 32, 16, PAGODA_BF16}, kBf16);

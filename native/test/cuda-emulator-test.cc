@@ -249,6 +249,65 @@ void testProducts() {
     CHECK(out[kProductRows * kProductColumns + i] == -1, "thread %d's came too early", i);
 }
 
+struct TransposedShared {
+  alignas(kSwizzleBytes) uint16_t a[kProductRows][kTileColumns];
+  alignas(kSwizzleBytes) uint16_t b[256 / kTileColumns][kMatrixStep][kTileColumns];
+};
+
+/// out [64, 256] = a [64, 16] * b [16, 256] twice: a in shared memory, then in registers.
+void transposedKernel(const Parameters p) {
+  auto& shared = sharedMemory<TransposedShared>();
+  const float* b = p.in + kProductRows * kMatrixStep;
+  const int thread = threadIdx.x;
+  for (int i = thread; i < kProductRows * kMatrixStep; i += kWarpgroup) {
+    const int row = i / kMatrixStep, column = i % kMatrixStep;
+    shared.a[row][8 * (column / 8 ^ row % 8) + column % 8] = toBf16(p.in[i]);
+  }
+  for (int i = thread; i < kMatrixStep * 256; i += kWarpgroup) {
+    const int k = i / 256, column = i % 256;
+    shared.b[column / 64][k][8 * (column % 64 / 8 ^ k % 8) + column % 8] = toBf16(b[i]);
+  }
+  publishShared();
+  __syncthreads();
+  uint32_t held[4];
+  for (int i = 0; i < 4; ++i) {
+    const float* from =
+        p.in + (16 * (thread / 32) + thread % 32 / 4 + 8 * (i % 2)) * kMatrixStep + 8 * (i / 2) + 2 * (thread % 4);
+    held[i] = packBf16(from[0], from[1]);
+  }
+  float d[2][128];
+  const uint64_t columns = describeTransposed(sharedAddress(shared.b), kMatrixStep);
+  beginProducts();
+  multiplyTransposedAsync(d[0], describeMatrix(sharedAddress(shared.a)), columns, false);
+  multiplyTransposedAsync(d[1], held, columns, false);
+  commitProducts();
+  waitForProducts<0>();
+  for (int twice = 0; twice < 2; ++twice) {
+    float* out = p.out + twice * kProductRows * 256;
+    for (int i = 0; i < 128; ++i) out[resultRow(thread, i) * 256 + resultColumn(thread, i)] = d[twice][i];
+  }
+}
+
+void testTransposedProducts() {
+  section("wgmma with a transposed operand, the other one in shared memory or in registers");
+  std::vector<float> in((kProductRows + 256) * kMatrixStep), out(2 * kProductRows * 256);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(static_cast<int>(i * 7 % 31) - 15);
+  const Parameters p = {out.data(), in.data()};
+  CHECK(launch(transposedKernel, shapeOf(1, kWarpgroup, sizeof(TransposedShared)), nullptr, p) == cudaSuccess,
+        "launch");
+  for (int row = 0; row < kProductRows; ++row) {
+    for (int column = 0; column < 256; ++column) {
+      float sum = 0;
+      for (int k = 0; k < kMatrixStep; ++k)
+        sum += in[row * kMatrixStep + k] * in[kProductRows * kMatrixStep + k * 256 + column];
+      for (int twice = 0; twice < 2; ++twice) {
+        const float actual = out[(twice * kProductRows + row) * 256 + column];
+        CHECK(actual == sum, "[%d, %d] %g but %g", row, column, actual, sum);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pagoda::test
 
@@ -262,5 +321,6 @@ int main() {
   testBoxes();
   testAnnouncedBytes();
   testProducts();
+  testTransposedProducts();
   return finish();
 }

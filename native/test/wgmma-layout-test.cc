@@ -72,6 +72,25 @@ void testElements() {
   }
 }
 
+void testTransposed() {
+  section("a step of a transposed operand finds what the copy engine has put into tiles of 64 columns");
+  constexpr int kRows = 128;
+  const uint64_t bits = describeTransposed(8192, kRows);
+  const MatrixDescription whole = readDescription(bits);
+  CHECK(whole.leadingBytes == 128 * kRows && whole.strideBytes == 1024 && whole.swizzle == 1 && whole.baseOffset == 0,
+        "%u, %u, %u", whole.leadingBytes, whole.strideBytes, whole.swizzle);
+  for (int step = 0; step < kRows; step += kMatrixStep) {
+    const MatrixDescription matrix = readDescription(advanceRows(bits, step));
+    for (int k = 0; k < kMatrixStep; ++k) {
+      for (int column = 0; column < 256; ++column) {
+        const int row = step + k, tile = column / 64, chunk = column % 64 / 8;
+        const uint32_t expected = 8192 + 128 * (kRows * tile + row) + 16 * (chunk ^ row % 8) + 2 * (column % 8);
+        CHECK(transposedAddress(matrix, k, column) == expected, "row %d, column %d", row, column);
+      }
+    }
+  }
+}
+
 void testResults() {
   section("the threads of a warpgroup hold each element of a result once");
   for (const int columns : {8, 16, 64, 128, 256}) {
@@ -91,6 +110,7 @@ int main() {
   testSwizzle();
   testDescriptions();
   testElements();
+  testTransposed();
   testResults();
   return finish();
 }
