@@ -204,7 +204,7 @@ PagodaStatus attendLatents(PagodaDevice* device, const PagodaAttention& op, Pago
   const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), 1, p.splits), dim3(kThreads), sizeof(Shared)};
   const PagodaStatus status = check(launch(attentionLatentKernel, shape, device->stream, p), "mlaAttention", error);
   if (status != PAGODA_OK || p.splits == 1) return status;
-  return combineSplits(device, {p.partials, op.out, op.sinks, op.numHeads, kLatent, p.splits}, error);
+  return combineSplits(device, {op, p.partials, kSplitKeys}, error);
 }
 
 }  // namespace pagoda::cuda

@@ -6,14 +6,12 @@
 // Prefill has blocks of 128 rows, whose two warpgroups take turns: one computes its softmax while the other one
 // multiplies. Decode has blocks of 64 rows that take a split of a request's keys and then the next one, copies running
 // ahead. Both do the same to a row, instruction by instruction, so both give it the same bits.
-#include "attention-softmax.cuh"
-#include "ring.cuh"
+#include "attention-wgmma.cuh"
 
 namespace pagoda::cuda {
 namespace {
 
 constexpr int kKeys = 128;  // of a tile
-constexpr int kLongSplit = 1024;
 static_assert(kLongSplit % kKeys == 0);
 
 enum NamedBarrier { kAllConsumers = 1, kTurn = 2, kGroup = 4 };  // and one more for each warpgroup behind the last two
@@ -62,11 +60,6 @@ static_assert(sizeof(Shared<Prefill<128>>) <= 227 * 1024 && sizeof(Shared<Decode
 template <typename S>
 struct Rings {
   Ring<S::kStages> keys, values;
-};
-
-/// Positions of keys: [first, end), where `first` is the first of a tile.
-struct KeyRange {
-  int32_t first, end;
 };
 
 /// The keys of a split that some row sees.
@@ -131,38 +124,6 @@ __device__ __forceinline__ void takeTurn() {
   if constexpr (S::kTakesTurns) barrierSync(kTurn + groupOf<S>(), 2 * kWarpgroup);
 }
 
-/// What a thread knows of its two rows.
-struct OwnRows {
-  int row[2];       // of the tile
-  bool present[2];  // the others are zeros, and nobody reads what becomes of them
-  Visible seen[2];
-  Visible byAll;  // keys that all present rows of the warpgroup see
-
-  __device__ OwnRows(const GroupTile& work, int window, int group) {
-    const int first = kWarpgroupRows * group, last = min(work.tile.count, first + kWarpgroupRows) - 1;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      row[i] = first + resultRow(threadIdx.x % kWarpgroup, 2 * i);
-      present[i] = row[i] < work.tile.count;
-      seen[i] = present[i] ? work.visible(row[i], window) : Visible{0, INT32_MAX};
-    }
-    byAll = {0, INT32_MAX};
-    if (first <= last) byAll = {work.visible(last, window).first, work.visible(first, window).end};
-  }
-
-  __device__ __forceinline__ bool allSee(int first) const { return byAll.first <= first && first + kKeys <= byAll.end; }
-};
-
-/// How scores are counted: as they come out of the product where that is all that happens to them.
-struct ScoreUnit {
-  bool isPlain;
-  float scale;  // of a score
-  float log2;   // the same for 2^x
-
-  __device__ explicit ScoreUnit(const PagodaAttention& op)
-      : isPlain(op.softcap == 0.0f && op.scale > 0.0f), scale(isPlain ? op.scale : 1.0f), log2(scale * kLog2e) {}
-};
-
 /// The warpgroup's rows of q, rounded, into its shared memory; zeros where there is no row.
 template <typename S>
 __device__ void loadQuery(Shared<S>& shared, const PagodaAttention& op, const GroupTile& work) {
@@ -211,38 +172,12 @@ __device__ __forceinline__ void multiplyValues(Shared<S>& shared, int stage,
   commitProducts();
 }
 
-/// Scores as they are counted, -Inf where a row does not see the key.
-__device__ __forceinline__ void finishScores(const PagodaAttention& op, const OwnRows& rows, const ScoreUnit& unit,
-                                             int first, float (&scores)[kKeys / 2]) {
-  if (unit.isPlain && rows.allSee(first)) return;
-#pragma unroll
-  for (int i = 0; i < kKeys / 2; ++i) {
-    const int position = first + resultColumn(threadIdx.x % kWarpgroup, i);
-    const Visible& seen = rows.seen[rowOfElement(i)];
-    if (!unit.isPlain) scores[i] = finishScore(scores[i], op, seen, position);
-    if (!isSeen(seen, position)) scores[i] = -kInfinity;
-  }
-}
-
-__device__ __forceinline__ void roundWeights(const float (&scores)[kKeys / 2],
-                                             uint32_t (&weights)[kKeys / kMatrixStep][4]) {
-#pragma unroll
-  for (int k = 0; k < kKeys / kMatrixStep; ++k) packWeights(scores, k, weights[k]);
-}
-
-/// Zeros where the last box of a request goes beyond its end, since V may be anything there: weights of 0 do not hide
-/// NaN. All consumers, of the tile of V that begins at `first`.
+/// All consumers, of the tile of V that begins at `first`.
 template <typename S>
 __device__ void clearTail(Shared<S>& shared, const Parameters& p, const GroupTile& work, int stage, int first) {
-  const int written = p.op.batch.seqLens[work.tile.request];
-  const int copied = min(first + kKeys, static_cast<int>(roundUp(work.keys.end, p.boxKeys)));
-  if (copied <= written) return;
-  const int chunks = (copied - written) * (kTileColumns / 8);
-  for (int i = threadIdx.x - kWarpgroup; i < S::kPanels * chunks; i += S::kConsumers * kWarpgroup) {
-    const int chunk = i % chunks;
-    uint16_t* to = &shared.values[stage][i / chunks][written - first + chunk / 8][chunk % 8 * 8];
-    *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
-  }
+  const KeyRange tail = tailOf(p.op, work, p.boxKeys, first, kKeys);
+  if (tail.first >= tail.end) return;
+  clearKeys(shared.values[stage], tail, threadIdx.x - kWarpgroup, S::kConsumers * kWarpgroup);
   publishShared();
   barrierSync(kAllConsumers, S::kConsumers * kWarpgroup);
 }
@@ -399,38 +334,20 @@ struct Item {
   int split;
 };
 
-/// The items of a batch, one request after the other. A warp looks for them together, and only forwards.
+/// The items of a batch, one request after the other.
 class Items {
  public:
   __device__ explicit Items(const Parameters& p) : p_(p) {}
 
   __device__ int countOf(int request) const {
-    if (request >= p_.op.batch.numRequests) return 0;
     const GroupTile work = whole(request, 0);
     if (work.tile.count < p_.minRows || work.tile.count > p_.maxRows) return 0;
     return splitsOf(work) * p_.op.cache.numKvHeads;
   }
 
-  /// Sets `request` and which of its items number `index` is; false where there is none.
   __device__ bool find(int index, int* request, int* item) {
-    for (; first_ < p_.op.batch.numRequests; first_ += kWarp) {
-      const int count = countOf(first_ + laneOf());
-      int through = count;
-      for (int lanes = 1; lanes < kWarp; lanes *= 2) {
-        const int before = __shfl_up_sync(kAllLanes, through, lanes);
-        if (laneOf() >= lanes) through += before;
-      }
-      through += before_;
-      const unsigned behind = __ballot_sync(kAllLanes, through > index);
-      if (behind != 0) {
-        const int lane = __ffs(static_cast<int>(behind)) - 1;
-        *request = first_ + lane;
-        *item = index - __shfl_sync(kAllLanes, through - count, lane);
-        return true;
-      }
-      before_ = __shfl_sync(kAllLanes, through, kWarp - 1);
-    }
-    return false;
+    return search_.find(
+        p_.op.batch.numRequests, index, [&](int r) { return countOf(r); }, request, item);
   }
 
   __device__ Item get(int request, int item) const {
@@ -450,8 +367,7 @@ class Items {
   }
 
   const Parameters& p_;
-  int first_ = 0;   // of the 32 requests that the warp is at
-  int before_ = 0;  // items of those before
+  ItemSearch search_;
 };
 
 template <typename S>
@@ -497,13 +413,6 @@ __global__ void __launch_bounds__(Decode<kDim>::kThreads, 1) decodeKernel(const 
 
 int64_t vectorsOf(const PagodaKvCache& cache) {
   return int64_t{2} * cache.numBlocks * cache.numKvHeads * cache.blockSize;
-}
-
-/// Keys of a page, or of a part of it, that one copy takes: a divisor of the page and of a tile, at least 8.
-int32_t chooseBoxKeys(int32_t blockSize) {
-  int32_t keys = 8;
-  while (keys < kKeys && blockSize % (2 * keys) == 0) keys *= 2;
-  return keys;
 }
 
 cudaError_t encodeMap(void* encoder, const PagodaKvCache& cache, Parameters& p) {
@@ -585,7 +494,7 @@ PagodaStatus attendByWgmma(PagodaDevice* device, const PagodaAttention& op, Pago
   Parameters p = {};
   p.op = op;
   p.numVectors = static_cast<int32_t>(vectorsOf(op.cache));
-  p.boxKeys = chooseBoxKeys(op.cache.blockSize);
+  p.boxKeys = chooseBoxKeys(op.cache.blockSize, kKeys);
   if (const PagodaStatus status = check(encodeMap(device->tensorMapEncoder, op.cache, p), "attention", error))
     return status;
   return op.cache.headDim == 64 ? run<64>(device, p, error) : run<128>(device, p, error);

@@ -273,6 +273,7 @@ PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError
   if (op.out.rows == 0) return PAGODA_OK;
   if (canAttendByWgmma(*device, op)) return attendByWgmma(device, op, error);
   if (canAttendByMma(op)) return attendByMma(device, op, error);
+  if (canAttendLatentsByWgmma(*device, op)) return attendLatentsByWgmma(device, op, error);
   if (canAttendLatents(*device, op)) return attendLatents(device, op, error);
   const int64_t tiles =
       maxQueryTiles(op.batch.numTokens, op.batch.numRequests, op.numHeads / op.cache.numKvHeads, kRows);
@@ -286,8 +287,7 @@ PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError
     return launchAttention<decltype(dtype)::value>(device, p, static_cast<unsigned>(tiles), error);
   });
   if (status != PAGODA_OK || p.splits == 1) return status;
-  const Combining combining = {p.partials, op.out, op.sinks, op.numHeads, valueDim(op.cache), p.splits};
-  return combineSplits(device, combining, error);
+  return combineSplits(device, {op, p.partials, kSplitKeys}, error);
 }
 
 PagodaStatus attention(PagodaDevice* device, const PagodaAttention* op, PagodaError* error) {

@@ -132,6 +132,12 @@ struct SplitRange {
   int32_t first, end;
 };
 
+/// The splits that have keys which a token at `position` sees.
+__device__ __forceinline__ SplitRange splitsSeen(int position, int slidingWindow, int splitKeys) {
+  const Visible keys = visibleFrom(position, slidingWindow);
+  return {keys.first / splitKeys, static_cast<int32_t>(ceilDivide(keys.end, splitKeys))};
+}
+
 /// A warp merges the splits of a row in order and writes the result: split s is at index row + s * rows of the
 /// partials.
 __device__ inline void combineRow(const Partials& partials, int64_t row, int64_t rows, const SplitRange& splits,
@@ -160,14 +166,11 @@ __device__ inline void combineRow(const Partials& partials, int64_t row, int64_t
   }
 }
 
-/// Merges the splits of every row.
+/// Merges the splits of every row that it sees keys of; partials are [split, token, head].
 struct Combining {
+  PagodaAttention op;
   Partials partials;
-  PagodaTensor out;    // [tokens, heads * dim]
-  PagodaWeight sinks;  // [heads], or data NULL
-  int32_t numHeads;
-  int32_t dim;
-  int32_t splits;
+  int32_t splitKeys;
 };
 
 /// Merges the splits of the requests that have at most `rows` rows for a KV head; partials are [split, request, KV
@@ -199,6 +202,10 @@ PagodaStatus attendByWgmma(PagodaDevice* device, const PagodaAttention& op, Pago
 /// The same of bf16 latent caches with rows of 576 columns, 512 of them the latent.
 bool canAttendLatents(const PagodaDevice& device, const PagodaAttention& op);
 PagodaStatus attendLatents(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
+
+/// The same on GPUs with wgmma, where pages are whole groups of eight keys.
+bool canAttendLatentsByWgmma(const PagodaDevice& device, const PagodaAttention& op);
+PagodaStatus attendLatentsByWgmma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
 PagodaStatus combineSplits(PagodaDevice* device, const Combining& combining, PagodaError* error);
 PagodaStatus combineDecode(PagodaDevice* device, const DecodeCombining& combining, PagodaError* error);

@@ -7,12 +7,16 @@ namespace {
 constexpr int kThreads = 128;
 
 __global__ void __launch_bounds__(kThreads) combineSplitsKernel(const Combining c) {
-  const int64_t rows = static_cast<int64_t>(c.out.rows) * c.numHeads;
+  const PagodaAttention& op = c.op;
+  const int64_t rows = static_cast<int64_t>(op.out.rows) * op.numHeads;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warpOf();
   if (row >= rows) return;
-  const int head = static_cast<int>(row % c.numHeads);
-  float* out = rowOf(c.out, row / c.numHeads) + static_cast<int64_t>(head) * c.dim;
-  combineRow(c.partials, row, rows, {0, c.splits}, c.dim, sinkOf(c.sinks, head), out);
+  const int head = static_cast<int>(row % op.numHeads), token = static_cast<int>(row / op.numHeads);
+  const int request = requestOf(op.batch, token), dim = valueDim(op.cache);
+  const int position = op.batch.seqLens[request] - (op.batch.queryStartLoc[request + 1] - token);
+  const SplitRange splits = splitsSeen(position, op.slidingWindow, c.splitKeys);
+  float* out = rowOf(op.out, token) + static_cast<int64_t>(head) * dim;
+  combineRow(c.partials, row, rows, splits, dim, sinkOf(op.sinks, head), out);
 }
 
 __global__ void __launch_bounds__(kWarp) combineDecodeKernel(const DecodeCombining c) {
@@ -22,8 +26,8 @@ __global__ void __launch_bounds__(kWarp) combineDecodeKernel(const DecodeCombini
   if (row >= packed || packed > c.rows) return;
   const int group = op.numHeads / op.cache.numKvHeads, head = kvHead * group + row % group;
   const int firstToken = op.batch.queryStartLoc[request], token = row / group;
-  const Visible keys = visibleFrom(op.batch.seqLens[request] - packed / group + token, op.slidingWindow);
-  const SplitRange splits = {keys.first / c.splitKeys, static_cast<int32_t>(ceilDivide(keys.end, c.splitKeys))};
+  const int position = op.batch.seqLens[request] - packed / group + token;
+  const SplitRange splits = splitsSeen(position, op.slidingWindow, c.splitKeys);
   const int dim = op.cache.headDim;
   const int64_t heads = op.cache.numKvHeads, index = (request * heads + kvHead) * c.rows + row;
   float* out = rowOf(op.out, firstToken + token) + static_cast<int64_t>(head) * dim;
@@ -44,7 +48,7 @@ PagodaStatus reservePartials(PagodaDevice* device, int32_t splits, int64_t rows,
 }
 
 PagodaStatus combineSplits(PagodaDevice* device, const Combining& combining, PagodaError* error) {
-  const int64_t rows = static_cast<int64_t>(combining.out.rows) * combining.numHeads;
+  const int64_t rows = static_cast<int64_t>(combining.op.out.rows) * combining.op.numHeads;
   const LaunchShape shape = {dim3(static_cast<unsigned>(ceilDivide(rows, kThreads / kWarp))), dim3(kThreads)};
   return check(launch(combineSplitsKernel, shape, device->stream, combining), "attention", error);
 }
