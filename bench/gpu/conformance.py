@@ -114,7 +114,7 @@ def linearCase(device, rng, rows, inputs, outputs, dtype):
                                        device.weight(bias, kind=pagoda.VECTOR)))
     stored = {F32: weight, BF16: roundToBf16(weight), F16: weight.astype(np.float16)}.get(dtype, weight)
     expected = x.astype(np.float64) @ stored.T.astype(np.float64) + bias
-    return relativeError(device.download(out), expected), EXACT if dtype in (F32, F16) else ROUNDED
+    return relativeError(device.download(out), expected), EXACT if dtype == F32 else ROUNDED
 
 
 def invarianceCase(device, rng, inputs, outputs, dtype):
@@ -149,6 +149,33 @@ def chunksCase(device, rng, tokens, heads, kvHeads, dim, dtype):
     expected = attend(0, tokens)
     starts = [0, 1, 3, 40, tokens - 30, tokens - 1, tokens]
     parts = [attend(first, end) for first, end in zip(starts, starts[1:])]
+    return float(np.sum(np.concatenate(parts) != expected)), 0.0
+
+
+def latentChunksCase(device, rng, tokens, last, heads, blockSize=16):
+    """The same of latent attention of DeepSeek's size and the last tokens of a request."""
+    latent, rope, nope, valueDim = 512, 64, 32, 32
+    whole = Layout(rng, [(tokens, 0)], blockSize)
+    query, queryRope, latents, ropeKey = (
+        rng.standard_normal((tokens, width)).astype(np.float32) for width in (heads * nope, heads * rope, latent, rope))
+    keyUp, valueUp = (device.weight(rng.standard_normal(shape).astype(np.float32) * latent**-0.5, dtype=F32)
+                      for shape in ((heads * latent, nope), (heads * valueDim, latent)))
+    cache = device.cache(whole.numBlocks, blockSize, 1, latent + rope, BF16, latent)
+    device.run("latentWrite", pagoda.LatentWrite(device.tensor(latents), device.tensor(ropeKey), cache,
+                                                 device.upload(whole.slots)))
+
+    def attend(first, end):
+        whole.queryLens, whole.seqLens = np.array([end - first]), np.array([end])
+        out = device.output(end - first, heads * valueDim)
+        device.run("mlaAttention", pagoda.MlaAttention(
+            out, device.tensor(query[first:end]), device.tensor(queryRope[first:end]), cache, device.batch(whole), keyUp,
+            valueUp, pagoda.Weight(), heads, (nope + rope) ** -0.5, 0))
+        return device.download(out)
+
+    first = tokens - last
+    expected = attend(first, tokens)
+    starts = [first, first + 1, first + 3, tokens - 9, tokens - 1, tokens]
+    parts = [attend(begin, end) for begin, end in zip(starts, starts[1:])]
     return float(np.sum(np.concatenate(parts) != expected)), 0.0
 
 
@@ -194,7 +221,7 @@ def cases():
         for rows in (1, 7, 16, 17, 70, 200):
             yield "linear", linearCase, dict(rows=rows, inputs=1056, outputs=264, dtype=dtype)
     yield "linear, odd", linearCase, dict(rows=33, inputs=1030, outputs=77, dtype=BF16)
-    for dtype in (F32, BF16):
+    for dtype in (F32, BF16, pagoda.Q8_0):
         for inputs in (800, 2080):
             yield "rows of linear", invarianceCase, dict(inputs=inputs, outputs=130, dtype=dtype)
     for dim, dtype in ((64, BF16), (128, BF16), (80, BF16), (64, F32)):
@@ -204,16 +231,19 @@ def cases():
             for name, requests in (("mixed", MIXED), ("decode", DECODE)):
                 yield f"attention, {name}", attentionCase, dict(requests=requests, heads=heads, kvHeads=kvHeads,
                                                                 dim=dim, dtype=dtype)
+    yield "chunks of mlaAttention", latentChunksCase, dict(tokens=1100, last=40, heads=3)
     for dim in (64, 128):
-        yield "attention, window", attentionCase, dict(requests=MIXED, heads=4, kvHeads=2, dim=dim, dtype=BF16,
-                                                       window=40, sinks=True, blockSize=3)
+        for blockSize in (3, 8, 64):
+            yield "attention, window", attentionCase, dict(requests=MIXED, heads=4, kvHeads=2, dim=dim, dtype=BF16,
+                                                           window=40, sinks=True, blockSize=blockSize)
         yield "attention, softcap", attentionCase, dict(requests=DECODE, heads=4, kvHeads=1, dim=dim, dtype=BF16,
                                                         softcap=5.0, blockSize=256)
     for heads in (1, 3, 16, 63):
         yield "mlaAttention", mlaCase, dict(requests=[(3, 70), (1, 0), (0, 0)], heads=heads, latent=64, rope=16,
                                             nope=32, valueDim=32, dtype=BF16)
-    yield "mlaAttention, DeepSeek", mlaCase, dict(requests=[(1, 90), (4, 0)], heads=16, latent=512, rope=64, nope=128,
-                                                  valueDim=128, dtype=BF16)
+    for heads, blockSize, requests in ((16, 64, [(1, 90), (4, 0)]), (128, 8, [(1, 1060), (2, 30)]), (70, 12, [(3, 9)])):
+        yield "mlaAttention, DeepSeek", mlaCase, dict(requests=requests, heads=heads, latent=512, rope=64, nope=128,
+                                                      valueDim=128, dtype=BF16, blockSize=blockSize)
     yield "gatherKv", gatherCase, dict(requests=MIXED, kvHeads=2, dim=64)
     for dtype in (F32, BF16):
         for rows in (1, 9, 200):

@@ -154,14 +154,15 @@ def main(library):
     timeLinear(device, rng, 1, 4096, 14336)
     timeLinear(device, rng, 8192, 8192, 8192)
     for dtype in (pagoda.F16, pagoda.Q8_0, pagoda.Q4_K):
-        timeLinear(device, rng, 1, 4096, 4096, dtype)
+        for rows in (1, 2048):
+            timeLinear(device, rng, rows, 4096, 4096, dtype)
     for tokens in (2048, 16384):
         for dim in (64, 128):
             timePrefill(device, rng, tokens, 32, 8, dim)
     for requests, context in ((1, 16384), (32, 4096), (128, 2048)):
         timeDecode(device, rng, requests, context, 32, 8, 128)
-    for heads in (16, 128):
-        timeMla(device, rng, 32, 4096, heads)
+    for requests, heads in ((32, 16), (32, 64), (32, 128), (128, 64), (128, 128)):
+        timeMla(device, rng, requests, 4096, heads)
     device.close()
 
 

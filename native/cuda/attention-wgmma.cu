@@ -299,7 +299,8 @@ __device__ __forceinline__ void attendTile(Shared<S>& shared, const Parameters& 
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(Prefill<kDim>::kThreads, 1) prefillKernel(const __grid_constant__ Parameters p) {
+__global__ void __launch_bounds__(Prefill<kDim>::kThreads, 1)
+    attentionPrefillKernel(const __grid_constant__ Parameters p) {
   using S = Prefill<kDim>;
   constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
   auto& shared = sharedMemory<Shared<S>>();
@@ -386,7 +387,8 @@ __device__ __forceinline__ void attendItem(Shared<S>& shared, Rings<S>& rings, c
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(Decode<kDim>::kThreads, 1) decodeKernel(const __grid_constant__ Parameters p) {
+__global__ void __launch_bounds__(Decode<kDim>::kThreads, 1)
+    attentionDecodeKernel(const __grid_constant__ Parameters p) {
   using S = Decode<kDim>;
   auto& shared = sharedMemory<Shared<S>>();
   if (threadIdx.x == 0) {
@@ -431,7 +433,7 @@ PagodaStatus runPrefill(PagodaDevice* device, Parameters p, int32_t minRows, Pag
       maxQueryTiles(op.batch.numTokens, op.batch.numRequests, op.numHeads / op.cache.numKvHeads, kPrefillRows);
   const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), op.cache.numKvHeads), dim3(S::kThreads),
                              sizeof(Shared<S>)};
-  return check(launch(prefillKernel<kDim>, shape, device->stream, p), "attention", error);
+  return check(launch(attentionPrefillKernel<kDim>, shape, device->stream, p), "attention", error);
 }
 
 /// What the partial results of decode need.
@@ -463,7 +465,8 @@ PagodaStatus runDecode(PagodaDevice* device, Parameters p, const DecodePlan& pla
   const int64_t items = plan.heads * plan.splits;
   const int64_t blocks = items < device->multiprocessors ? items : device->multiprocessors;
   const LaunchShape shape = {dim3(static_cast<unsigned>(blocks)), dim3(S::kThreads), sizeof(Shared<S>)};
-  if (const PagodaStatus status = check(launch(decodeKernel<kDim>, shape, device->stream, p), "attention", error))
+  if (const PagodaStatus status =
+          check(launch(attentionDecodeKernel<kDim>, shape, device->stream, p), "attention", error))
     return status;
   if (plan.splits == 1) return PAGODA_OK;
   return combineDecode(device, {p.op, p.partials, p.partialRows, kLongSplit}, error);

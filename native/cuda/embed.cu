@@ -5,16 +5,16 @@ namespace pagoda::cuda {
 namespace {
 
 /// A thread takes a group of columns.
-template <typename Codec>
+template <PagodaDtype kDtype>
 __global__ void embedKernel(const PagodaEmbed op) {
-  constexpr int kColumns = Codec::kColumns;
+  constexpr int kColumns = kCodecColumns;
   const int64_t token = op.tokenIds[blockIdx.x];
   const uint8_t* row =
       static_cast<const uint8_t*>(op.table.data) + token * weightRowBytes(op.table.dtype, op.table.cols);
   float* out = rowOf(op.out, blockIdx.x);
   forColumns(static_cast<int>(ceilDivide(op.out.width, kColumns)), [&](int group) {
     float values[kColumns];
-    Codec::load(row, group, values);
+    Codec<kDtype>::load(row, group, values);
     for (int i = 0; i < kColumns && group * kColumns + i < op.out.width; ++i)
       out[group * kColumns + i] = values[i] * op.scale;
   });
@@ -24,10 +24,9 @@ __global__ void embedKernel(const PagodaEmbed op) {
 
 PagodaStatus embed(PagodaDevice* device, const PagodaEmbed* op, PagodaError* error) {
   if (const PagodaStatus status = requireF32(error, op->out)) return status;
-  return withCodec(op->table.dtype, [&](auto codec) {
-    using Codec = decltype(codec);
-    const auto groups = static_cast<int32_t>(ceilDivide(op->out.width, Codec::kColumns));
-    return launchRows(device, embedKernel<Codec>, *op, op->out.rows, groups, "embed", error);
+  return withDtype(op->table.dtype, [&](auto dtype) {
+    const auto groups = static_cast<int32_t>(ceilDivide(op->out.width, kCodecColumns));
+    return launchRows(device, embedKernel<decltype(dtype)::value>, *op, op->out.rows, groups, "embed", error);
   });
 }
 

@@ -162,6 +162,7 @@ Product product(const PagodaWeight& weight, const PagodaWeight& bias, int32_t nu
                 int32_t slots) {
   return {
       .weight = static_cast<const uint8_t*>(weight.data),
+      .dtype = weight.dtype,
       .rowBytes = weightRowBytes(weight.dtype, weight.cols),
       .bias = static_cast<const float*>(bias.data),
       .x = nullptr,
@@ -191,7 +192,7 @@ PagodaStatus runHidden(PagodaDevice* device, const PagodaExperts& op, const Buff
     p.xRows = op.x.rows;
     p.rowOfSlot = buffers.sorting.rowOf;
     p.out = out;
-    return multiply(device, weight.dtype, p, "experts", error);
+    return multiply(device, p, "experts", error);
   };
   if (const PagodaStatus status = run(op.gate, op.gateBias, buffers.gate)) return status;
   if (const PagodaStatus status = run(op.up, op.upBias, buffers.up)) return status;
@@ -208,7 +209,7 @@ PagodaStatus runExperts(PagodaDevice* device, const PagodaExperts& op, const Buf
   Product down = product(op.down, op.downBias, op.numExperts, buffers.sorting, slots);
   down.x = buffers.gate;
   down.out = buffers.result;
-  if (const PagodaStatus status = multiply(device, op.down.dtype, down, "experts", error)) return status;
+  if (const PagodaStatus status = multiply(device, down, "experts", error)) return status;
   const Combination combination = {op.out, op.route, buffers.sorting.sorted, buffers.result};
   return launchRows(device, combineKernel, combination, op.out.rows, op.out.width, "experts", error);
 }

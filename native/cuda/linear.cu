@@ -10,6 +10,7 @@ PagodaStatus linear(PagodaDevice* device, const PagodaLinear* op, PagodaError* e
   if (op->out.rows == 0) return PAGODA_OK;
   const Product product = {
       .weight = static_cast<const uint8_t*>(op->weight.data),
+      .dtype = op->weight.dtype,
       .rowBytes = weightRowBytes(op->weight.dtype, op->weight.cols),
       .bias = static_cast<const float*>(op->bias.data),
       .x = static_cast<const float*>(op->x.data),
@@ -26,7 +27,7 @@ PagodaStatus linear(PagodaDevice* device, const PagodaLinear* op, PagodaError* e
       .numTiles = nullptr,
       .maxTiles = 0,
   };
-  return multiply(device, op->weight.dtype, product, "linear", error);
+  return multiply(device, product, "linear", error);
 }
 
 }  // namespace pagoda::cuda

@@ -28,6 +28,7 @@ PagodaStatus multiplyHeads(PagodaDevice* device, const PagodaWeight& weight, int
                            const PagodaTensor& out, int32_t headOutputs, PagodaError* error) {
   const Product product = {
       .weight = static_cast<const uint8_t*>(weight.data),
+      .dtype = weight.dtype,
       .rowBytes = weightRowBytes(weight.dtype, weight.cols),
       .bias = nullptr,
       .x = static_cast<const float*>(x.data),
@@ -47,7 +48,7 @@ PagodaStatus multiplyHeads(PagodaDevice* device, const PagodaWeight& weight, int
       .heads = heads,
       .headOutputs = headOutputs,
   };
-  return multiply(device, weight.dtype, product, "mlaAttention", error);
+  return multiply(device, product, "mlaAttention", error);
 }
 
 PagodaStatus validate(const PagodaMlaAttention& op, PagodaError* error) {

@@ -1,5 +1,6 @@
-// Products with bf16 weights on the tensor cores by mma.sync, which every GPU has that this backend runs on (for
-// compute capability 9.0 see product-wgmma.cu): x is rounded to bf16, sums are f32.
+// Products on the tensor cores by mma.sync, which every GPU has that this backend runs on (for bf16 weights on compute
+// capability 9.0 see product-wgmma.cu): x is rounded to bf16, sums are f32. Other weights are rounded to bf16, too, as
+// they are read: into registers for few rows, into shared memory for many.
 //
 // Every kernel computes an output by the same instructions in the same order, whatever rows it is computed with. The
 // columns are cut into slices, at most kMaxSlices of them. A slice is summed from zero, 32 columns at a time, by two
@@ -32,12 +33,13 @@ struct Parameters {
     const int64_t row = product.rowOfSlot == nullptr ? slot : product.rowOfSlot[slot];
     return x + (row * product.heads + (product.heads > 1 ? expert : 0)) * headStride;
   }
-  __device__ __forceinline__ const uint16_t* weights(int expert, int output) const {
-    const int64_t row = static_cast<int64_t>(expert) * product.outputs + output;
-    return reinterpret_cast<const uint16_t*>(product.weight + row * product.rowBytes);
+  __device__ __forceinline__ const uint8_t* weights(int expert, int output) const {
+    return product.weight + (static_cast<int64_t>(expert) * product.outputs + output) * product.rowBytes;
   }
   /// Columns of a weight's row that lie in memory: zeros behind the last one included.
-  __device__ __forceinline__ int storedColumns() const { return static_cast<int>(product.rowBytes / 2); }
+  __device__ __forceinline__ int storedColumns() const {
+    return static_cast<int>(roundUp(product.inputs, kCodecColumns));
+  }
 };
 
 /// A lane's 16 bytes of a row.
@@ -47,6 +49,20 @@ struct Words {
   static __device__ __forceinline__ Words load(const void* address) {
     const uint4 words = *static_cast<const uint4*>(address);
     return {{words.x, words.y, words.z, words.w}};
+  }
+  /// Eight columns of a weight's row.
+  template <PagodaDtype kDtype>
+  static __device__ __forceinline__ Words loadWeights(const uint8_t* row, int column) {
+    if constexpr (kDtype == PAGODA_BF16) return load(reinterpret_cast<const uint16_t*>(row) + column);
+    float values[kCodecColumns];
+    Codec<kDtype>::load(row, column / kCodecColumns, values);
+    Words words;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words.of[i] = packBf16(values[2 * i], values[2 * i + 1]);
+    return words;
+  }
+  __device__ __forceinline__ void store(void* address) const {
+    *static_cast<uint4*>(address) = make_uint4(of[0], of[1], of[2], of[3]);
   }
 };
 
@@ -74,19 +90,24 @@ struct StreamShared {
 };
 
 /// Sums of one slice. Absent rows and outputs are zeros.
+template <PagodaDtype kDtype>
 __device__ __forceinline__ void streamSlice(const Parameters& p, const RowTile& tile, int firstOutput, int begin,
                                             int end, float (&sums)[kStreamTiles][4]) {
   const int group = laneOf() / 4, column = 8 * (laneOf() % 4);
   const bool hasLow = group < tile.count, hasHigh = group + 8 < tile.count;
   const uint16_t* low = p.row(tile.expert, tile.first + (hasLow ? group : 0)) + column;
   const uint16_t* high = p.row(tile.expert, tile.first + (hasHigh ? group + 8 : 0)) + column;
-  const uint16_t* weights[kStreamTiles];
+  // Plain rows begin at the lane's columns, which saves a register.
+  constexpr bool kIsPlain = kDtype == PAGODA_BF16;
+  const int ownColumn = kIsPlain ? 0 : column;
+  const uint8_t* weights[kStreamTiles];
   bool isPresent[kStreamTiles];
 #pragma unroll
   for (int t = 0; t < kStreamTiles; ++t) {
     const int output = firstOutput + 8 * t + group;
     isPresent[t] = output < p.product.outputs;
-    weights[t] = p.weights(tile.expert, isPresent[t] ? output : 0) + column;
+    weights[t] = p.weights(tile.expert, isPresent[t] ? output : 0);
+    if constexpr (kIsPlain) weights[t] += sizeof(uint16_t) * column;
   }
   const int stored = p.storedColumns() - column;
   const Words zeros = {};
@@ -96,12 +117,13 @@ __device__ __forceinline__ void streamSlice(const Parameters& p, const RowTile& 
     const Words highWords = hasHigh ? Words::load(high + k) : zeros;
 #pragma unroll
     for (int t = 0; t < kStreamTiles; ++t) {
-      const Words words = isPresent[t] && k < stored ? Words::load(weights[t] + k) : zeros;
+      const Words words = isPresent[t] && k < stored ? Words::loadWeights<kDtype>(weights[t], k + ownColumn) : zeros;
       multiplyStep(sums[t], lowWords, highWords, words);
     }
   }
 }
 
+template <PagodaDtype kDtype>
 __global__ void __launch_bounds__(kStreamThreads, 2) streamKernel(const Parameters p) {
   auto& shared = sharedMemory<StreamShared>();
   const RowTile tile = p.product.tile(blockIdx.x, 16);
@@ -112,7 +134,7 @@ __global__ void __launch_bounds__(kStreamThreads, 2) streamKernel(const Paramete
        first += static_cast<int64_t>(gridDim.y) * kStreamOutputs) {
     for (int s = warpOf(); s < slices; s += kStreamWarps) {
       float sums[kStreamTiles][4] = {};
-      streamSlice(p, tile, static_cast<int>(first), s * slice, min((s + 1) * slice, inputs), sums);
+      streamSlice<kDtype>(p, tile, static_cast<int>(first), s * slice, min((s + 1) * slice, inputs), sums);
 #pragma unroll
       for (int t = 0; t < kStreamTiles; ++t) {
 #pragma unroll
@@ -151,8 +173,9 @@ struct TileShared {
   } stages[kStages];
 };
 
-/// Where a thread's copies come from: the 16 bytes `chunk` of every step of some rows of x and of the weights.
-template <int kRowTiles>
+/// Where a thread's copies come from: the 16 bytes `chunk` of every step of some rows of x and of the weights. Weights
+/// that are rounded come through registers: they are loaded before the products of a step and stored behind them.
+template <PagodaDtype kDtype, int kRowTiles>
 class TileLoader {
  public:
   __device__ TileLoader(const Parameters& p, const RowTile& tile, int firstOutput)
@@ -170,19 +193,36 @@ class TileLoader {
   }
 
   /// Queues the copies of the columns from `k` on, as one group.
-  __device__ void load(TileShared<kRowTiles>& shared, int step, int k, int inputs) const {
+  __device__ __forceinline__ void load(TileShared<kRowTiles>& shared, int step, int k, int inputs) {
     if (k < inputs) {
       auto& stage = shared.stages[step % kStages];
       const int column = k + 8 * chunk_, first = threadIdx.x / kChunks;
 #pragma unroll
       for (int i = 0; i < kXCopies; ++i)
-        copy(&stage.x[first + i * kRowsAtOnce][8 * chunk_], x_[i], column, x_[i] != nullptr);
+        copy(&stage.x[first + i * kRowsAtOnce][8 * chunk_], x_[i] + column, x_[i] != nullptr);
 #pragma unroll
-      for (int i = 0; i < kWeightCopies; ++i)
-        copy(&stage.weights[first + i * kRowsAtOnce][8 * chunk_], weights_[i], column,
-             weights_[i] != nullptr && column < stored_);
+      for (int i = 0; i < kWeightCopies; ++i) {
+        const bool isPresent = weights_[i] != nullptr && column < stored_;
+        if constexpr (kIsRounded) {
+          rounded_[i] = isPresent ? Words::loadWeights<kDtype>(weights_[i], column) : Words{};
+        } else {
+          copy(&stage.weights[first + i * kRowsAtOnce][8 * chunk_], weights_[i] + sizeof(uint16_t) * column, isPresent);
+        }
+      }
     }
     commitCopies();
+  }
+
+  /// Stores what the last `load` has rounded.
+  __device__ __forceinline__ void store(TileShared<kRowTiles>& shared, int step, int k, int inputs) const {
+    if constexpr (kIsRounded) {
+      if (k >= inputs) return;
+#pragma unroll
+      for (int i = 0; i < kWeightCopies; ++i) {
+        const int row = threadIdx.x / kChunks + i * kRowsAtOnce;
+        rounded_[i].store(&shared.stages[step % kStages].weights[row][8 * chunk_]);
+      }
+    }
   }
 
  private:
@@ -190,17 +230,19 @@ class TileLoader {
   static constexpr int kRowsAtOnce = kTileThreads / kChunks;
   static constexpr int kXCopies = TileShared<kRowTiles>::kRows / kRowsAtOnce;
   static constexpr int kWeightCopies = kTileOutputs / kRowsAtOnce;
+  static constexpr bool kIsRounded = kDtype != PAGODA_BF16;
 
   /// Zeros where there is nothing; the address is then that of some other memory that can be read.
-  __device__ void copy(void* to, const uint16_t* row, int column, bool isPresent) const {
-    copyAsync16(to, isPresent ? row + column : readable_, isPresent ? 16 : 0);
+  __device__ __forceinline__ void copy(void* to, const void* from, bool isPresent) const {
+    copyAsync16(to, isPresent ? from : readable_, isPresent ? 16 : 0);
   }
 
   const uint16_t* readable_;
   int stored_;
   int chunk_;
   const uint16_t* x_[kXCopies];
-  const uint16_t* weights_[kWeightCopies];
+  const uint8_t* weights_[kWeightCopies];
+  Words rounded_[kIsRounded ? kWeightCopies : 1];
 };
 
 template <int kRowTiles>
@@ -221,14 +263,17 @@ __device__ __forceinline__ void multiplyStage(const typename TileShared<kRowTile
   }
 }
 
-template <int kRowTiles>
+template <PagodaDtype kDtype, int kRowTiles>
 __global__ void __launch_bounds__(kTileThreads, 1) tileProductKernel(const Parameters p) {
   auto& shared = sharedMemory<TileShared<kRowTiles>>();
   const RowTile tile = p.product.tile(blockIdx.x, TileShared<kRowTiles>::kRows);
   if (tile.count <= 0) return;
   const int inputs = p.product.inputs, slice = sliceColumns(inputs), firstOutput = blockIdx.y * kTileOutputs;
-  const TileLoader<kRowTiles> loader(p, tile, firstOutput);
-  for (int step = 0; step < kStages - 1; ++step) loader.load(shared, step, step * kStepColumns, inputs);
+  TileLoader<kDtype, kRowTiles> loader(p, tile, firstOutput);
+  for (int step = 0; step < kStages - 1; ++step) {
+    loader.load(shared, step, step * kStepColumns, inputs);
+    loader.store(shared, step, step * kStepColumns, inputs);
+  }
   float totals[kRowTiles][kWarpTiles][4] = {};
   for (int begin = 0, step = 0; begin < inputs; begin += slice) {
     float sums[kRowTiles][kWarpTiles][4] = {};
@@ -237,6 +282,7 @@ __global__ void __launch_bounds__(kTileThreads, 1) tileProductKernel(const Param
       __syncthreads();  // this step's copies are there, and all are done with the stage that is filled next
       loader.load(shared, step + kStages - 1, k + (kStages - 1) * kStepColumns, inputs);
       multiplyStage<kRowTiles>(shared.stages[step % kStages], sums);
+      loader.store(shared, step + kStages - 1, k + (kStages - 1) * kStepColumns, inputs);
     }
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
@@ -263,21 +309,22 @@ __global__ void __launch_bounds__(kTileThreads, 1) tileProductKernel(const Param
   }
 }
 
-template <int kRowTiles>
+template <PagodaDtype kDtype, int kRowTiles>
 PagodaStatus launchTiles(PagodaDevice* device, const Parameters& p, int64_t tiles, const char* name,
                          PagodaError* error) {
   const LaunchShape shape = {
       dim3(static_cast<unsigned>(tiles), ceilDivide(p.product.outputs, kTileOutputs), p.product.heads),
       dim3(kTileThreads), sizeof(TileShared<kRowTiles>)};
-  return check(launch(tileProductKernel<kRowTiles>, shape, device->stream, p), name, error);
+  return check(launch(tileProductKernel<kDtype, kRowTiles>, shape, device->stream, p), name, error);
 }
 
+template <PagodaDtype kDtype>
 PagodaStatus launchStream(PagodaDevice* device, const Parameters& p, int64_t tiles, const char* name,
                           PagodaError* error) {
   const int64_t blocks = ceilDivide(p.product.outputs, kStreamOutputs);
   const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), blocks < 65535 ? blocks : 65535, p.product.heads),
                              dim3(kStreamThreads), sizeof(StreamShared)};
-  return check(launch(streamKernel, shape, device->stream, p), name, error);
+  return check(launch(streamKernel<kDtype>, shape, device->stream, p), name, error);
 }
 
 }  // namespace
@@ -293,9 +340,12 @@ PagodaStatus multiplyMma(PagodaDevice* device, const Product& product, const cha
   if (const PagodaStatus status = roundRows(device, rounded, product.xRows, name, error)) return status;
   const Parameters p = {product, rounded.out, stride};
   const int64_t tiles = product.tiles != nullptr ? product.maxTiles : ceilDivide(product.slots, product.tileRows);
-  if (product.tileRows == 16) return launchStream(device, p, tiles, name, error);
-  if (product.tileRows == 64) return launchTiles<2>(device, p, tiles, name, error);
-  return launchTiles<4>(device, p, tiles, name, error);
+  return withRoundedDtype(product.dtype, [&](auto dtype) {
+    constexpr PagodaDtype kDtype = decltype(dtype)::value;
+    if (product.tileRows == 16) return launchStream<kDtype>(device, p, tiles, name, error);
+    if (product.tileRows == 64) return launchTiles<kDtype, 2>(device, p, tiles, name, error);
+    return launchTiles<kDtype, 4>(device, p, tiles, name, error);
+  });
 }
 
 }  // namespace pagoda::cuda

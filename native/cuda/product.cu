@@ -1,6 +1,6 @@
-// Products in f32 arithmetic, for every type of weight but bf16 (product-mma.cu, product-wgmma.cu). A warp computes an
-// output for a tile of rows: a lane takes every 32nd group of columns, in order, and the lanes' sums are added at the
-// end.
+// Products in f32 arithmetic with f32 weights; all others run on the tensor cores (product-mma.cu, product-wgmma.cu). A
+// warp computes an output for a tile of rows: a lane takes every 32nd group of columns, in order, and the lanes' sums
+// are added at the end.
 #include "product.cuh"
 
 namespace pagoda::cuda {
@@ -29,13 +29,13 @@ __device__ void loadSlice(Shared<kRows>& shared, const Product& p, const RowTile
 }
 
 /// Adds the columns from `first` on that are in shared memory.
-template <typename Codec, int kRows>
+template <int kRows>
 __device__ __forceinline__ void addSlice(const Shared<kRows>& shared, const uint8_t* weights, int first, int columns,
                                          float (&sums)[kRows]) {
-  constexpr int kColumns = Codec::kColumns;
+  constexpr int kColumns = kCodecColumns;
   for (int group = laneOf(); group * kColumns < columns; group += kWarp) {
     float values[kColumns];
-    Codec::load(weights, first / kColumns + group, values);
+    Codec<PAGODA_F32>::load(weights, first / kColumns + group, values);
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
 #pragma unroll
@@ -45,7 +45,7 @@ __device__ __forceinline__ void addSlice(const Shared<kRows>& shared, const uint
   }
 }
 
-template <typename Codec, int kRows>
+template <int kRows>
 __global__ void __launch_bounds__(kThreads, 2) productKernel(const Product p) {
   auto& shared = sharedMemory<Shared<kRows>>();
   const RowTile tile = p.tile(blockIdx.x, kRows);
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, 2) productKernel(const Product p) {
     for (int column = 0; column < p.inputs; column += kSlice) {
       loadSlice(shared, p, tile, column);
       __syncthreads();
-      if (isPresent) addSlice<Codec>(shared, weights, column, min(kSlice, p.inputs - column), sums);
+      if (isPresent) addSlice(shared, weights, column, min(kSlice, p.inputs - column), sums);
       __syncthreads();
     }
 #pragma unroll
@@ -70,32 +70,29 @@ __global__ void __launch_bounds__(kThreads, 2) productKernel(const Product p) {
   }
 }
 
-template <typename Codec, int kRows>
+template <int kRows>
 PagodaStatus launchProduct(PagodaDevice* device, const Product& p, const char* name, PagodaError* error) {
   const int64_t tiles = p.tiles != nullptr ? p.maxTiles : ceilDivide(p.slots, kRows);
   const int64_t blocks = ceilDivide(p.outputs, kBlockOutputs);
   const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), blocks < 65535 ? blocks : 65535, p.heads),
                              dim3(kThreads), sizeof(Shared<kRows>)};
-  return check(launch(productKernel<Codec, kRows>, shape, device->stream, p), name, error);
+  return check(launch(productKernel<kRows>, shape, device->stream, p), name, error);
 }
 
 }  // namespace
 
 int32_t chooseTileRows(PagodaDtype dtype, int64_t slots, int32_t experts) {
-  if (dtype != PAGODA_BF16) return slots == 1 ? 1 : kManyRows;
+  if (dtype == PAGODA_F32) return slots == 1 ? 1 : kManyRows;
   const int64_t each = slots / experts;
   return each <= 16 ? 16 : each <= 64 ? 64 : 128;
 }
 
-PagodaStatus multiply(PagodaDevice* device, PagodaDtype dtype, const Product& product, const char* name,
-                      PagodaError* error) {
-  if (dtype == PAGODA_BF16 && device->tensorMapEncoder != nullptr) return multiplyWgmma(device, product, name, error);
-  if (dtype == PAGODA_BF16) return multiplyMma(device, product, name, error);
-  return withCodec(dtype, [&](auto codec) {
-    using Codec = decltype(codec);
-    if (product.tileRows == 1) return launchProduct<Codec, 1>(device, product, name, error);
-    return launchProduct<Codec, kManyRows>(device, product, name, error);
-  });
+PagodaStatus multiply(PagodaDevice* device, const Product& product, const char* name, PagodaError* error) {
+  if (product.dtype == PAGODA_BF16 && device->tensorMapEncoder != nullptr)
+    return multiplyWgmma(device, product, name, error);
+  if (product.dtype != PAGODA_F32) return multiplyMma(device, product, name, error);
+  if (product.tileRows == 1) return launchProduct<1>(device, product, name, error);
+  return launchProduct<kManyRows>(device, product, name, error);
 }
 
 }  // namespace pagoda::cuda

@@ -21,6 +21,7 @@ struct RowTile {
 /// and those from h * headOutputs on of out.
 struct Product {
   const uint8_t* weight;  // [experts * outputs, inputs]
+  PagodaDtype dtype;      // of `weight`
   int64_t rowBytes;       // of `weight`
   const float* bias;      // [experts * outputs], or NULL
   const float* x;         // [xRows, inputs]
@@ -61,11 +62,10 @@ struct Product {
 int32_t chooseTileRows(PagodaDtype dtype, int64_t slots, int32_t experts);
 
 /// Queues the product; `slots` > 0.
-PagodaStatus multiply(PagodaDevice* device, PagodaDtype dtype, const Product& product, const char* name,
-                      PagodaError* error);
+PagodaStatus multiply(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
 
-/// The same for bf16 weights: the second where the device has a tensorMapEncoder, else the first. Their bits may
-/// differ.
+/// The same on the tensor cores, for all weights but f32, which are read as bf16; the second for bf16 weights where the
+/// device has a tensorMapEncoder. Their bits may differ.
 PagodaStatus multiplyMma(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
 PagodaStatus multiplyWgmma(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
 

@@ -22,6 +22,7 @@ export interface OpBackend {
   readonly name: string;
   readonly mayLackOps: boolean;
   readonly isEmulated?: boolean;
+  readonly roundsWeights?: boolean;
   run(opCase: OpCase, casePlan: CasePlan): Promise<CaseResult>;
 }
 
@@ -47,11 +48,13 @@ export const reference: OpBackend = {
   },
 };
 
-function nativeBackend({ name, selection, mayLackOps, isEmulated = false }: TestDevice): OpBackend {
+function nativeBackend(testDevice: TestDevice): OpBackend {
+  const { name, selection, mayLackOps, isEmulated = false, roundsWeights = false } = testDevice;
   return {
     name,
     mayLackOps,
     isEmulated,
+    roundsWeights,
     async run(opCase, casePlan) {
       const { plan } = casePlan;
       const executor = await createNativeExecutor({
@@ -123,7 +126,7 @@ async function runOnce(
 /**
  * Every backend of this machine that is held to the reference.
  *
- * @param options.allGpus - all emulated GPUs, not the first alone: they differ in products
+ * @param options.allGpus - all emulated GPUs, not the first alone: they differ in products and attention
  */
 export async function opBackends({ allGpus = false } = {}): Promise<OpBackend[]> {
   const gpus = emulatedDevices();

@@ -36,10 +36,11 @@ export function randomWeight(
   const bytes = Uint8Array.from({ length: rows * rowBytes(dtype, cols) }, () =>
     random.integer(256),
   );
-  const isWide = dtype === "q8_0" || dtype.endsWith("k"); // so that values are below 1
+  // So that values are below 1 or 2.
+  const least = dtype === "q6_k" ? 1 : dtype === "q8_0" || dtype.endsWith("k") ? 3 : 8;
   for (let block = 0; block < bytes.length; block += blockFormat(dtype).bytes) {
     for (const at of halves[dtype]) {
-      const exponent = (isWide ? 3 : 8) + random.integer(3);
+      const exponent = least + random.integer(3);
       if (dtype === "mxfp4") bytes[block] = 127 + 4 - exponent;
       else bytes.set([0, 4 * exponent + 128 * random.integer(2)], block + at);
     }

@@ -14,6 +14,8 @@ export interface TestDevice {
   readonly mayLackOps: boolean;
   /** Whether it is no device, but its kernels run by a test. */
   readonly isEmulated?: boolean;
+  /** Whether products read weights of 16 bits and quantised ones as bf16. */
+  readonly roundsWeights?: boolean;
 }
 
 const isas = ["base", "avx2", "avxvnni", "avx512", "neon"];
@@ -32,14 +34,15 @@ export async function testDevices(): Promise<TestDevice[]> {
   if (devices.length === 0) return [];
   for (const { name, path, available } of backends()) {
     if (!available || path === undefined) continue;
-    devices.push({ name, selection: { backend: path }, mayLackOps: true });
+    const selection = { backend: path };
+    devices.push({ name, selection, mayLackOps: true, roundsWeights: name === "cuda" });
   }
   return devices;
 }
 
 /**
  * The sources of the CUDA backend, run on the CPU by an emulator (native/test/cuda-emulator), as a GPU of compute capability 9.0
- * and as one of 8.0, which take different kernels for products: slow, so only tests that name it use it. Nothing unless
+ * and as one of 8.0, which take different kernels for products and attention: slow, so only tests that name it use it. Nothing unless
  * `npm run test:native` has built it.
  */
 export function emulatedDevices(): TestDevice[] {
@@ -47,7 +50,8 @@ export function emulatedDevices(): TestDevice[] {
   if (!existsSync(path)) return [];
   return ["sm_90", "sm_80"].map((isa, device) => {
     const selection = { backend: path, device };
-    return { name: `cuda, emulated ${isa}`, selection, mayLackOps: false, isEmulated: true };
+    const name = `cuda, emulated ${isa}`;
+    return { name, selection, mayLackOps: false, isEmulated: true, roundsWeights: true };
   });
 }
 
