@@ -429,7 +429,7 @@ void testLatentBits(const LatentShape& s, int32_t total, int32_t chunk, int32_t 
 
 void testExperts(PagodaDtype dtype, int32_t rows, double tolerance, int32_t device = kSm90) {
   section(text("experts, dtype %d, %d rows, device %d", dtype, rows, device));
-  constexpr int32_t kExperts = 7, kTopK = 3, kInputs = 64, kWidth = 48;
+  constexpr int32_t kExperts = 7, kTopK = 3, kInputs = 96, kWidth = 64;
   Random random(rows);
   const auto x = random.normals(static_cast<size_t>(rows) * kInputs), logits = random.normals(rows * kExperts);
   auto gate = random.normals(kExperts * kWidth * kInputs), up = random.normals(gate.size()),
