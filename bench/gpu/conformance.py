@@ -224,7 +224,7 @@ def cases():
     for dtype in (F32, BF16, pagoda.Q8_0):
         for inputs in (800, 2080):
             yield "rows of linear", invarianceCase, dict(inputs=inputs, outputs=130, dtype=dtype)
-    for dim, dtype in ((64, BF16), (128, BF16), (80, BF16), (64, F32)):
+    for dim, dtype in ((64, BF16), (128, BF16), (80, BF16), (256, BF16), (60, BF16), (64, F32)):
         yield "chunks of attention", chunksCase, dict(tokens=1100, heads=4, kvHeads=1, dim=dim, dtype=dtype)
     for dtype in (F32, BF16, INT8):
         for heads, kvHeads, dim in ((8, 2, 128), (3, 1, 64), (9, 9, 80), (1, 1, 256)):

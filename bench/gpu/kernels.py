@@ -157,7 +157,7 @@ def main(library):
         for rows in (1, 2048):
             timeLinear(device, rng, rows, 4096, 4096, dtype)
     for tokens in (2048, 16384):
-        for dim in (64, 128):
+        for dim in (64, 128, 256):
             timePrefill(device, rng, tokens, 32, 8, dim)
     for requests, context in ((1, 16384), (32, 4096), (128, 2048)):
         timeDecode(device, rng, requests, context, 32, 8, 128)

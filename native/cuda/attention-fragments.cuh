@@ -1,5 +1,4 @@
-// Attention by m16n8k16 steps: a warp has 16 packed rows, of which lane l has parts of rows l / 4 and l / 4 + 8, and a
-// tile of 64 keys.
+// Attention by m16n8k16 steps: a warp has 16 packed rows, of which lane l has parts of rows l / 4 and l / 4 + 8.
 #pragma once
 
 #include "attention-softmax.cuh"
@@ -7,30 +6,31 @@
 namespace pagoda::cuda {
 
 constexpr int kWarpRows = 16;
-constexpr int kKeys = 64;  // of a tile
-constexpr int kKeyTiles = kKeys / 8;
-static_assert(kSplitKeys % kKeys == 0);
 
 /// Where 16-byte chunk `chunk` of a row starts in shared memory, in elements: eight rows of a matrix then come from
 /// different banks, the length of a row being a multiple of eight chunks.
 __device__ __forceinline__ int swizzled(int row, int chunk) { return (chunk ^ (row % 8)) * 8; }
 
+/// The 16 rows by 16 columns of step k, from rows in shared memory that are swizzled.
+__device__ __forceinline__ void loadRows(const uint16_t* rows, int stride, int k, uint32_t (&a)[4]) {
+  const int matrix = laneOf() / 8, row = 8 * (matrix % 2) + laneOf() % 8;
+  ldmatrix(a, rows + row * stride + swizzled(row, 2 * k + matrix / 2));
+}
+
 /// Scores become weights, and sums follow.
-template <int kSums>
-__device__ __forceinline__ void takeScores(float (&scores)[4 * kKeyTiles], SoftmaxState (&states)[2],
-                                           float (&sums)[kSums]) {
+template <int kScores, int kSums>
+__device__ __forceinline__ void takeScores(float (&scores)[kScores], SoftmaxState (&states)[2], float (&sums)[kSums]) {
   float factors[2];
   weighScores(scores, kLog2e, states, factors);
   scaleSums(sums, factors);
 }
 
 /// sums += weights * values; address(key, t) is where chunk t of a key's value lies.
-template <int kSums, typename Address>
-__device__ __forceinline__ void addValues(const float (&weights)[4 * kKeyTiles], float (&sums)[kSums],
-                                          Address address) {
+template <int kWeights, int kSums, typename Address>
+__device__ __forceinline__ void addValues(const float (&weights)[kWeights], float (&sums)[kSums], Address address) {
   const int matrix = laneOf() / 8, line = laneOf() % 8;  // of the four that a lane helps to load
 #pragma unroll
-  for (int k = 0; k < kKeyTiles / 2; ++k) {
+  for (int k = 0; k < kWeights / 8; ++k) {
     uint32_t a[4];
     packWeights(weights, k, a);
 #pragma unroll

@@ -7,6 +7,9 @@
 namespace pagoda::cuda {
 namespace {
 
+constexpr int kKeys = 64;  // of a tile
+constexpr int kKeyTiles = kKeys / 8;
+static_assert(kSplitKeys % kKeys == 0);
 constexpr int kRow = 576;
 constexpr int kLatent = 512;
 constexpr int kWarps = 4;
@@ -76,8 +79,8 @@ __device__ void scoreKeys(const PagodaAttention& op, Shared& shared, int stage, 
 #pragma unroll 4
   for (int k = 0; k < kRow / 16; ++k) {
     uint32_t a[4], b[4];
-    const int row = 8 * (matrix % 2) + line, ownKey = key + 8 * (matrix / 2) + line;
-    ldmatrix(a, &shared.query[row][swizzled(row, 2 * k + matrix / 2)]);
+    const int ownKey = key + 8 * (matrix / 2) + line;
+    loadRows(shared.query[0], kRow, k, a);
     ldmatrix(b, &shared.keys[stage][ownKey][swizzled(ownKey, 2 * k + matrix % 2)]);
     const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
     mmaBf16(scores[0], a, low);

@@ -1,4 +1,4 @@
-// Paged attention over bf16 caches on GPUs of compute capability 9.0, for heads of 64 and 128 columns, after
+// Paged attention over bf16 caches on GPUs of compute capability 9.0, for heads of up to 256 columns, after
 // FlashAttention-3 (arXiv:2407.08608): a warp feeds the copy engine (TMA), box by box through the block table, and
 // warpgroups multiply 64 packed rows each (wgmma), q and K from shared memory, then the weights from registers with V.
 // q and the weights are rounded to bf16, sums are f32.
@@ -11,28 +11,33 @@
 namespace pagoda::cuda {
 namespace {
 
-constexpr int kKeys = 128;  // of a tile
-static_assert(kLongSplit % kKeys == 0);
-
 enum NamedBarrier { kAllConsumers = 1, kTurn = 2, kGroup = 4 };  // and one more for each warpgroup behind the last two
 
-/// Blocks of 64 rows for each consuming warpgroup. K and V have as many stages each.
-template <int kHeadDim, int kConsumingGroups, int kNumStages>
+/// Blocks of 64 rows for each consuming warpgroup. Heads are padded with zeros to kDim columns: 64, 128 or 256. K and V
+/// have as many stages each.
+template <int kPaddedDim, int kConsumingGroups, int kNumStages>
 struct Shape {
-  static constexpr int kDim = kHeadDim;
+  static constexpr int kDim = kPaddedDim;
   static constexpr int kConsumers = kConsumingGroups;
   static constexpr int kStages = kNumStages;
   static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
-  static constexpr int kPanels = kDim / kTileColumns;  // of 64 columns
-  static constexpr int kSums = kDim / 2;               // that a thread has
+  static constexpr int kKeys = kDim <= 128 ? 128 : 64;  // of a tile
+  static constexpr int kPanels = kDim / kTileColumns;   // of 64 columns
+  static constexpr int kSums = kDim / 2;                // that a thread has
+  static constexpr int kScores = kKeys / 2;
+  static constexpr int kSteps = kKeys / kMatrixStep;
   static constexpr bool kTakesTurns = kConsumers == 2;
+  static constexpr bool kKeepsTotals = kTakesTurns && kDim <= 128;  // in shared memory
+  static_assert(kLongSplit % kKeys == 0);
+
+  using Tile = uint16_t[kPanels][kKeys][kTileColumns];
 };
 
 constexpr int kPrefillRows = 2 * kWarpgroupRows;
 template <int kDim>
-using Prefill = Shape<kDim, 2, 256 / kDim>;
+using Prefill = Shape<kDim, 2, kDim == 64 ? 4 : 2>;
 template <int kDim>
-using Decode = Shape<kDim, 1, 384 / kDim>;
+using Decode = Shape<kDim, 1, kDim == 64 ? 6 : 3>;
 
 struct Parameters {
   TensorMap vectors;  // all K and V of the cache, one row each
@@ -47,24 +52,27 @@ struct Parameters {
 
 template <typename S>
 struct Shared {
-  alignas(kSwizzleBytes) uint16_t keys[S::kStages][S::kPanels][kKeys][kTileColumns];
-  uint16_t values[S::kStages][S::kPanels][kKeys][kTileColumns];
+  alignas(kSwizzleBytes) typename S::Tile keys[S::kStages];
+  typename S::Tile values[S::kStages];
   uint16_t query[S::kConsumers][S::kPanels][kWarpgroupRows][kTileColumns];
-  float totals[S::kTakesTurns ? S::kSums : 1][S::kConsumers * kWarpgroup];  // of the splits that are done
+  float totals[S::kKeepsTotals ? S::kSums : 1][S::kConsumers * kWarpgroup];  // of the splits that are done
   Channel<S::kStages> keyChannel;
   Channel<S::kStages> valueChannel;
   int32_t found;
 };
 static_assert(sizeof(Shared<Prefill<128>>) <= 227 * 1024 && sizeof(Shared<Decode<128>>) <= 227 * 1024);
+static_assert(sizeof(Shared<Prefill<256>>) <= 227 * 1024 && sizeof(Shared<Decode<256>>) <= 227 * 1024);
 
 template <typename S>
 struct Rings {
   Ring<S::kStages> keys, values;
 };
 
-/// The keys of a split that some row sees.
+/// The keys of a split that some row sees, from the first of a tile on.
+template <typename S>
 __device__ __forceinline__ KeyRange keysOfSplit(const GroupTile& work, int split) {
-  return {max(split * kLongSplit, work.keys.first / kKeys * kKeys), min((split + 1) * kLongSplit, work.keys.end)};
+  const int first = work.keys.first / S::kKeys * S::kKeys;
+  return {max(split * kLongSplit, first), min((split + 1) * kLongSplit, work.keys.end)};
 }
 
 // ---- the producer's warp --------------------------------------------------------------------------------------------
@@ -81,9 +89,8 @@ __device__ __forceinline__ int rowOfBox(const Parameters& p, const GroupTile& wo
 
 /// Copies one part of a tile: every lane at most one box of one panel.
 template <typename S>
-__device__ __forceinline__ void copyTile(uint16_t (&stage)[S::kPanels][kKeys][kTileColumns], PhaseBarrier& full,
-                                         const Parameters& p, int row) {
-  const int boxes = kKeys / p.boxKeys, panel = laneOf() / boxes;
+__device__ __forceinline__ void copyTile(typename S::Tile& stage, PhaseBarrier& full, const Parameters& p, int row) {
+  const int boxes = S::kKeys / p.boxKeys, panel = laneOf() / boxes;
   if (laneOf() == 0) arriveAndExpect(full, sizeof stage);
   __syncwarp();
   if (panel < S::kPanels)
@@ -94,9 +101,9 @@ __device__ __forceinline__ void copyTile(uint16_t (&stage)[S::kPanels][kKeys][kT
 template <typename S>
 __device__ void produce(Shared<S>& shared, Rings<S>& rings, const Parameters& p, const GroupTile& work,
                         const KeyRange& range) {
-  const int ownBox = laneOf() % (kKeys / p.boxKeys) * p.boxKeys;
+  const int ownBox = laneOf() % (S::kKeys / p.boxKeys) * p.boxKeys;
   const int toValues = p.op.cache.numKvHeads * p.op.cache.blockSize;
-  for (int first = range.first; first < range.end; first += kKeys) {
+  for (int first = range.first; first < range.end; first += S::kKeys) {
     const int row = rowOfBox(p, work, first + ownBox);
     shared.keyChannel.waitUntilEmpty(rings.keys);
     copyTile<S>(shared.keys[rings.keys.stage], shared.keyChannel.full[rings.keys.stage], p, row);
@@ -124,18 +131,28 @@ __device__ __forceinline__ void takeTurn() {
   if constexpr (S::kTakesTurns) barrierSync(kTurn + groupOf<S>(), 2 * kWarpgroup);
 }
 
-/// The warpgroup's rows of q, rounded, into its shared memory; zeros where there is no row.
+/// Calls visit(column, element of the sums) for a thread's own of its row r.
+template <typename S, typename Visit>
+__device__ __forceinline__ void forColumnsOf(int r, int dim, Visit visit) {
+#pragma unroll
+  for (int i = 0; i < S::kSums; ++i) {
+    const int column = resultColumn(threadIdx.x % kWarpgroup, i);
+    if (rowOfElement(i) == r && column < dim) visit(column, i);
+  }
+}
+
+/// The warpgroup's rows of q, rounded, into its shared memory; zeros where there is no row or column.
 template <typename S>
 __device__ void loadQuery(Shared<S>& shared, const PagodaAttention& op, const GroupTile& work) {
   constexpr int kChunks = S::kDim / 8;
-  const int group = groupOf<S>();
+  const int group = groupOf<S>(), dim = op.cache.headDim;
   barrierSync(kGroup + group, kWarpgroup);  // all products with what was there are done
   for (int i = threadIdx.x % kWarpgroup; i < kWarpgroupRows * kChunks; i += kWarpgroup) {
     const int line = i / kChunks, chunk = i % kChunks, row = kWarpgroupRows * group + line;
     uint4 rounded = make_uint4(0, 0, 0, 0);
-    if (row < work.tile.count) {
+    if (row < work.tile.count && 8 * chunk < dim) {
       const float* x = rowOf(op.query, work.tile.firstToken + work.token(row)) +
-                       static_cast<int64_t>(work.head(row)) * S::kDim + 8 * chunk;
+                       static_cast<int64_t>(work.head(row)) * dim + 8 * chunk;
       rounded = make_uint4(packBf16(x[0], x[1]), packBf16(x[2], x[3]), packBf16(x[4], x[5]), packBf16(x[6], x[7]));
     }
     uint16_t* to = &shared.query[group][chunk / 8][line][(chunk % 8 ^ line % 8) * 8];
@@ -147,7 +164,7 @@ __device__ void loadQuery(Shared<S>& shared, const PagodaAttention& op, const Gr
 
 /// Queues scores = q * K^T of a tile.
 template <typename S>
-__device__ __forceinline__ void multiplyKeys(Shared<S>& shared, int stage, float (&scores)[kKeys / 2]) {
+__device__ __forceinline__ void multiplyKeys(Shared<S>& shared, int stage, float (&scores)[S::kScores]) {
   beginProducts();
 #pragma unroll
   for (int column = 0; column < S::kDim; column += kMatrixStep) {
@@ -161,13 +178,12 @@ __device__ __forceinline__ void multiplyKeys(Shared<S>& shared, int stage, float
 
 /// Queues sums += weights * V of a tile.
 template <typename S>
-__device__ __forceinline__ void multiplyValues(Shared<S>& shared, int stage,
-                                               const uint32_t (&weights)[kKeys / kMatrixStep][4],
+__device__ __forceinline__ void multiplyValues(Shared<S>& shared, int stage, const uint32_t (&weights)[S::kSteps][4],
                                                float (&sums)[S::kSums]) {
-  const uint64_t values = describeTransposed(sharedAddress(shared.values[stage]), kKeys);
+  const uint64_t values = describeTransposed(sharedAddress(shared.values[stage]), S::kKeys);
   beginProducts();
 #pragma unroll
-  for (int k = 0; k < kKeys / kMatrixStep; ++k)
+  for (int k = 0; k < S::kSteps; ++k)
     multiplyTransposedAsync(sums, weights[k], advanceRows(values, kMatrixStep * k), true);
   commitProducts();
 }
@@ -175,7 +191,7 @@ __device__ __forceinline__ void multiplyValues(Shared<S>& shared, int stage,
 /// All consumers, of the tile of V that begins at `first`.
 template <typename S>
 __device__ void clearTail(Shared<S>& shared, const Parameters& p, const GroupTile& work, int stage, int first) {
-  const KeyRange tail = tailOf(p.op, work, p.boxKeys, first, kKeys);
+  const KeyRange tail = tailOf(p.op, work, p.boxKeys, first, S::kKeys);
   if (tail.first >= tail.end) return;
   clearKeys(shared.values[stage], tail, threadIdx.x - kWarpgroup, S::kConsumers * kWarpgroup);
   publishShared();
@@ -189,8 +205,8 @@ __device__ __forceinline__ void attendSplit(Shared<S>& shared, Rings<S>& rings, 
                                             const GroupTile& work, const OwnRows& rows, const KeyRange& range,
                                             SoftmaxState (&states)[2], float (&sums)[S::kSums]) {
   const ScoreUnit unit(p.op);
-  float scores[kKeys / 2], factors[2];
-  uint32_t weights[kKeys / kMatrixStep][4];
+  float scores[S::kScores], factors[2];
+  uint32_t weights[S::kSteps][4];
 #pragma unroll
   for (SoftmaxState& state : states) state = {};
 #pragma unroll
@@ -212,8 +228,8 @@ __device__ __forceinline__ void attendSplit(Shared<S>& shared, Rings<S>& rings, 
   finishScores(p.op, rows, unit, range.first, scores);
   weighScores(scores, unit.log2, states, factors);
   roundWeights(scores, weights);
-  int first = range.first + kKeys;
-  for (; first < range.end; first += kKeys) {
+  int first = range.first + S::kKeys;
+  for (; first < range.end; first += S::kKeys) {
     shared.keyChannel.waitUntilFull(rings.keys);
     takeTurn<S>();
     multiplyKeys(shared, rings.keys.stage, scores);
@@ -230,11 +246,17 @@ __device__ __forceinline__ void attendSplit(Shared<S>& shared, Rings<S>& rings, 
     scaleSums(sums, factors);
   }
   shared.valueChannel.waitUntilFull(rings.values);
-  if (range.end == work.keys.end) clearTail(shared, p, work, rings.values.stage, first - kKeys);
+  if (range.end == work.keys.end) clearTail(shared, p, work, rings.values.stage, first - S::kKeys);
   multiplyValues(shared, rings.values.stage, weights, sums);
   waitForProducts<0>();
   releaseValues();
   finishStates(states, unit.scale);
+}
+
+/// Where a row of the result begins.
+__device__ __forceinline__ float* resultOf(const PagodaAttention& op, const GroupTile& work, int row) {
+  return rowOf(op.out, work.tile.firstToken + work.token(row)) +
+         static_cast<int64_t>(work.head(row)) * op.cache.headDim;
 }
 
 /// Writes the rows of a warpgroup.
@@ -244,12 +266,9 @@ __device__ __forceinline__ void writeRows(const PagodaAttention& op, const Group
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     if (!rows.present[r]) continue;
-    const int head = work.head(rows.row[r]);
-    const float factor = finalFactor(states[r], sinkOf(op.sinks, head));
-    float* out = rowOf(op.out, work.tile.firstToken + work.token(rows.row[r])) + static_cast<int64_t>(head) * S::kDim;
-#pragma unroll
-    for (int i = 0; i < S::kSums; ++i)
-      if (rowOfElement(i) == r) out[resultColumn(threadIdx.x % kWarpgroup, i)] = sums[i] * factor;
+    const float factor = finalFactor(states[r], sinkOf(op.sinks, work.head(rows.row[r])));
+    float* out = resultOf(op, work, rows.row[r]);
+    forColumnsOf<S>(r, op.cache.headDim, [&](int column, int i) { out[column] = sums[i] * factor; });
   }
 }
 
@@ -265,18 +284,38 @@ __device__ __forceinline__ void leaveSplit(const Parameters& p, const GroupTile&
     const int64_t index = first + rows.row[r];
     if (laneOf() % 4 == 0) p.partials.states[index] = states[r];
     if (states[r].largest == -kInfinity) continue;
-    float* to = p.partials.sums + index * S::kDim;
-#pragma unroll
-    for (int i = 0; i < S::kSums; ++i)
-      if (rowOfElement(i) == r) to[resultColumn(threadIdx.x % kWarpgroup, i)] = sums[i];
+    float* to = p.partials.sums + index * p.op.cache.headDim;
+    forColumnsOf<S>(r, p.op.cache.headDim, [&](int column, int i) { to[column] = sums[i]; });
   }
 }
 
-/// Goes through all splits of a tile and writes it; the sums so far wait in shared memory.
+/// sums = those of all splits so far, which wait in shared memory or, of heads that leave no room there, in the result,
+/// whose elements are a thread's own.
+template <typename S>
+__device__ __forceinline__ void joinSplit(Shared<S>& shared, const PagodaAttention& op, const GroupTile& work,
+                                          const OwnRows& rows, bool isFirst, bool isLast,
+                                          const MergeFactors (&factors)[2], float (&sums)[S::kSums]) {
+  const auto join = [&](float& total, int i) {
+    sums[i] = mergeSums(isFirst ? 0.0f : total, sums[i], factors[rowOfElement(i)]);
+    if (!isLast) total = sums[i];
+  };
+  if constexpr (S::kKeepsTotals) {
+#pragma unroll
+    for (int i = 0; i < S::kSums; ++i) join(shared.totals[i][threadIdx.x - kWarpgroup], i);
+  } else {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (!rows.present[r]) continue;
+      float* out = resultOf(op, work, rows.row[r]);
+      forColumnsOf<S>(r, op.cache.headDim, [&](int column, int i) { join(out[column], i); });
+    }
+  }
+}
+
+/// Goes through all splits of a tile and writes it.
 template <typename S>
 __device__ __forceinline__ void attendTile(Shared<S>& shared, const Parameters& p, const GroupTile& work) {
   const OwnRows rows(work, p.op.slidingWindow, groupOf<S>());
-  const int thread = threadIdx.x - kWarpgroup;
   Rings<S> rings;
   SoftmaxState totals[2], states[2];
   float sums[S::kSums];
@@ -284,15 +323,10 @@ __device__ __forceinline__ void attendTile(Shared<S>& shared, const Parameters& 
   if (groupOf<S>() == 1) giveTurn<S>();
   const int firstSplit = work.keys.first / kLongSplit;
   for (int split = firstSplit; split * kLongSplit < work.keys.end; ++split) {
-    attendSplit(shared, rings, p, work, rows, keysOfSplit(work, split), states, sums);
+    attendSplit(shared, rings, p, work, rows, keysOfSplit<S>(work, split), states, sums);
     const MergeFactors factors[2] = {merge(totals[0], states[0]), merge(totals[1], states[1])};
     const bool isLast = (split + 1) * kLongSplit >= work.keys.end;
-#pragma unroll
-    for (int i = 0; i < S::kSums; ++i) {
-      float& total = shared.totals[i][thread];
-      sums[i] = mergeSums(split == firstSplit ? 0.0f : total, sums[i], factors[rowOfElement(i)]);
-      if (!isLast) total = sums[i];
-    }
+    joinSplit(shared, p.op, work, rows, split == firstSplit, isLast, factors, sums);
   }
   if (groupOf<S>() == 0) takeTurn<S>();  // the last one that was given
   writeRows<S>(p.op, work, rows, totals, sums);
@@ -302,7 +336,7 @@ template <int kDim>
 __global__ void __launch_bounds__(Prefill<kDim>::kThreads, 1)
     attentionPrefillKernel(const __grid_constant__ Parameters p) {
   using S = Prefill<kDim>;
-  constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+  constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
   auto& shared = sharedMemory<Shared<S>>();
   const int index = gridDim.x - 1 - blockIdx.x;  // those with the most keys first
   const QueryTile tile =
@@ -320,7 +354,7 @@ __global__ void __launch_bounds__(Prefill<kDim>::kThreads, 1)
     giveRegisters<kProducerRegisters>();
     if (warpOf() > 0) return;
     Rings<S> rings;
-    produce(shared, rings, p, work, {work.keys.first / kKeys * kKeys, work.keys.end});
+    produce(shared, rings, p, work, {work.keys.first / S::kKeys * S::kKeys, work.keys.end});
   } else {
     takeRegisters<kConsumerRegisters>();
     attendTile(shared, p, work);
@@ -377,7 +411,7 @@ __device__ __forceinline__ void attendItem(Shared<S>& shared, Rings<S>& rings, c
   SoftmaxState states[2];
   float sums[S::kSums];
   loadQuery(shared, p.op, item.work);
-  attendSplit(shared, rings, p, item.work, rows, keysOfSplit(item.work, item.split), states, sums);
+  attendSplit(shared, rings, p, item.work, rows, keysOfSplit<S>(item.work, item.split), states, sums);
   if (p.partials.sums != nullptr) return leaveSplit<S>(p, item.work, rows, item.split, states, sums);
   SoftmaxState totals[2];
   const MergeFactors factors[2] = {merge(totals[0], states[0]), merge(totals[1], states[1])};
@@ -404,7 +438,7 @@ __global__ void __launch_bounds__(Decode<kDim>::kThreads, 1)
   for (int index = blockIdx.x; items.find(index, &request, &number); index += gridDim.x) {
     const Item item = items.get(request, number);
     if (threadIdx.x < kWarp) {
-      produce(shared, rings, p, item.work, keysOfSplit(item.work, item.split));
+      produce(shared, rings, p, item.work, keysOfSplit<S>(item.work, item.split));
     } else {
       attendItem(shared, rings, p, item);
     }
@@ -459,7 +493,8 @@ PagodaStatus runDecode(PagodaDevice* device, Parameters p, const DecodePlan& pla
   p.partialRows = static_cast<int32_t>(plan.rows);
   if (plan.splits > 1) {
     const auto splits = static_cast<int32_t>(plan.splits);
-    if (const PagodaStatus status = reservePartials(device, splits, plan.heads * plan.rows, kDim, &p.partials, error))
+    if (const PagodaStatus status =
+            reservePartials(device, splits, plan.heads * plan.rows, p.op.cache.headDim, &p.partials, error))
       return status;
   }
   const int64_t items = plan.heads * plan.splits;
@@ -489,18 +524,21 @@ PagodaStatus run(PagodaDevice* device, const Parameters& p, PagodaError* error) 
 
 bool canAttendByWgmma(const PagodaDevice& device, const PagodaAttention& op) {
   constexpr int64_t kMostVectors = int64_t{1} << 30;  // coordinates of boxes are int32
-  return device.tensorMapEncoder != nullptr && canAttendByMma(op) && op.cache.blockSize % 8 == 0 &&
-         vectorsOf(op.cache) <= kMostVectors;
+  const PagodaKvCache& cache = op.cache;
+  return device.tensorMapEncoder != nullptr && cache.dtype == PAGODA_BF16 && cache.latentDim == 0 &&
+         cache.headDim <= 256 && cache.headDim % 8 == 0 && cache.blockSize % 8 == 0 && vectorsOf(cache) <= kMostVectors;
 }
 
 PagodaStatus attendByWgmma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {
   Parameters p = {};
   p.op = op;
   p.numVectors = static_cast<int32_t>(vectorsOf(op.cache));
-  p.boxKeys = chooseBoxKeys(op.cache.blockSize, kKeys);
+  p.boxKeys = chooseBoxKeys(op.cache.blockSize, op.cache.headDim <= 128 ? Prefill<128>::kKeys : Prefill<256>::kKeys);
   if (const PagodaStatus status = check(encodeMap(device->tensorMapEncoder, op.cache, p), "attention", error))
     return status;
-  return op.cache.headDim == 64 ? run<64>(device, p, error) : run<128>(device, p, error);
+  if (op.cache.headDim <= 64) return run<64>(device, p, error);
+  if (op.cache.headDim <= 128) return run<128>(device, p, error);
+  return run<256>(device, p, error);
 }
 
 }  // namespace pagoda::cuda

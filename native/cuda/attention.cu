@@ -272,7 +272,7 @@ PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError
   if (const PagodaStatus status = validate(*device, op, error)) return status;
   if (op.out.rows == 0) return PAGODA_OK;
   if (canAttendByWgmma(*device, op)) return attendByWgmma(device, op, error);
-  if (canAttendByMma(op)) return attendByMma(device, op, error);
+  if (canAttendByMma(*device, op)) return attendByMma(device, op, error);
   if (canAttendLatentsByWgmma(*device, op)) return attendLatentsByWgmma(device, op, error);
   if (canAttendLatents(*device, op)) return attendLatents(device, op, error);
   const int64_t tiles =

@@ -191,11 +191,12 @@ __host__ __device__ __forceinline__ int valueDim(const PagodaKvCache& cache) {
 /// latentDim].
 PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
-/// Whether the kernels on the tensor cores take this: bf16 caches with heads of 64 or 128 columns.
-bool canAttendByMma(const PagodaAttention& op);
+/// Whether the kernels on the tensor cores take this: bf16 caches with heads of up to 256 columns, in whole groups
+/// of 8.
+bool canAttendByMma(const PagodaDevice& device, const PagodaAttention& op);
 PagodaStatus attendByMma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
-/// The same on GPUs with wgmma, where pages are whole groups of eight keys.
+/// The same on GPUs with wgmma, for pages of whole groups of 8 keys.
 bool canAttendByWgmma(const PagodaDevice& device, const PagodaAttention& op);
 PagodaStatus attendByWgmma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 

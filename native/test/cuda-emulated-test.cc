@@ -540,6 +540,13 @@ void run() {
     testAttentionBits({3, 1, 64, PAGODA_BF16, 0, 0, false, 24}, 1290, 50, device);
     testAttentionBits({4, 1, 128, PAGODA_BF16, 1100, 0, false, 64}, 2070, 20, device);
   }
+  for (const int32_t device : {kSm90, kSm80}) {
+    for (const int32_t dim : {16, 80, 256}) {
+      testAttention(mixed, {4, 2, dim, PAGODA_BF16, 0, 0, true}, kBf16, device);
+      testAttention({{70, 60}, {1, 1100}}, {2, 1, dim, PAGODA_BF16, 0, 0, false, 8}, kBf16, device);
+    }
+    testAttentionBits({3, 1, 200, PAGODA_BF16, 0, 0, false, 24}, 1050, 50, device);
+  }
   testAttention({{3, 600}}, {3, 3, 80, PAGODA_BF16, 300, 0, false}, kBf16);
   testMlaAttention(mixed, {3, 64, 16, 32, 32, PAGODA_F32}, kExact);
   for (const int32_t device : {kSm90, kSm80}) {
