@@ -24,13 +24,14 @@ export interface ExecutorKind {
   readonly name: string;
   readonly mayLackOps: boolean;
   readonly isEmulated?: boolean;
+  readonly roundsWeights?: boolean;
   create(options: TestExecutorOptions): Promise<Executor>;
 }
 
 /**
  * The reference and one kind for each of {@link testDevices}.
  *
- * @param options.emulatedGpus - how many emulated GPUs besides, which are slow: 2 differ in products. @default 0
+ * @param options.emulatedGpus - how many emulated GPUs besides, which are slow: 2 differ in products and attention. @default 0
  */
 export async function executorKinds({ emulatedGpus = 0 } = {}): Promise<ExecutorKind[]> {
   const kinds: ExecutorKind[] = [
@@ -45,11 +46,18 @@ export async function executorKinds({ emulatedGpus = 0 } = {}): Promise<Executor
     },
   ];
   const devices = [...(await testDevices()), ...emulatedDevices().slice(0, emulatedGpus)];
-  for (const { name, selection, mayLackOps, isEmulated = false } of devices) {
+  for (const {
+    name,
+    selection,
+    mayLackOps,
+    isEmulated = false,
+    roundsWeights = false,
+  } of devices) {
     kinds.push({
       name,
       mayLackOps,
       isEmulated,
+      roundsWeights,
       create: (options) =>
         createNativeExecutor({
           ...selection,

@@ -17,6 +17,7 @@
 #include "block.h"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -227,6 +228,9 @@ void Machine::resetFiber(Fiber& fiber) {
   *--top = reinterpret_cast<void*>(&enterFiber);
   for (int i = 0; i < kSavedRegisters; ++i) *--top = nullptr;
   fiber.context.stackPointer = top;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(fiber.context.bottom, kStackBytes);  // frames that were left there ended with no return
+#endif
 #if defined(PAGODA_EMULATOR_TSAN)
   if (fiber.context.tsan != nullptr) __tsan_destroy_fiber(fiber.context.tsan);
   fiber.context.tsan = __tsan_create_fiber(0);
