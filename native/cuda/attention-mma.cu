@@ -1,4 +1,4 @@
-// Paged attention over bf16 caches on the tensor cores, for heads of up to 256 columns. A warp has 16 packed rows; q
+// Paged attention over bf16 caches on the tensor cores, for heads of 64 to 256 columns. A warp has 16 packed rows; q
 // and the weights are rounded to bf16, sums are f32. Prefill has blocks of four warps, decode of one, with the same
 // arithmetic for a row, so both give it the same bits. K and V are copied page by page in the background, one tile of
 // keys ahead.
@@ -328,7 +328,7 @@ PagodaStatus run(PagodaDevice* device, const PagodaAttention& op, PagodaError* e
 
 bool canAttendByMma(const PagodaDevice& device, const PagodaAttention& op) {
   const PagodaKvCache& cache = op.cache;
-  return cache.dtype == PAGODA_BF16 && cache.latentDim == 0 && cache.headDim <= 256 && cache.headDim % 8 == 0 &&
+  return cache.dtype == PAGODA_BF16 && cache.latentDim == 0 && isWideEnough(cache.headDim) &&
          device.sharedBytes >= sizeof(Shared<Shape<256>, kPrefillWarps>);
 }
 

@@ -1,4 +1,4 @@
-// Paged attention over bf16 caches on GPUs of compute capability 9.0, for heads of up to 256 columns, after
+// Paged attention over bf16 caches on GPUs of compute capability 9.0, for heads of 64 to 256 columns, after
 // FlashAttention-3 (arXiv:2407.08608): a warp feeds the copy engine (TMA), box by box through the block table, and
 // warpgroups multiply 64 packed rows each (wgmma), q and K from shared memory, then the weights from registers with V.
 // q and the weights are rounded to bf16, sums are f32.
@@ -526,7 +526,7 @@ bool canAttendByWgmma(const PagodaDevice& device, const PagodaAttention& op) {
   constexpr int64_t kMostVectors = int64_t{1} << 30;  // coordinates of boxes are int32
   const PagodaKvCache& cache = op.cache;
   return device.tensorMapEncoder != nullptr && cache.dtype == PAGODA_BF16 && cache.latentDim == 0 &&
-         cache.headDim <= 256 && cache.headDim % 8 == 0 && cache.blockSize % 8 == 0 && vectorsOf(cache) <= kMostVectors;
+         isWideEnough(cache.headDim) && cache.blockSize % 8 == 0 && vectorsOf(cache) <= kMostVectors;
 }
 
 PagodaStatus attendByWgmma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error) {

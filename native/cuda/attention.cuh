@@ -191,8 +191,10 @@ __host__ __device__ __forceinline__ int valueDim(const PagodaKvCache& cache) {
 /// latentDim].
 PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
-/// Whether the kernels on the tensor cores take this: bf16 caches with heads of up to 256 columns, in whole groups
-/// of 8.
+/// Heads that the tensor cores are worth it for, and can take: 64 to 256 columns in whole groups of 8.
+constexpr bool isWideEnough(int32_t headDim) { return headDim >= 64 && headDim <= 256 && headDim % 8 == 0; }
+
+/// Whether the kernels on the tensor cores take this: bf16 caches with such heads.
 bool canAttendByMma(const PagodaDevice& device, const PagodaAttention& op);
 PagodaStatus attendByMma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 

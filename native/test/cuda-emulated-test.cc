@@ -541,7 +541,7 @@ void run() {
     testAttentionBits({4, 1, 128, PAGODA_BF16, 1100, 0, false, 64}, 2070, 20, device);
   }
   for (const int32_t device : {kSm90, kSm80}) {
-    for (const int32_t dim : {16, 80, 256}) {
+    for (const int32_t dim : {72, 80, 256}) {
       testAttention(mixed, {4, 2, dim, PAGODA_BF16, 0, 0, true}, kBf16, device);
       testAttention({{70, 60}, {1, 1100}}, {2, 1, dim, PAGODA_BF16, 0, 0, false, 8}, kBf16, device);
     }
