@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define PAGODA_ABI_VERSION 7u
+#define PAGODA_ABI_VERSION 8u
 #define PAGODA_ERROR_LENGTH 256
 
 /* Makes every value of its four bytes one that C++ may read, so that a backend can refuse what is no enumerator. */
@@ -118,6 +118,10 @@ typedef struct PagodaBatch {
   const int32_t* queryStartLoc; /* device [R + 1] */
   const int32_t* seqLens;       /* device [R], context length after this step */
   const int32_t* blockTable;    /* device [R, maxBlocks] */
+  /* The first two once more in the host's memory, valid during the call; NULL in steps that are recorded, whose host
+   * values above are upper bounds. */
+  const int32_t* hostQueryStartLoc;
+  const int32_t* hostSeqLens;
 } PagodaBatch;
 
 /* ---- op parameters ---------------------------------------------------------------------------------- */
@@ -232,9 +236,9 @@ typedef struct PagodaAttention {
 
 /* Causal multi-head latent attention (DeepSeek-V2, arXiv:2405.04434) over a latent cache. Of a row [c | k] head h has
  * the key [W_UK[h] c | k] and the value W_UV[h] c; its query is [query | queryRope]. Positions and order as in
- * PagodaAttention; score = [query | queryRope] . key * scale. A backend may move W_UK and W_UV to the other side of the
- * products (the absorbed form) for requests with less than expandFrom tokens in the step, and does so for all where
- * that is 0; which form a token has must not depend on other requests. */
+ * PagodaAttention; score = [query | queryRope] . key * scale. A backend moves W_UK and W_UV to the other side of the
+ * products (the absorbed form) for all requests where expandFrom is 0, else it may do so for any, above all for those
+ * with less than expandFrom tokens in the step; which form a token has must not depend on other requests. */
 typedef struct PagodaMlaAttention {
   PagodaTensor out;       /* [T, numHeads * valueDim] */
   PagodaTensor query;     /* [T, numHeads * nopeDim], the part without rope */

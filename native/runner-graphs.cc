@@ -27,6 +27,7 @@ void Runner::runModel(const StepInput& step, const Uploaded& uploaded) {
   const StepInput padded = padStep(step, *bucket);
   Uploaded at = upload(padded, graph.inputs);
   at.maxSeqLen = bucket->maxSeqLen;
+  at.mayBeRecorded = true;
   const auto queueOps = [&] { runSteps(padded, at); };
   if (graph.recorded.run()) return;
   graph.recorded = graph.hasRun ? DeviceGraph(device_, queueOps) : DeviceGraph();

@@ -9,6 +9,7 @@ namespace pagoda {
 struct Runner::Uploaded {
   const int32_t *tokenIds, *positions, *slotMapping, *queryStartLoc, *seqLens, *blockTable, *blockCopies, *outputRows;
   int32_t maxSeqLen;    // of the step; of a graph an upper bound
+  bool mayBeRecorded;   // host values are upper bounds
   PagodaSample sample;  // but for the logits
   size_t numLogprobs;   // words of its log-probabilities
 };

@@ -319,8 +319,11 @@ PagodaBatch Runner::batch(const PlanStep& step, const StepInput& input, const Up
     maxQueryLen = std::max(maxQueryLen, input.queryStartLoc[r + 1] - input.queryStartLoc[r]);
   const size_t tableSize = static_cast<size_t>(input.numRequests()) * input.maxBlocks;
   const int32_t* blockTable = at.blockTable + layerOf(step).group * tableSize;
-  return {input.numRequests(), input.numTokens(), input.maxBlocks, maxQueryLen,
-          at.maxSeqLen,        at.queryStartLoc,  at.seqLens,      blockTable};
+  const auto onHost = [&](const std::vector<int32_t>& values) { return at.mayBeRecorded ? nullptr : values.data(); };
+  return {input.numRequests(),  input.numTokens(), input.maxBlocks,
+          maxQueryLen,          at.maxSeqLen,      at.queryStartLoc,
+          at.seqLens,           blockTable,        onHost(input.queryStartLoc),
+          onHost(input.seqLens)};
 }
 
 PagodaAttention Runner::attention(const PlanStep& step, const StepInput& input, const Uploaded& at) const {

@@ -69,7 +69,12 @@ def attentionCase(device, rng, requests, heads, kvHeads, dim, dtype, blockSize=1
     return relativeError(device.download(out), expected.reshape(tokens, -1)), EXACT if dtype == F32 else ROUNDED
 
 
-def mlaCase(device, rng, requests, heads, latent, rope, nope, valueDim, dtype, blockSize=64):
+def headsTransposed(keyUp, heads, latent, nope):
+    """W_UK of each head as the expanded form wants it."""
+    return keyUp.reshape(heads, latent, nope).transpose(0, 2, 1).reshape(heads * nope, latent)
+
+
+def mlaCase(device, rng, requests, heads, latent, rope, nope, valueDim, dtype, blockSize=64, expandFrom=0):
     layout = Layout(rng, requests, blockSize)
     tokens, slots = int(layout.queryLens.sum()), len(layout.slots)
     query, queryRope, latents, ropeKey = (
@@ -84,7 +89,8 @@ def mlaCase(device, rng, requests, heads, latent, rope, nope, valueDim, dtype, b
     scale = (nope + rope) ** -0.5
     device.run("mlaAttention", pagoda.MlaAttention(
         out, device.tensor(query), device.tensor(queryRope), cache, device.batch(layout),
-        device.weight(keyUp, dtype=F32), device.weight(valueUp, dtype=F32), pagoda.Weight(), heads, scale, 0))
+        device.weight(keyUp, dtype=F32), device.weight(valueUp, dtype=F32),
+        device.weight(headsTransposed(keyUp, heads, latent, nope), dtype=F32), heads, scale, expandFrom))
     key = np.concatenate([np.einsum("sl,hln->shn", latents.astype(np.float64), keyUp.reshape(heads, latent, nope)),
                           np.repeat(ropeKey[:, None], heads, 1)], axis=2)
     value = np.einsum("sl,hvl->shv", latents.astype(np.float64), valueUp.reshape(heads, valueDim, latent))
@@ -152,14 +158,16 @@ def chunksCase(device, rng, tokens, heads, kvHeads, dim, dtype):
     return float(np.sum(np.concatenate(parts) != expected)), 0.0
 
 
-def latentChunksCase(device, rng, tokens, last, heads, blockSize=16):
-    """The same of latent attention of DeepSeek's size and the last tokens of a request."""
-    latent, rope, nope, valueDim = 512, 64, 32, 32
+def latentChunksCase(device, rng, tokens, last, heads, width=32, expandFrom=0, blockSize=16):
+    """The same of latent attention of DeepSeek's size and the last tokens of a request, `width` columns a head."""
+    latent, rope, nope, valueDim = 512, 64, width, width
     whole = Layout(rng, [(tokens, 0)], blockSize)
     query, queryRope, latents, ropeKey = (
         rng.standard_normal((tokens, width)).astype(np.float32) for width in (heads * nope, heads * rope, latent, rope))
-    keyUp, valueUp = (device.weight(rng.standard_normal(shape).astype(np.float32) * latent**-0.5, dtype=F32)
+    keyUp, valueUp = (rng.standard_normal(shape).astype(np.float32) * latent**-0.5
                       for shape in ((heads * latent, nope), (heads * valueDim, latent)))
+    weights = [device.weight(matrix, dtype=F32) for matrix in
+               (keyUp, valueUp, headsTransposed(keyUp, heads, latent, nope))]
     cache = device.cache(whole.numBlocks, blockSize, 1, latent + rope, BF16, latent)
     device.run("latentWrite", pagoda.LatentWrite(device.tensor(latents), device.tensor(ropeKey), cache,
                                                  device.upload(whole.slots)))
@@ -168,13 +176,16 @@ def latentChunksCase(device, rng, tokens, last, heads, blockSize=16):
         whole.queryLens, whole.seqLens = np.array([end - first]), np.array([end])
         out = device.output(end - first, heads * valueDim)
         device.run("mlaAttention", pagoda.MlaAttention(
-            out, device.tensor(query[first:end]), device.tensor(queryRope[first:end]), cache, device.batch(whole), keyUp,
-            valueUp, pagoda.Weight(), heads, (nope + rope) ** -0.5, 0))
+            out, device.tensor(query[first:end]), device.tensor(queryRope[first:end]), cache, device.batch(whole),
+            *weights, heads, (nope + rope) ** -0.5, expandFrom))
         return device.download(out)
 
     first = tokens - last
     expected = attend(first, tokens)
-    starts = [first, first + 1, first + 3, tokens - 9, tokens - 1, tokens]
+    starts = [first, first + 3, tokens - 9, tokens - 2, tokens]
+    if expandFrom == 0:
+        starts += [first + 1, tokens - 1]
+    starts.sort()
     parts = [attend(begin, end) for begin, end in zip(starts, starts[1:])]
     return float(np.sum(np.concatenate(parts) != expected)), 0.0
 
@@ -232,6 +243,8 @@ def cases():
                 yield f"attention, {name}", attentionCase, dict(requests=requests, heads=heads, kvHeads=kvHeads,
                                                                 dim=dim, dtype=dtype)
     yield "chunks of mlaAttention", latentChunksCase, dict(tokens=1100, last=40, heads=3)
+    yield "chunks of mlaAttention, expanded", latentChunksCase, dict(tokens=1100, last=140, heads=2, width=128,
+                                                                     expandFrom=2)
     for dim in (64, 128):
         for blockSize in (3, 8, 64):
             yield "attention, window", attentionCase, dict(requests=MIXED, heads=4, kvHeads=2, dim=dim, dtype=BF16,
@@ -244,6 +257,10 @@ def cases():
     for heads, blockSize, requests in ((16, 64, [(1, 90), (4, 0)]), (128, 8, [(1, 1060), (2, 30)]), (70, 12, [(3, 9)])):
         yield "mlaAttention, DeepSeek", mlaCase, dict(requests=requests, heads=heads, latent=512, rope=64, nope=128,
                                                       valueDim=128, dtype=BF16, blockSize=blockSize)
+    for heads, width, blockSize in ((3, 128, 64), (16, 64, 8)):
+        yield "mlaAttention, expanded", mlaCase, dict(requests=[(1, 90), (140, 1000), (0, 0), (2, 5), (30, 0)],
+                                                      heads=heads, latent=512, rope=64, nope=width, valueDim=width,
+                                                      dtype=BF16, blockSize=blockSize, expandFrom=16)
     yield "gatherKv", gatherCase, dict(requests=MIXED, kvHeads=2, dim=64)
     for dtype in (F32, BF16):
         for rows in (1, 9, 200):

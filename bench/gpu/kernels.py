@@ -112,19 +112,56 @@ def timeDecode(device, rng, requests, context, heads, kvHeads, dim, blockSize=16
     device.free()
 
 
+LATENT, ROPE, NOPE, VALUE = 512, 64, 128, 128  # DeepSeek's columns
+
+
+def prepareMla(device, rng, layout, heads, blockSize=64):
+    """Multi-head latent attention, up-projections included, with random matrices."""
+    slots, tokens = len(layout.slots), int(layout.queryLens.sum())
+    latents, ropeKey = torch.randn(slots, LATENT, device="cuda"), torch.randn(slots, ROPE, device="cuda")
+    cache = device.cache(layout.numBlocks, blockSize, 1, LATENT + ROPE, pagoda.BF16, LATENT)
+    device.run("latentWrite", pagoda.LatentWrite(view(latents), view(ropeKey), cache, device.upload(layout.slots)))
+    query, queryRope, out = (torch.randn(tokens, heads * width, device="cuda") for width in (NOPE, ROPE, VALUE))
+    keyUp, valueUp, keyExpand = (
+        device.weight(rng.standard_normal(shape, np.float32) * np.float32(LATENT**-0.5))
+        for shape in ((heads * LATENT, NOPE), (heads * VALUE, LATENT), (heads * NOPE, LATENT)))
+    op = pagoda.MlaAttention(view(out), view(query), view(queryRope), cache, device.batch(layout), keyUp, valueUp,
+                             keyExpand, heads, (NOPE + ROPE) ** -0.5, 0)
+    return op, (query, queryRope, out, latents, ropeKey)
+
+
+def timeMlaPrefill(device, rng, tokens, context, heads):
+    """The expanded form beside the absorbed one, and beside SDPA with keys and values that torch makes of the latents."""
+    layout = pagoda.Layout(rng, [(tokens, context - tokens)], 64)
+    op, kept = prepareMla(device, rng, layout, heads)
+    absorbed = median(lambda i: device.run("mlaAttention", op))
+    op.expandFrom = 2
+    ours = median(lambda i: device.run("mlaAttention", op))
+    latents = torch.randn(context, LATENT, device="cuda", dtype=torch.bfloat16)
+    up = torch.randn(LATENT, heads * (NOPE + VALUE), device="cuda", dtype=torch.bfloat16)
+    query = torch.randn(1, heads, tokens, NOPE + ROPE, device="cuda", dtype=torch.bfloat16)
+    ropeKey = torch.randn(context, 1, ROPE, device="cuda", dtype=torch.bfloat16).expand(context, heads, ROPE)
+
+    def expandAndAttend(i):
+        both = (latents @ up).view(context, heads, NOPE + VALUE)
+        key = torch.cat([both[:, :, :NOPE], ropeKey], dim=2).transpose(0, 1)[None]
+        torch.nn.functional.scaled_dot_product_attention(query, key, both[:, :, NOPE:].transpose(0, 1)[None],
+                                                         is_causal=tokens == context)
+
+    flops = 2.0 * heads * ((NOPE + VALUE) * LATENT * context
+                           + (NOPE + ROPE + VALUE) * tokens * (context - tokens / 2))
+    line(f"mlaAttention, {tokens} of {context} tokens, {heads} heads", ours,
+         {"absorbed": absorbed, "torch, expanded": median(expandAndAttend)}, flops)
+    device.free()
+
+
 def timeMla(device, rng, requests, context, heads, blockSize=64):
-    """Multi-head latent attention of DeepSeek's size, up-projections included, against gathering the rows first."""
-    latent, rope, nope, valueDim = 512, 64, 128, 128
+    """Decode, against gathering the rows first."""
+    latent, rope = LATENT, ROPE
     layout = pagoda.Layout(rng, [(1, context - 1)] * requests, blockSize)
     slots = len(layout.slots)
-    latents, ropeKey = torch.randn(slots, latent, device="cuda"), torch.randn(slots, rope, device="cuda")
-    cache = device.cache(layout.numBlocks, blockSize, 1, latent + rope, pagoda.BF16, latent)
-    device.run("latentWrite", pagoda.LatentWrite(view(latents), view(ropeKey), cache, device.upload(layout.slots)))
-    query, queryRope, out = (torch.randn(requests, heads * width, device="cuda") for width in (nope, rope, valueDim))
-    keyUp = device.weight(rng.standard_normal((heads * latent, nope), np.float32) * np.float32(latent**-0.5))
-    valueUp = device.weight(rng.standard_normal((heads * valueDim, latent), np.float32) * np.float32(latent**-0.5))
-    op = pagoda.MlaAttention(view(out), view(query), view(queryRope), cache, device.batch(layout), keyUp, valueUp,
-                             pagoda.Weight(), heads, (nope + rope) ** -0.5, 0)
+    op, kept = prepareMla(device, rng, layout, heads, blockSize)
+    cache = op.cache
     ours = median(lambda i: device.run("mlaAttention", op))
     gathered = torch.empty(slots, latent + rope, device="cuda")
     layout.queryLens = layout.seqLens
@@ -163,6 +200,8 @@ def main(library):
         timeDecode(device, rng, requests, context, 32, 8, 128)
     for requests, heads in ((32, 16), (32, 64), (32, 128), (128, 64), (128, 128)):
         timeMla(device, rng, requests, 4096, heads)
+    for tokens, context, heads in ((4096, 4096, 128), (512, 16384, 128), (4096, 4096, 16)):
+        timeMlaPrefill(device, rng, tokens, context, heads)
     device.close()
 
 

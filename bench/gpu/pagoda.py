@@ -8,7 +8,7 @@ import numpy as np
 F32, BF16, F16, Q8_0, Q4_0, Q4_K, INT8 = 0, 1, 2, 3, 4, 8, 11
 MATRIX, TABLE, VECTOR = 0, 1, 2
 SILU, GELU_TANH, GELU, CLAMPED_SWIGLU = 0, 1, 2, 3
-ABI_VERSION = 7
+ABI_VERSION = 8
 
 
 def structure(name, **fields):
@@ -23,7 +23,8 @@ Weight = structure("Weight", data=pointer, kind=c.c_int, rows=i32, cols=i32, dty
 KvCache = structure("KvCache", data=pointer, numBlocks=i32, blockSize=i32, numKvHeads=i32, headDim=i32,
                     dtype=c.c_int, latentDim=i32)
 Batch = structure("Batch", numRequests=i32, numTokens=i32, maxBlocks=i32, maxQueryLen=i32, maxSeqLen=i32,
-                  queryStartLoc=pointer, seqLens=pointer, blockTable=pointer)
+                  queryStartLoc=pointer, seqLens=pointer, blockTable=pointer, hostQueryStartLoc=pointer,
+                  hostSeqLens=pointer)
 
 RmsNorm = structure("RmsNorm", out=Tensor, x=Tensor, weight=Weight, groupWidth=i32, eps=f32, weightOffset=f32)
 Linear = structure("Linear", out=Tensor, x=Tensor, weight=Weight, bias=Weight)
@@ -142,9 +143,12 @@ class Device:
     def batch(self, layout):
         """A Batch of layout.queryLens, seqLens and blockTable (see `Layout`)."""
         start = np.concatenate([[0], np.cumsum(layout.queryLens)]).astype(np.int32)
-        return Batch(len(layout.seqLens), int(start[-1]), layout.blockTable.shape[1], int(max(layout.queryLens)),
-                     int(max(layout.seqLens)), self.upload(start), self.upload(layout.seqLens.astype(np.int32)),
-                     self.upload(layout.blockTable.astype(np.int32)))
+        lengths = layout.seqLens.astype(np.int32)
+        batch = Batch(len(lengths), int(start[-1]), layout.blockTable.shape[1], int(max(layout.queryLens)),
+                      int(max(lengths)), self.upload(start), self.upload(lengths),
+                      self.upload(layout.blockTable.astype(np.int32)), start.ctypes.data, lengths.ctypes.data)
+        batch.host = start, lengths  # live as long as it does
+        return batch
 
 
 class Layout:

@@ -46,6 +46,8 @@ void MlaPasses::put(const PagodaMlaAttention& op, bool isExpanded) {
   pass.batch.numTokens = static_cast<int32_t>(arrays.rows.size());
   pass.batch.queryStartLoc = arrays.queryStartLoc.data();
   pass.batch.seqLens = arrays.seqLens.data();
+  pass.batch.hostQueryStartLoc = pass.batch.queryStartLoc;
+  pass.batch.hostSeqLens = pass.batch.seqLens;
   passes_.push_back(pass);
   arrays_.push_back(std::move(arrays));
 }

@@ -1,43 +1,21 @@
 // Paged attention over bf16 caches on GPUs of compute capability 9.0, for heads of 64 to 256 columns, after
 // FlashAttention-3 (arXiv:2407.08608): a warp feeds the copy engine (TMA), box by box through the block table, and
-// warpgroups multiply 64 packed rows each (wgmma), q and K from shared memory, then the weights from registers with V.
-// q and the weights are rounded to bf16, sums are f32.
+// warpgroups multiply 64 packed rows each (attention-consumers.cuh).
 //
 // Prefill has blocks of 128 rows, whose two warpgroups take turns: one computes its softmax while the other one
 // multiplies. Decode has blocks of 64 rows that take a split of a request's keys and then the next one, copies running
 // ahead. Both do the same to a row, instruction by instruction, so both give it the same bits.
-#include "attention-wgmma.cuh"
+#include "attention-consumers.cuh"
 
 namespace pagoda::cuda {
 namespace {
 
-enum NamedBarrier { kAllConsumers = 1, kTurn = 2, kGroup = 4 };  // and one more for each warpgroup behind the last two
-
-/// Blocks of 64 rows for each consuming warpgroup. Heads are padded with zeros to kDim columns: 64, 128 or 256. K and V
-/// have as many stages each.
-template <int kPaddedDim, int kConsumingGroups, int kNumStages>
-struct Shape {
-  static constexpr int kDim = kPaddedDim;
-  static constexpr int kConsumers = kConsumingGroups;
-  static constexpr int kStages = kNumStages;
-  static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
-  static constexpr int kKeys = kDim <= 128 ? 128 : 64;  // of a tile
-  static constexpr int kPanels = kDim / kTileColumns;   // of 64 columns
-  static constexpr int kSums = kDim / 2;                // that a thread has
-  static constexpr int kScores = kKeys / 2;
-  static constexpr int kSteps = kKeys / kMatrixStep;
-  static constexpr bool kTakesTurns = kConsumers == 2;
-  static constexpr bool kKeepsTotals = kTakesTurns && kDim <= 128;  // in shared memory
-  static_assert(kLongSplit % kKeys == 0);
-
-  using Tile = uint16_t[kPanels][kKeys][kTileColumns];
-};
-
 constexpr int kPrefillRows = 2 * kWarpgroupRows;
 template <int kDim>
-using Prefill = Shape<kDim, 2, kDim == 64 ? 4 : 2>;
+using Prefill = Shape<kDim, kDim, 2, kDim == 64 ? 4 : 2>;
 template <int kDim>
-using Decode = Shape<kDim, 1, kDim == 64 ? 6 : 3>;
+using Decode = Shape<kDim, kDim, 1, kDim == 64 ? 6 : 3>;
+static_assert(fits<Prefill<128>>() && fits<Decode<128>>() && fits<Prefill<256>>() && fits<Decode<256>>());
 
 struct Parameters {
   TensorMap vectors;  // all K and V of the cache, one row each
@@ -49,31 +27,6 @@ struct Parameters {
   int32_t minRows;  // packed rows of the requests that this launch is for
   int32_t maxRows;
 };
-
-template <typename S>
-struct Shared {
-  alignas(kSwizzleBytes) typename S::Tile keys[S::kStages];
-  typename S::Tile values[S::kStages];
-  uint16_t query[S::kConsumers][S::kPanels][kWarpgroupRows][kTileColumns];
-  float totals[S::kKeepsTotals ? S::kSums : 1][S::kConsumers * kWarpgroup];  // of the splits that are done
-  Channel<S::kStages> keyChannel;
-  Channel<S::kStages> valueChannel;
-  int32_t found;
-};
-static_assert(sizeof(Shared<Prefill<128>>) <= 227 * 1024 && sizeof(Shared<Decode<128>>) <= 227 * 1024);
-static_assert(sizeof(Shared<Prefill<256>>) <= 227 * 1024 && sizeof(Shared<Decode<256>>) <= 227 * 1024);
-
-template <typename S>
-struct Rings {
-  Ring<S::kStages> keys, values;
-};
-
-/// The keys of a split that some row sees, from the first of a tile on.
-template <typename S>
-__device__ __forceinline__ KeyRange keysOfSplit(const GroupTile& work, int split) {
-  const int first = work.keys.first / S::kKeys * S::kKeys;
-  return {max(split * kLongSplit, first), min((split + 1) * kLongSplit, work.keys.end)};
-}
 
 // ---- the producer's warp --------------------------------------------------------------------------------------------
 
@@ -89,7 +42,7 @@ __device__ __forceinline__ int rowOfBox(const Parameters& p, const GroupTile& wo
 
 /// Copies one part of a tile: every lane at most one box of one panel.
 template <typename S>
-__device__ __forceinline__ void copyTile(typename S::Tile& stage, PhaseBarrier& full, const Parameters& p, int row) {
+__device__ __forceinline__ void copyTile(typename S::KeyTile& stage, PhaseBarrier& full, const Parameters& p, int row) {
   const int boxes = S::kKeys / p.boxKeys, panel = laneOf() / boxes;
   if (laneOf() == 0) arriveAndExpect(full, sizeof stage);
   __syncwarp();
@@ -114,221 +67,27 @@ __device__ void produce(Shared<S>& shared, Rings<S>& rings, const Parameters& p,
   }
 }
 
-// ---- consuming warpgroups -------------------------------------------------------------------------------------------
+// ---- prefill --------------------------------------------------------------------------------------------------------
 
 template <typename S>
-__device__ __forceinline__ int groupOf() {
-  return threadIdx.x / kWarpgroup - 1;
-}
-
-/// The two warpgroups issue their products in turn, the first one first. Both have as many turns.
-template <typename S>
-__device__ __forceinline__ void giveTurn() {
-  if constexpr (S::kTakesTurns) barrierArrive(kTurn + 1 - groupOf<S>(), 2 * kWarpgroup);
-}
-template <typename S>
-__device__ __forceinline__ void takeTurn() {
-  if constexpr (S::kTakesTurns) barrierSync(kTurn + groupOf<S>(), 2 * kWarpgroup);
-}
-
-/// Calls visit(column, element of the sums) for a thread's own of its row r.
-template <typename S, typename Visit>
-__device__ __forceinline__ void forColumnsOf(int r, int dim, Visit visit) {
-#pragma unroll
-  for (int i = 0; i < S::kSums; ++i) {
-    const int column = resultColumn(threadIdx.x % kWarpgroup, i);
-    if (rowOfElement(i) == r && column < dim) visit(column, i);
-  }
-}
-
-/// The warpgroup's rows of q, rounded, into its shared memory; zeros where there is no row or column.
-template <typename S>
-__device__ void loadQuery(Shared<S>& shared, const PagodaAttention& op, const GroupTile& work) {
-  constexpr int kChunks = S::kDim / 8;
-  const int group = groupOf<S>(), dim = op.cache.headDim;
-  barrierSync(kGroup + group, kWarpgroup);  // all products with what was there are done
-  for (int i = threadIdx.x % kWarpgroup; i < kWarpgroupRows * kChunks; i += kWarpgroup) {
-    const int line = i / kChunks, chunk = i % kChunks, row = kWarpgroupRows * group + line;
-    uint4 rounded = make_uint4(0, 0, 0, 0);
-    if (row < work.tile.count && 8 * chunk < dim) {
-      const float* x = rowOf(op.query, work.tile.firstToken + work.token(row)) +
-                       static_cast<int64_t>(work.head(row)) * dim + 8 * chunk;
-      rounded = make_uint4(packBf16(x[0], x[1]), packBf16(x[2], x[3]), packBf16(x[4], x[5]), packBf16(x[6], x[7]));
-    }
-    uint16_t* to = &shared.query[group][chunk / 8][line][(chunk % 8 ^ line % 8) * 8];
-    *reinterpret_cast<uint4*>(to) = rounded;
-  }
-  publishShared();
-  barrierSync(kGroup + group, kWarpgroup);
-}
-
-/// Queues scores = q * K^T of a tile.
-template <typename S>
-__device__ __forceinline__ void multiplyKeys(Shared<S>& shared, int stage, float (&scores)[S::kScores]) {
-  beginProducts();
-#pragma unroll
-  for (int column = 0; column < S::kDim; column += kMatrixStep) {
-    const int panel = column / kTileColumns;
-    const uint64_t query = describeMatrix(sharedAddress(shared.query[groupOf<S>()][panel]));
-    const uint64_t keys = describeMatrix(sharedAddress(shared.keys[stage][panel]));
-    multiplyBf16Async(scores, advance(query, column % kTileColumns), advance(keys, column % kTileColumns), column > 0);
-  }
-  commitProducts();
-}
-
-/// Queues sums += weights * V of a tile.
-template <typename S>
-__device__ __forceinline__ void multiplyValues(Shared<S>& shared, int stage, const uint32_t (&weights)[S::kSteps][4],
-                                               float (&sums)[S::kSums]) {
-  const uint64_t values = describeTransposed(sharedAddress(shared.values[stage]), S::kKeys);
-  beginProducts();
-#pragma unroll
-  for (int k = 0; k < S::kSteps; ++k)
-    multiplyTransposedAsync(sums, weights[k], advanceRows(values, kMatrixStep * k), true);
-  commitProducts();
-}
-
-/// All consumers, of the tile of V that begins at `first`.
-template <typename S>
-__device__ void clearTail(Shared<S>& shared, const Parameters& p, const GroupTile& work, int stage, int first) {
-  const KeyRange tail = tailOf(p.op, work, p.boxKeys, first, S::kKeys);
-  if (tail.first >= tail.end) return;
-  clearKeys(shared.values[stage], tail, threadIdx.x - kWarpgroup, S::kConsumers * kWarpgroup);
-  publishShared();
-  barrierSync(kAllConsumers, S::kConsumers * kWarpgroup);
-}
-
-/// states, sums = the keys of one split, which are not none. The products of a tile's scores run beside those of the
-/// tile before with V.
-template <typename S>
-__device__ __forceinline__ void attendSplit(Shared<S>& shared, Rings<S>& rings, const Parameters& p,
-                                            const GroupTile& work, const OwnRows& rows, const KeyRange& range,
-                                            SoftmaxState (&states)[2], float (&sums)[S::kSums]) {
-  const ScoreUnit unit(p.op);
-  float scores[S::kScores], factors[2];
-  uint32_t weights[S::kSteps][4];
-#pragma unroll
-  for (SoftmaxState& state : states) state = {};
-#pragma unroll
-  for (float& sum : sums) sum = 0.0f;
-  const auto releaseKeys = [&] {
-    shared.keyChannel.release(rings.keys.stage);
-    rings.keys.next();
-  };
-  const auto releaseValues = [&] {
-    shared.valueChannel.release(rings.values.stage);
-    rings.values.next();
-  };
-  shared.keyChannel.waitUntilFull(rings.keys);
-  takeTurn<S>();
-  multiplyKeys(shared, rings.keys.stage, scores);
-  giveTurn<S>();
-  waitForProducts<0>();
-  releaseKeys();
-  finishScores(p.op, rows, unit, range.first, scores);
-  weighScores(scores, unit.log2, states, factors);
-  roundWeights(scores, weights);
-  int first = range.first + S::kKeys;
-  for (; first < range.end; first += S::kKeys) {
-    shared.keyChannel.waitUntilFull(rings.keys);
-    takeTurn<S>();
-    multiplyKeys(shared, rings.keys.stage, scores);
-    shared.valueChannel.waitUntilFull(rings.values);
-    multiplyValues(shared, rings.values.stage, weights, sums);
-    giveTurn<S>();
-    waitForProducts<1>();
-    releaseKeys();
-    finishScores(p.op, rows, unit, first, scores);
-    weighScores(scores, unit.log2, states, factors);
-    waitForProducts<0>();
-    releaseValues();
-    roundWeights(scores, weights);
-    scaleSums(sums, factors);
-  }
-  shared.valueChannel.waitUntilFull(rings.values);
-  if (range.end == work.keys.end) clearTail(shared, p, work, rings.values.stage, first - S::kKeys);
-  multiplyValues(shared, rings.values.stage, weights, sums);
-  waitForProducts<0>();
-  releaseValues();
-  finishStates(states, unit.scale);
-}
-
-/// Where a row of the result begins.
-__device__ __forceinline__ float* resultOf(const PagodaAttention& op, const GroupTile& work, int row) {
-  return rowOf(op.out, work.tile.firstToken + work.token(row)) +
-         static_cast<int64_t>(work.head(row)) * op.cache.headDim;
-}
-
-/// Writes the rows of a warpgroup.
-template <typename S>
-__device__ __forceinline__ void writeRows(const PagodaAttention& op, const GroupTile& work, const OwnRows& rows,
-                                          const SoftmaxState (&states)[2], const float (&sums)[S::kSums]) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    if (!rows.present[r]) continue;
-    const float factor = finalFactor(states[r], sinkOf(op.sinks, work.head(rows.row[r])));
-    float* out = resultOf(op, work, rows.row[r]);
-    forColumnsOf<S>(r, op.cache.headDim, [&](int column, int i) { out[column] = sums[i] * factor; });
-  }
-}
-
-/// Leaves the partial result of a split.
-template <typename S>
-__device__ __forceinline__ void leaveSplit(const Parameters& p, const GroupTile& work, const OwnRows& rows, int split,
-                                           const SoftmaxState (&states)[2], const float (&sums)[S::kSums]) {
-  const int64_t requests = p.op.batch.numRequests, heads = p.op.cache.numKvHeads;
-  const int64_t first = ((split * requests + work.tile.request) * heads + work.kvHead) * p.partialRows;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    if (!rows.present[r]) continue;
-    const int64_t index = first + rows.row[r];
-    if (laneOf() % 4 == 0) p.partials.states[index] = states[r];
-    if (states[r].largest == -kInfinity) continue;
-    float* to = p.partials.sums + index * p.op.cache.headDim;
-    forColumnsOf<S>(r, p.op.cache.headDim, [&](int column, int i) { to[column] = sums[i]; });
-  }
-}
-
-/// sums = those of all splits so far, which wait in shared memory or, of heads that leave no room there, in the result,
-/// whose elements are a thread's own.
-template <typename S>
-__device__ __forceinline__ void joinSplit(Shared<S>& shared, const PagodaAttention& op, const GroupTile& work,
-                                          const OwnRows& rows, bool isFirst, bool isLast,
-                                          const MergeFactors (&factors)[2], float (&sums)[S::kSums]) {
-  const auto join = [&](float& total, int i) {
-    sums[i] = mergeSums(isFirst ? 0.0f : total, sums[i], factors[rowOfElement(i)]);
-    if (!isLast) total = sums[i];
-  };
-  if constexpr (S::kKeepsTotals) {
-#pragma unroll
-    for (int i = 0; i < S::kSums; ++i) join(shared.totals[i][threadIdx.x - kWarpgroup], i);
-  } else {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if (!rows.present[r]) continue;
-      float* out = resultOf(op, work, rows.row[r]);
-      forColumnsOf<S>(r, op.cache.headDim, [&](int column, int i) { join(out[column], i); });
-    }
-  }
+__device__ __forceinline__ void loadQuery(Shared<S>& shared, const PagodaAttention& op, const GroupTile& work) {
+  const int dim = op.cache.headDim;
+  loadQuery(shared, work, [&](int row, int chunk) -> const float* {
+    if (8 * chunk >= dim) return nullptr;
+    const float* heads = rowOf(op.query, work.tile.firstToken + work.token(row));
+    return heads + static_cast<int64_t>(work.head(row)) * dim + 8 * chunk;
+  });
 }
 
 /// Goes through all splits of a tile and writes it.
 template <typename S>
 __device__ __forceinline__ void attendTile(Shared<S>& shared, const Parameters& p, const GroupTile& work) {
   const OwnRows rows(work, p.op.slidingWindow, groupOf<S>());
-  Rings<S> rings;
-  SoftmaxState totals[2], states[2];
+  const SplitRange splits = {work.keys.first / kLongSplit, static_cast<int>(ceilDivide(work.keys.end, kLongSplit))};
+  SoftmaxState totals[2];
   float sums[S::kSums];
   loadQuery(shared, p.op, work);
-  if (groupOf<S>() == 1) giveTurn<S>();
-  const int firstSplit = work.keys.first / kLongSplit;
-  for (int split = firstSplit; split * kLongSplit < work.keys.end; ++split) {
-    attendSplit(shared, rings, p, work, rows, keysOfSplit<S>(work, split), states, sums);
-    const MergeFactors factors[2] = {merge(totals[0], states[0]), merge(totals[1], states[1])};
-    const bool isLast = (split + 1) * kLongSplit >= work.keys.end;
-    joinSplit(shared, p.op, work, rows, split == firstSplit, isLast, factors, sums);
-  }
-  if (groupOf<S>() == 0) takeTurn<S>();  // the last one that was given
+  attendSplits(shared, p, work, rows, splits, totals, sums);
   writeRows<S>(p.op, work, rows, totals, sums);
 }
 

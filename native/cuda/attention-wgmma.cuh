@@ -7,8 +7,6 @@
 
 namespace pagoda::cuda {
 
-constexpr int kLongSplit = 1024;  // keys
-
 /// Keys [first, end): positions, or rows of a tile.
 struct KeyRange {
   int32_t first, end;

@@ -11,6 +11,7 @@
 namespace pagoda::cuda {
 
 constexpr int kSplitKeys = 512;
+constexpr int kLongSplit = 1024;  // of the kernels by wgmma
 
 /// Rows [first, first + count) of the packed rows of a request.
 struct QueryTile {

@@ -68,10 +68,11 @@ struct PagodaDevice {
   cudaStream_t stream = nullptr;
   bool ownsStream = false;
   int multiprocessors = 1;
-  size_t sharedBytes = 0;                          // that a block may ask for
-  uint64_t maxPartialBytes = uint64_t{512} << 20;  // that the splits of one attention may leave
-  void* tensorMapEncoder = nullptr;                // of the driver (tensor-map.cuh), where wgmma can be used
-  pagoda::cuda::Scratch scratch;                   // of the op that runs
-  pagoda::cuda::Scratch rounded;                   // rows of a product as its kernels read them
-  pagoda::cuda::Scratch latents;                   // queries and results of mlaAttention in the latent space
+  size_t sharedBytes = 0;                           // that a block may ask for
+  uint64_t maxPartialBytes = uint64_t{512} << 20;   // that the splits of one attention may leave
+  uint64_t maxExpandedBytes = uint64_t{512} << 20;  // keys and values that mlaAttention makes at a time
+  void* tensorMapEncoder = nullptr;                 // of the driver (tensor-map.cuh), where wgmma can be used
+  pagoda::cuda::Scratch scratch;                    // of the op that runs
+  pagoda::cuda::Scratch rounded;                    // rows of a product as its kernels read them
+  pagoda::cuda::Scratch latents;  // of mlaAttention: queries and results in the latent space, or keys and values
 };

@@ -197,8 +197,8 @@ __device__ __forceinline__ void multiplySlices(Shared<S>& shared, Ring<S::kStage
   }
 }
 
-/// Each store of a warp fills 32 bytes of four rows.
-template <int kValues>
+/// Each store of a warp fills eight elements of four rows.
+template <typename Element, int kValues>
 __device__ __forceinline__ void writeTile(const Product& p, const RowTile& rows, int firstOutput,
                                           const float (&sums)[kValues]) {
   const int thread = threadIdx.x % kWarpgroup;
@@ -208,12 +208,12 @@ __device__ __forceinline__ void writeTile(const Product& p, const RowTile& rows,
     const int output = firstOutput + resultRow(thread, 2 * half);
     if (output >= p.outputs) continue;
     const float shift = p.bias == nullptr ? 0.0f : p.bias[static_cast<int64_t>(rows.expert) * p.outputs + output];
-    float* out = p.out + rows.first * p.outStride + column + output;
+    Element* out = static_cast<Element*>(p.out) + rows.first * p.outStride + column + output;
 #pragma unroll
     for (int j = 0; j < kValues / 2; ++j) {
       const int i = 4 * (j / 2) + 2 * half + j % 2;
       const int row = resultColumn(thread, i);
-      if (row < rows.count) out[row * p.outStride] = sums[i] + shift;
+      if (row < rows.count) Product::store(out + row * p.outStride, sums[i] + shift);
     }
   }
 }
@@ -233,7 +233,12 @@ __device__ void consume(Shared<S>& shared, const Parameters& p) {
     } else {
       multiplySlices<S>(shared, ring, p, sums);
     }
-    writeTile(p.product, item.rows, item.output + kWarpgroupRows * group, sums);
+    const int output = item.output + kWarpgroupRows * group;
+    if (p.product.outDtype == PAGODA_BF16) {
+      writeTile<uint16_t>(p.product, item.rows, output, sums);
+    } else {
+      writeTile<float>(p.product, item.rows, output, sums);
+    }
   }
 }
 

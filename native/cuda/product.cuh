@@ -27,7 +27,7 @@ struct Product {
   const float* x;         // [xRows, inputs]
   int64_t xStride;
   int32_t xRows;
-  float* out;
+  void* out;  // of outDtype
   int64_t outStride;
   int32_t inputs;
   int32_t outputs;
@@ -40,6 +40,7 @@ struct Product {
   int32_t matrices = 1;  // that `weight` holds: experts or heads
   int32_t heads = 1;
   int32_t headOutputs = 0;
+  PagodaDtype outDtype = PAGODA_F32;  // or PAGODA_BF16
 
   __device__ __forceinline__ RowTile tile(int index, int rows) const {
     if (tiles == nullptr) return {static_cast<int32_t>(blockIdx.z), index * rows, min(rows, slots - index * rows)};
@@ -54,8 +55,13 @@ struct Product {
   __device__ __forceinline__ void write(int expert, int slot, int output, float sum) const {
     const float shift = bias == nullptr ? 0.0f : bias[static_cast<int64_t>(expert) * outputs + output];
     const int64_t column = heads > 1 ? static_cast<int64_t>(expert) * headOutputs : 0;
-    out[slot * outStride + column + output] = sum + shift;
+    const int64_t at = slot * outStride + column + output;
+    if (outDtype == PAGODA_BF16) return store(static_cast<uint16_t*>(out) + at, sum + shift);
+    store(static_cast<float*>(out) + at, sum + shift);
   }
+
+  static __device__ __forceinline__ void store(float* to, float value) { *to = value; }
+  static __device__ __forceinline__ void store(uint16_t* to, float value) { *to = toBf16(value); }
 };
 
 /// Rows of a tile, for so many slots that are spread over `experts` matrices.

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -79,6 +80,12 @@ class Machine {
     return values;
   }
 
+  /// An array in the host's memory that lives as long as the machine.
+  const int32_t* keep(const std::vector<int32_t>& values) {
+    kept_.push_back(std::make_unique<std::vector<int32_t>>(values));
+    return kept_.back()->data();
+  }
+
   PagodaTensor tensor(const std::vector<float>& values, int32_t width) {
     const auto rows = static_cast<int32_t>(values.size() / width);
     return {upload(values), rows, width, width, PAGODA_F32};
@@ -115,6 +122,7 @@ class Machine {
 
  private:
   std::vector<void*> memory_;
+  std::vector<std::unique_ptr<std::vector<int32_t>>> kept_;
 };
 
 void expectClose(const std::vector<float>& actual, const std::vector<float>& expected, double tolerance) {
@@ -207,6 +215,11 @@ struct Request {
   int32_t context;  // before them
 };
 
+/// Tokens of a step: [first, end) of one request.
+struct Tokens {
+  int32_t first, end;
+};
+
 /// A batch whose blocks are scattered over the cache.
 struct Batch {
   std::vector<int32_t> queryStartLoc = {0}, seqLens, blockTable;
@@ -227,6 +240,22 @@ struct Batch {
     }
   }
 
+  /// Some tokens of the first request.
+  PagodaBatch only(Machine& m, const Tokens& tokens) const {
+    const int32_t count = tokens.end - tokens.first;
+    const std::vector<int32_t> starts = {0, count}, lengths = {tokens.end};
+    return {1,
+            count,
+            maxBlocks,
+            count,
+            tokens.end,
+            m.upload(starts),
+            m.upload(lengths),
+            m.upload(blockTable),
+            m.keep(starts),
+            m.keep(lengths)};
+  }
+
   PagodaBatch on(Machine& m) const {
     int32_t longest = 0;
     for (size_t r = 0; r < seqLens.size(); ++r) longest = std::max(longest, queryStartLoc[r + 1] - queryStartLoc[r]);
@@ -237,7 +266,9 @@ struct Batch {
             *std::max_element(seqLens.begin(), seqLens.end()),
             m.upload(queryStartLoc),
             m.upload(seqLens),
-            m.upload(blockTable)};
+            m.upload(blockTable),
+            queryStartLoc.data(),
+            seqLens.data()};
   }
 };
 
@@ -279,11 +310,6 @@ void testAttention(const std::vector<Request>& requests, const AttentionShape& s
   compare(tolerance, build, device);
 }
 
-/// Tokens of a step: [first, end) of one request.
-struct Tokens {
-  int32_t first, end;
-};
-
 /// Attention of some of the tokens of a request, all of which has been written.
 std::vector<float> attendTokens(Machine& m, const AttentionShape& s, int32_t total, const Tokens& tokens) {
   Random random(s.dim + s.kvHeads);
@@ -296,14 +322,7 @@ std::vector<float> attendTokens(Machine& m, const AttentionShape& s, int32_t tot
   m.run(m.api->cacheWrite,
         PagodaCacheWrite{m.tensor(key, width), m.tensor(value, width), cache, m.upload(whole.slots)});
   const auto from = query.begin() + static_cast<size_t>(tokens.first) * queryWidth;
-  const PagodaBatch batch = {1,
-                             count,
-                             whole.maxBlocks,
-                             count,
-                             tokens.end,
-                             m.upload(std::vector<int32_t>{0, count}),
-                             m.upload(std::vector<int32_t>{tokens.end}),
-                             m.upload(whole.blockTable)};
+  const PagodaBatch batch = whole.only(m, tokens);
   const PagodaAttention op = {m.output(count, queryWidth),
                               m.tensor({from, from + static_cast<size_t>(count) * queryWidth}, queryWidth),
                               cache,
@@ -347,12 +366,30 @@ struct LatentShape {
   int32_t heads, latent, rope, nope, value;
   PagodaDtype dtype;
   int32_t blockSize = 64;
+  int32_t expandFrom = 0;
 };
+
+/// W_UK of each head as the expanded form wants it: [heads * nope, latent].
+std::vector<float> transposeHeads(const std::vector<float>& keyUp, const LatentShape& s) {
+  std::vector<float> keyExpand(keyUp.size());
+  for (int32_t h = 0; h < s.heads; ++h)
+    for (int32_t i = 0; i < s.latent; ++i)
+      for (int32_t j = 0; j < s.nope; ++j)
+        keyExpand[(static_cast<size_t>(h) * s.nope + j) * s.latent + i] =
+            keyUp[(static_cast<size_t>(h) * s.latent + i) * s.nope + j];
+  return keyExpand;
+}
+
+void addExpandedForm(Machine& m, const LatentShape& s, const std::vector<float>& keyUp, PagodaMlaAttention* op) {
+  if (s.expandFrom == 0) return;
+  op->keyExpand = m.weight(PAGODA_MATRIX, PAGODA_F32, transposeHeads(keyUp, s), s.latent);
+  op->expandFrom = s.expandFrom;
+}
 
 void testMlaAttention(const std::vector<Request>& requests, const LatentShape& s, double tolerance,
                       int32_t device = kSm90) {
-  section(text("mlaAttention, %d heads, %d + %d, dtype %d, blocks of %d, device %d", s.heads, s.latent, s.rope, s.dtype,
-               s.blockSize, device));
+  section(text("mlaAttention, %d heads, %d + %d, dtype %d, blocks of %d, expanded from %d, device %d", s.heads,
+               s.latent, s.rope, s.dtype, s.blockSize, s.expandFrom, device));
   Random random(s.heads + s.latent);
   const Batch batch(requests, s.blockSize);
   const int32_t tokens = batch.queryStartLoc.back();
@@ -379,6 +416,7 @@ void testMlaAttention(const std::vector<Request>& requests, const LatentShape& s
     op.valueUp = m.weight(PAGODA_MATRIX, PAGODA_F32, valueUp, s.latent);
     op.numHeads = s.heads;
     op.scale = 1 / std::sqrt(static_cast<float>(s.nope + s.rope));
+    addExpandedForm(m, s, keyUp, &op);
     m.run(m.api->mlaAttention, op);
     return read(m, op.out);
   };
@@ -404,18 +442,12 @@ std::vector<float> attendLatentTokens(Machine& m, const LatentShape& s, int32_t 
   op.query = queryOf(s.heads * s.nope);
   op.queryRope = queryOf(s.heads * s.rope);
   op.cache = m.cache({nullptr, whole.numBlocks, s.blockSize, 1, s.latent + s.rope, s.dtype, s.latent});
-  op.batch = {1,
-              count,
-              whole.maxBlocks,
-              count,
-              tokens.end,
-              m.upload(std::vector<int32_t>{0, count}),
-              m.upload(std::vector<int32_t>{tokens.end}),
-              m.upload(whole.blockTable)};
+  op.batch = whole.only(m, tokens);
   op.keyUp = m.weight(PAGODA_MATRIX, PAGODA_F32, keyUp, s.nope);
   op.valueUp = m.weight(PAGODA_MATRIX, PAGODA_F32, valueUp, s.latent);
   op.numHeads = s.heads;
   op.scale = 1 / std::sqrt(static_cast<float>(s.latent * (s.nope + s.rope)));
+  addExpandedForm(m, s, keyUp, &op);
   m.run(m.api->latentWrite,
         PagodaLatentWrite{m.tensor(latent, s.latent), m.tensor(ropeKey, s.rope), op.cache, m.upload(whole.slots)});
   m.run(m.api->mlaAttention, op);
@@ -425,6 +457,23 @@ std::vector<float> attendLatentTokens(Machine& m, const LatentShape& s, int32_t 
 void testLatentBits(const LatentShape& s, int32_t total, int32_t chunk, int32_t device) {
   section(text("the bits of latent attention do not depend on the step, %d heads, device %d", s.heads, device));
   expectSameBits(attendLatentTokens, s, s.heads * s.value, total, chunk, device);
+}
+
+/// Of steps that are all computed in the expanded form, with memory for all keys and for 1,024 at a time.
+void testExpandedBits(const LatentShape& s, int32_t total, int32_t chunk) {
+  section(text("the bits of expanded latent attention do not depend on the step, %d heads", s.heads));
+  Machine cuda(pagodaBackend(), kSm90);
+  const auto width = static_cast<size_t>(s.heads) * s.value;
+  const auto all = attendLatentTokens(cuda, s, total, {total - chunk, total});
+  LatentShape absorbed = s;
+  absorbed.expandFrom = 0;
+  CHECK(!haveSameBits(all, attendLatentTokens(cuda, absorbed, total, {total - chunk, total})), "the absorbed form's");
+  cuda.device->maxExpandedBytes = 0;
+  for (const Tokens& tokens : {Tokens{total - chunk, total}, Tokens{total - 7, total - 3}, Tokens{total - 2, total}}) {
+    const auto begin = all.begin() + width * (tokens.first - (total - chunk));
+    const std::vector<float> expected(begin, begin + width * (tokens.end - tokens.first));
+    CHECK(haveSameBits(expected, attendLatentTokens(cuda, s, total, tokens)), "[%d, %d)", tokens.first, tokens.end);
+  }
 }
 
 void testExperts(PagodaDtype dtype, int32_t rows, double tolerance, int32_t device = kSm90) {
@@ -554,6 +603,9 @@ void run() {
     testMlaAttention({{1, 1100}, {0, 5}, {2, 30}}, {70, 512, 64, 32, 16, PAGODA_BF16, 24}, kBf16, device);
     testLatentBits({5, 512, 64, 16, 16, PAGODA_BF16, 16}, 1050, 14, device);
   }
+  testMlaAttention({{20, 70}, {1, 600}, {3, 0}, {150, 20}, {2, 9}}, {3, 512, 64, 128, 128, PAGODA_BF16, 16, 8}, kBf16);
+  testMlaAttention({{9, 1100}, {0, 5}, {1, 3}, {4, 30}}, {2, 40, 16, 72, 64, PAGODA_BF16, 24, 1}, kBf16);
+  testExpandedBits({2, 64, 64, 128, 128, PAGODA_BF16, 64, 2}, 1100, 140);
   for (const int32_t rows : {1, 40}) {
     testExperts(PAGODA_F32, rows, kExact);
     for (const int32_t device : {kSm90, kSm80}) testExperts(PAGODA_BF16, rows, kBf16, device);

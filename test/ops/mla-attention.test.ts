@@ -170,6 +170,18 @@ conformance("mlaAttention", [
     mlaCase({ batch: "mixed", expandFrom: 1, dtype, nopeDim: 7, valueDim: 70, numHeads: 5 }),
     mlaCase({ batch: "long context", expandFrom: 2, dtype }),
   ]),
+  // Heads wide enough for the tensor cores.
+  ...Object.keys(batches).map((batch) =>
+    mlaCase({
+      batch,
+      expandFrom: 3,
+      dtype: "bf16",
+      latentDim: 40,
+      nopeDim: 72,
+      valueDim: 64,
+      numHeads: 3,
+    }),
+  ),
 ]);
 
 conformance(
