@@ -7,7 +7,8 @@
 // one each.
 //
 // In a block one thread keeps the copy engine busy; the warpgroups behind it multiply, 64 outputs each. Blocks take
-// tiles in turn until none is left, and the copies run ahead into the next tile.
+// tiles in turn until none is left, and the copies run ahead into the next tile. The largest tiles are made by clusters
+// of two blocks, which bring half of their rows of x each to both.
 #include "product.cuh"
 #include "ring.cuh"
 
@@ -28,21 +29,26 @@ int32_t chooseSlices(const Product& p) {
 }
 
 /// kRows of x by 64 outputs for each consuming warpgroup. `kIsSplit`: a block has one slice of a tile, not all of them.
-template <int kRowsOfX, int kConsumingGroups, int kNumStages, bool kOneSlice>
+/// The blocks of a cluster have tiles beside each other, of the same rows, of which each block copies a part to all.
+template <int kRowsOfX, int kConsumingGroups, int kNumStages, bool kOneSlice, int kClusterBlocks = 1>
 struct Shape {
   static constexpr int kRows = kRowsOfX;
   static constexpr int kConsumers = kConsumingGroups;
   static constexpr int kStages = kNumStages;
   static constexpr bool kIsSplit = kOneSlice;
+  static constexpr int kCluster = kClusterBlocks;
   static constexpr int kOutputs = kWarpgroupRows * kConsumers;
+  static constexpr int kClusterOutputs = kOutputs * kCluster;
+  static constexpr int kCopiedRows = kRows / kCluster;  // of x, by one block
   static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
   static constexpr int kValues = kRows / 2;  // of a tile, that a thread holds
+  static_assert(kCopiedRows % 8 == 0);
 };
 
 using FewRows = Shape<16, 1, 20, true>;
 using SomeRows = Shape<64, 1, 12, true>;
 using ManyRows = Shape<128, 2, 6, false>;
-using MostRows = Shape<256, 2, 4, false>;  // of weights with one slice: its sums take half the registers
+using MostRows = Shape<256, 2, 4, false, 2>;  // of weights with one slice: its sums take half the registers
 
 struct Parameters {
   TensorMap weights;  // [matrices, outputs, inputs]
@@ -73,8 +79,8 @@ struct Item {
   int32_t begin, end;  // columns
 };
 
-/// The items of a launch. Neighbours share weights or rows of x, so that blocks that run at a time meet in the L2
-/// cache: kGroup tiles of outputs go through all rows before the next ones begin.
+/// The items of a launch, which a cluster takes in turn. Neighbours share weights or rows of x, so that blocks that run
+/// at a time meet in the L2 cache: kGroup tiles of outputs go through all rows before the next ones begin.
 template <typename S>
 class Items {
  public:
@@ -82,26 +88,34 @@ class Items {
     const Product& product = p.product;
     rowTilesEach_ = static_cast<int>(ceilDivide(product.slots, S::kRows));
     rowTiles_ = product.tiles != nullptr ? *product.numTiles : rowTilesEach_ * product.heads;
-    outputTiles_ = static_cast<int>(ceilDivide(product.outputs, S::kOutputs));
+    outputTiles_ = static_cast<int>(ceilDivide(product.outputs, S::kClusterOutputs));
+    rank_ = S::kCluster > 1 ? clusterRank() : 0;
   }
 
-  __device__ int count() const { return rowTiles_ * outputTiles_ * (S::kIsSplit ? p_.slices : 1); }
+  /// Calls visit(item) for all items of the block.
+  template <typename Visit>
+  __device__ __forceinline__ void forEach(Visit visit) const {
+    const int count = rowTiles_ * outputTiles_ * (S::kIsSplit ? p_.slices : 1);
+    for (int index = blockIdx.x / S::kCluster; index < count; index += gridDim.x / S::kCluster) visit(get(index));
+  }
 
-  __device__ Item operator[](int index) const {
+  __device__ __forceinline__ int rank() const { return rank_; }
+
+ private:
+  static constexpr int kGroup = 2048 / S::kClusterOutputs;
+
+  __device__ Item get(int index) const {
     Item item;
     item.slice = S::kIsSplit ? index % p_.slices : 0;
     item.tile = S::kIsSplit ? index / p_.slices : index;
     const int group = item.tile / (kGroup * rowTiles_), within = item.tile % (kGroup * rowTiles_);
     const int width = min(kGroup, outputTiles_ - group * kGroup);
     item.rows = rowTile(within / width);
-    item.output = (group * kGroup + within % width) * S::kOutputs;
+    item.output = (group * kGroup + within % width) * S::kClusterOutputs + rank_ * S::kOutputs;
     item.begin = item.slice * p_.sliceColumns;
     item.end = S::kIsSplit ? min(item.begin + p_.sliceColumns, p_.product.inputs) : p_.product.inputs;
     return item;
   }
-
- private:
-  static constexpr int kGroup = 2048 / S::kOutputs;
 
   __device__ RowTile rowTile(int index) const {
     if (p_.product.tiles != nullptr) return p_.product.tiles[index];
@@ -110,7 +124,7 @@ class Items {
   }
 
   const Parameters& p_;
-  int rowTilesEach_, rowTiles_, outputTiles_;
+  int rowTilesEach_, rowTiles_, outputTiles_, rank_;
 };
 
 /// Queues the copies of all items of the block, as far ahead as there are stages. One thread.
@@ -118,19 +132,24 @@ template <typename S>
 __device__ void produce(Shared<S>& shared, const Parameters& p) {
   const Items<S> items(p);
   Ring<S::kStages> ring;
-  for (int index = blockIdx.x; index < items.count(); index += gridDim.x) {
-    const Item item = items[index];
+  items.forEach([&](const Item& item) {
     const int plane = p.product.heads > 1 ? item.rows.expert : 0;
     const int row = item.rows.expert * p.product.outputs + item.output;
+    const int firstCopied = items.rank() * S::kCopiedRows;  // of x
     for (int k = item.begin; k < item.end; k += kTileColumns, ring.next()) {
       auto& stage = shared.stages[ring.stage];
       PhaseBarrier& full = shared.channel.full[ring.stage];
       shared.channel.waitUntilEmpty(ring);
       arriveAndExpect(full, sizeof stage);
       copyBox(stage.weights, p.weights, full, k, 0, row);
-      copyBox(stage.x, p.x, full, k, plane, item.rows.first);
+      if constexpr (S::kCluster > 1) {
+        constexpr uint16_t kAll = (1 << S::kCluster) - 1;
+        copyBoxToCluster(stage.x[firstCopied], p.x, full, k, plane, item.rows.first + firstCopied, kAll);
+      } else {
+        copyBox(stage.x, p.x, full, k, plane, item.rows.first);
+      }
     }
-  }
+  });
 }
 
 /// sums = the columns [begin, end) of the tile. One product is always on its way while the next one is prepared.
@@ -150,12 +169,12 @@ __device__ __forceinline__ void multiplyColumns(Shared<S>& shared, Ring<S::kStag
       multiplyBf16Async(sums, advance(weights, column), advance(x, column), k > begin || column > 0);
     commitProducts();
     waitForProducts<1>();
-    if (previous >= 0) shared.channel.release(previous);
+    if (previous >= 0) shared.channel.template release<S::kCluster>(previous);
     previous = ring.stage;
     ring.next();
   }
   waitForProducts<0>();
-  shared.channel.release(previous);
+  shared.channel.template release<S::kCluster>(previous);
 }
 
 /// Leaves a slice's sums in memory. The last block that does so for a tile gets true, and the sum of all slices.
@@ -224,12 +243,11 @@ __device__ void consume(Shared<S>& shared, const Parameters& p) {
   const Items<S> items(p);
   Ring<S::kStages> ring;
   const int group = threadIdx.x / kWarpgroup - 1;
-  for (int index = blockIdx.x; index < items.count(); index += gridDim.x) {
-    const Item item = items[index];
+  items.forEach([&](const Item& item) {
     float sums[S::kValues];
     if constexpr (S::kIsSplit) {
       multiplyColumns<S>(shared, ring, item.begin, item.end, sums);
-      if (p.slices > 1 && !mergeSlices<S>(shared, p, item, sums)) continue;
+      if (p.slices > 1 && !mergeSlices<S>(shared, p, item, sums)) return;
     } else {
       multiplySlices<S>(shared, ring, p, sums);
     }
@@ -239,6 +257,16 @@ __device__ void consume(Shared<S>& shared, const Parameters& p) {
     } else {
       writeTile<float>(p.product, item.rows, output, sums);
     }
+  });
+}
+
+/// All threads of the block, or of its cluster.
+template <typename S>
+__device__ __forceinline__ void meet() {
+  if constexpr (S::kCluster > 1) {
+    syncCluster();
+  } else {
+    __syncthreads();
   }
 }
 
@@ -248,10 +276,10 @@ __global__ void __launch_bounds__(S::kThreads, 1) wgmmaKernel(const __grid_const
   constexpr bool kMovesRegisters = S::kConsumers > 1;
   auto& shared = sharedMemory<Shared<S>>();
   if (threadIdx.x == 0) {
-    shared.channel.begin(S::kConsumers * kWarpgroup / kWarp);
+    shared.channel.begin(S::kCluster * S::kConsumers * kWarpgroup / kWarp);
     publishBarriers();
   }
-  __syncthreads();
+  meet<S>();
   if (threadIdx.x < kWarpgroup) {
     if constexpr (kMovesRegisters) giveRegisters<kProducerRegisters>();
     if (threadIdx.x == 0) produce<S>(shared, p);
@@ -259,6 +287,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) wgmmaKernel(const __grid_const
     if constexpr (kMovesRegisters) takeRegisters<kConsumerRegisters>();
     consume<S>(shared, p);
   }
+  if constexpr (S::kCluster > 1) meet<S>();  // nobody returns while others may write to its memory
 }
 
 /// What a launch needs of device memory, in parts aligned to 256 bytes.
@@ -271,7 +300,7 @@ struct Sizes {
   static Sizes of(const Product& p, int32_t slices) {
     const int64_t rowTiles = p.tiles != nullptr ? p.maxTiles : ceilDivide(p.slots, S::kRows) * p.heads;
     Sizes sizes = {};
-    sizes.tiles = rowTiles * ceilDivide(p.outputs, S::kOutputs);
+    sizes.tiles = rowTiles * ceilDivide(p.outputs, S::kClusterOutputs) * S::kCluster;
     sizes.headStride = roundUp(p.inputs, kPlainGroup);
     sizes.x = roundUp(p.slots * p.heads * sizes.headStride * sizeof(uint16_t), 256);
     if (!S::kIsSplit || slices == 1) return sizes;
@@ -313,15 +342,15 @@ PagodaStatus launchShape(PagodaDevice* device, const Product& product, int32_t s
   p.sliceColumns = static_cast<int32_t>(roundUp(ceilDivide(product.inputs, slices), kTileColumns));
   p.arrivals = reinterpret_cast<int32_t*>(base + sizes.x);
   p.partials = reinterpret_cast<float*>(base + sizes.x + sizes.arrivals);
-  const cudaError_t encoded = encodeMaps(device->tensorMapEncoder, p, x, sizes.headStride, S::kOutputs, S::kRows);
+  const cudaError_t encoded = encodeMaps(device->tensorMapEncoder, p, x, sizes.headStride, S::kOutputs, S::kCopiedRows);
   if (const PagodaStatus status = check(encoded, name, error)) return status;
   const auto counters = static_cast<int32_t>(sizes.arrivals / sizeof(int32_t));
   const RoundedRows rounded = {product.x,      product.xStride, product.rowOfSlot, x,       sizes.headStride,
                                product.inputs, product.heads,   p.arrivals,        counters};
   if (const PagodaStatus status = roundRows(device, rounded, product.slots, name, error)) return status;
   const int64_t items = sizes.tiles * (S::kIsSplit ? slices : 1);
-  const int64_t blocks = items < device->multiprocessors ? items : device->multiprocessors;
-  const LaunchShape shape = {dim3(static_cast<unsigned>(blocks)), dim3(S::kThreads), sizeof(Shared<S>)};
+  const int64_t most = device->multiprocessors / S::kCluster * S::kCluster, blocks = items < most ? items : most;
+  const LaunchShape shape = {dim3(static_cast<unsigned>(blocks)), dim3(S::kThreads), sizeof(Shared<S>), S::kCluster};
   return check(launch(wgmmaKernel<S>, shape, device->stream, p), name, error);
 }
 
@@ -331,7 +360,8 @@ PagodaStatus multiplyWgmma(PagodaDevice* device, const Product& product, const c
   const int32_t slices = chooseSlices(product);
   if (product.tileRows == 16) return launchShape<FewRows>(device, product, slices, name, error);
   if (product.tileRows == 64) return launchShape<SomeRows>(device, product, slices, name, error);
-  const bool isLarge = product.tiles == nullptr && slices == 1 && product.slots > ManyRows::kRows;
+  const bool isLarge = product.tiles == nullptr && slices == 1 && product.slots > ManyRows::kRows &&
+                       device->multiprocessors >= MostRows::kCluster;
   if (isLarge) return launchShape<MostRows>(device, product, slices, name, error);
   return launchShape<ManyRows>(device, product, slices, name, error);
 }

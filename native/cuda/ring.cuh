@@ -27,7 +27,8 @@ struct Channel {
   PhaseBarrier full[kStages];
   PhaseBarrier empty[kStages];
 
-  /// One thread, before any other call: `publishBarriers` and a barrier of the block follow.
+  /// One thread, before any other call: `publishBarriers` and a barrier of the block follow, or of the cluster, all of
+  /// whose consuming warps count.
   __device__ void begin(int consumingWarps) {
     for (int i = 0; i < kStages; ++i) {
       initialize(full[i], 1);
@@ -42,9 +43,15 @@ struct Channel {
     waitForPhase(full[ring.stage], ring.parity);
   }
 
-  /// Lets the stage be filled again, as far as this warp is concerned, which has read it.
+  /// Lets the stage be filled again, as far as this warp is concerned, which has read it. kBlocks: of the cluster,
+  /// whose producers all fill it.
+  template <int kBlocks = 1>
   __device__ __forceinline__ void release(int stage) {
-    if (laneOf() == 0) arrive(empty[stage]);
+    if constexpr (kBlocks > 1) {
+      if (laneOf() < kBlocks) arriveAt(empty[stage], laneOf());
+    } else {
+      if (laneOf() == 0) arrive(empty[stage]);
+    }
   }
 };
 

@@ -565,6 +565,7 @@ void run() {
   }
   for (const int32_t device : {kSm90, kSm80}) {
     testLinear({PAGODA_BF16, 140, 96, 136}, kBf16, device);
+    testLinear({PAGODA_BF16, 300, 400, 600}, kBf16, device);
     testRowBits(device, PAGODA_BF16, 1100, 136, {1, 40, 70});
     testRowBits(device, PAGODA_BF16, 390, 136, {2, 17, 100, 300});
   }

@@ -165,6 +165,43 @@ BoxParameters boxParameters(const std::vector<uint16_t>& values, float* out) {
   return p;
 }
 
+/// out [blocks, box]: each block of a cluster of two brings half of a box to both, and waits for both halves and for
+/// one thread of each block.
+void clusterKernel(const BoxParameters p) {
+  constexpr int kHalf = 8;
+  struct Halves {
+    alignas(kSwizzleBytes) uint16_t box[2][kHalf][kTileColumns];
+    PhaseBarrier boxes;
+    PhaseBarrier blocks;
+  };
+  auto& shared = sharedMemory<Halves>();
+  const int rank = clusterRank();
+  if (threadIdx.x == 0) {
+    initialize(shared.boxes, 1);
+    initialize(shared.blocks, 2);
+  }
+  syncCluster();
+  if (threadIdx.x == 0) {
+    arriveAndExpect(shared.boxes, 2 * kHalf * kTileRowBytes);
+    copyBoxToCluster(shared.box[rank], p.map, shared.boxes, p.column, p.plane, p.row + kHalf * rank, 3);
+  }
+  waitForPhase(shared.boxes, 0);
+  if (threadIdx.x < 2) arriveAt(shared.blocks, static_cast<int>(threadIdx.x));
+  waitForPhase(shared.blocks, 0);
+  float* out = p.out + blockIdx.x * 2 * kHalf * kTileColumns;
+  for (int i = threadIdx.x; i < 2 * kHalf * kTileColumns; i += 32) out[i] = fromHalf((&shared.box[0][0][0])[i]);
+  syncCluster();
+}
+
+void loneBlockKernel(const Parameters) {
+  if (clusterRank() == 0) return;
+  PhaseBarrier& barrier = sharedMemory<PhaseBarrier>();
+  if (threadIdx.x == 0) initialize(barrier, 2);
+  __syncthreads();
+  if (threadIdx.x == 0) arrive(barrier);
+  waitForPhase(barrier, 0);
+}
+
 void testBoxes() {
   section("boxes: swizzled, zeros outside, and there when their bytes have been waited for");
   const std::vector<uint16_t> values = countedHalves();
@@ -308,6 +345,33 @@ void testTransposedProducts() {
   }
 }
 
+void testClusters() {
+  section("clusters: boxes come to all blocks, whose barriers can be reached");
+  const std::vector<uint16_t> values = countedHalves();
+  constexpr int kBlocks = 4, kSize = 16 * kTileColumns;
+  std::vector<float> out(kBlocks * kSize);
+  BoxParameters p = boxParameters(values, out.data());
+  CHECK(encodeTensorMap(findTensorMapEncoder(), &p.map, Planes(p.map.planes), 8) == cudaSuccess, "the map is refused");
+  p.plane = 1;
+  LaunchShape shape = shapeOf(kBlocks, 32, kSize * sizeof(uint16_t) + kSwizzleBytes);
+  shape.cluster = 2;
+  CHECK(launch(clusterKernel, shape, nullptr, p) == cudaSuccess, "launch");
+  for (int block = 0; block < kBlocks; ++block) {
+    for (int row = 0; row < 16; ++row) {
+      for (int column = 0; column < kTileColumns; ++column) {
+        const float expected = fromHalf(values[(row * kBoxPlanes + 1) * kBoxColumns + column]);
+        const int stored = row * kTileColumns + (column / 8 ^ row % 8) * 8 + column % 8;
+        CHECK(out[block * kSize + stored] == expected, "block %d, row %d, column %d", block, row, column);
+      }
+    }
+  }
+  shape.sharedBytes = sizeof(PhaseBarrier);
+  CHECK(launch(loneBlockKernel, shape, nullptr, Parameters{}) == cudaErrorLaunchFailure, "a block that nobody answers");
+  shape.grid = dim3(3);
+  CHECK(launch(loneBlockKernel, shape, nullptr, Parameters{}) == cudaErrorInvalidConfiguration, "half a cluster");
+  cudaGetLastError();
+}
+
 }  // namespace
 }  // namespace pagoda::test
 
@@ -319,6 +383,7 @@ int main() {
   testCopies();
   testMma();
   testBoxes();
+  testClusters();
   testAnnouncedBytes();
   testProducts();
   testTransposedProducts();

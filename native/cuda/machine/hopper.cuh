@@ -45,8 +45,30 @@ __device__ __forceinline__ void waitForPhase(PhaseBarrier& barrier, uint32_t par
   } while (isOver == 0);
 }
 
-// ---- the copy engine [cp.async.bulk.tensor]
-// ---------------------------------------------------------------------------
+// ---- clusters: blocks that run at the same time and reach each other's shared memory [cluster] ---------------------
+
+/// The block's number in its cluster.
+__device__ __forceinline__ int clusterRank() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+/// All threads of the cluster that have not returned meet.
+__device__ __forceinline__ void syncCluster() {
+  asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
+}
+
+/// Arrives at the barrier that block `rank` has in the same place.
+__device__ __forceinline__ void arriveAt(PhaseBarrier& barrier, int rank) {
+  asm volatile(
+      "{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; "
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];}" ::"r"(sharedAddress(&barrier)),
+      "r"(rank)
+      : "memory");
+}
+
+// ---- the copy engine [cp.async.bulk.tensor] -------------------------------------------------------------------------
 
 /// Copies the box at (column, plane, row) to `shared`, a multiple of 1024 bytes; its bytes count towards `barrier`.
 __device__ __forceinline__ void copyBox(void* shared, const TensorMap& map, PhaseBarrier& barrier, int column,
@@ -55,6 +77,17 @@ __device__ __forceinline__ void copyBox(void* shared, const TensorMap& map, Phas
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::
           "r"(sharedAddress(shared)),
       "l"(&map), "r"(sharedAddress(&barrier)), "r"(column), "r"(plane), "r"(row)
+      : "memory");
+}
+
+/// The same into all blocks of the cluster whose bits are set in `ranks`, at the same place, counted by the barrier
+/// that each has in the place of `barrier`.
+__device__ __forceinline__ void copyBoxToCluster(void* shared, const TensorMap& map, PhaseBarrier& barrier, int column,
+                                                 int plane, int row, uint16_t ranks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, "
+      "%4, %5}], [%2], %6;" ::"r"(sharedAddress(shared)),
+      "l"(&map), "r"(sharedAddress(&barrier)), "r"(column), "r"(plane), "r"(row), "h"(ranks)
       : "memory");
 }
 

@@ -10,6 +10,7 @@ struct LaunchShape {
   dim3 grid;
   dim3 block;  // a multiple of 32 threads
   size_t sharedBytes = 0;
+  unsigned cluster = 1;  // blocks beside each other in x, which divides the grid's
 };
 
 /// Queues `kernel(parameters)`. Errors of earlier work may come back from here.
@@ -22,7 +23,17 @@ cudaError_t launch(void (*kernel)(Parameters), const LaunchShape& shape, cudaStr
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.sharedBytes));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<shape.grid, shape.block, shape.sharedBytes, stream>>>(parameters);
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {shape.cluster, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.sharedBytes;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = shape.cluster > 1 ? 1 : 0;
+  if (const cudaError_t error = cudaLaunchKernelEx(&config, kernel, parameters)) return error;
   return cudaGetLastError();
 }
 

@@ -1,5 +1,5 @@
-// One block of threads of an emulated launch: every CUDA thread is a fiber of its own stack, and all fibers of a block
-// run on the calling thread of the host, one at a time, from one barrier to the next. See emulator.cc.
+// A block of threads of an emulated launch, or a cluster of blocks: every CUDA thread is a fiber of its own stack, and
+// all of them run on the calling thread of the host, one at a time, from one barrier to the next. See emulator.cc.
 #ifndef PAGODA_CUDA_EMULATOR_BLOCK_H
 #define PAGODA_CUDA_EMULATOR_BLOCK_H
 
@@ -40,6 +40,13 @@ void arriveAtBarrier(int id, int threads);
 
 void waitForWarp();
 
+/// The running block's number in its cluster, and all threads of the cluster that have not returned meeting.
+int clusterRank();
+void waitForCluster();
+
+/// Where block `rank` of the cluster has what the running one has at `own`, in shared memory.
+void* sharedOf(int rank, const void* own);
+
 /// What a lane gives to the others of its warp, and how it reads theirs: all 32 lanes must take part.
 constexpr size_t kExchangeBytes = 64;
 void give(const void* value, size_t bytes);
@@ -52,21 +59,23 @@ void queueCopy(void* to, const void* from, size_t bytes, size_t zeros);
 void commitCopies();
 void waitForCopies(int newest);
 
-/// mbarrier: a phase ends when all have arrived and the announced bytes are there. The number of a new one is returned.
+/// mbarrier: a phase ends when all have arrived and the announced bytes are there. The number of a new one is returned,
+/// which its block knows it by.
 uint64_t makePhaseBarrier(int count);
-void arriveAtPhase(uint64_t barrier, int64_t announcedBytes);
+void arriveAtPhase(int rank, uint64_t barrier, int64_t announcedBytes);
 void waitForPhase(uint64_t barrier, uint32_t parity);
 
-/// A copy of the copy engine, whose bytes count towards a barrier. In every other block it is made at once, in the
-/// others not before somebody waits for the barrier: code may count on neither.
+/// A copy of the copy engine to block `rank`, whose bytes count towards a barrier there. For every other block it is
+/// made at once, for the others not before somebody waits for the barrier: code may count on neither.
 struct BoxCopy {
   void (*perform)(const BoxCopy& copy);
+  void* shared;  // the whole of the block's
   void* to;
   const void* map;
   int column, plane, row;
   int64_t bytes;
 };
-void queueBox(uint64_t barrier, const BoxCopy& copy);
+void queueBox(int rank, uint64_t barrier, const BoxCopy& copy);
 
 /// wgmma: a thread's share of a product, computed when its group has been waited for, and not before.
 struct Product {
@@ -84,6 +93,7 @@ struct LaunchShape {
   dim3 grid;
   dim3 block;
   size_t sharedBytes;
+  unsigned cluster;  // blocks beside each other in x
 };
 
 enum class LaunchResult { ok, invalidShape, deadlock };

@@ -1,6 +1,6 @@
-// Fibers, barriers and warps of the emulator. Threads of a block run until they wait; when none can go on and some have
-// not returned, the launch has deadlocked. Every other block starts with its last thread, so that code that depends on
-// the order of threads between two barriers gives two different results.
+// Fibers, barriers and warps of the emulator. Threads of a cluster run until they wait; when none can go on and some
+// have not returned, the launch has deadlocked. Every other block starts with its last thread, so that code that
+// depends on the order of threads between two barriers gives two different results.
 //
 // Under ThreadSanitizer every fiber is a thread of its own and only barriers order them, so a missing barrier is a data
 // race that it reports, and the same for device memory; this file itself is compiled without it.
@@ -92,11 +92,14 @@ struct Copy {
   size_t bytes, zeros;
 };
 
+struct Block;
+
 struct Fiber {
   Context context;
+  Block* block = nullptr;
   Fiber* next = nullptr;  // in the queue that it is in
   Position position = {};
-  int index = 0;
+  int index = 0;                               // in its block
   std::vector<std::vector<Copy>> copies;       // groups, oldest first; the last is open
   std::vector<std::vector<Product>> products;  // the same
   uint32_t exchanges = 0;
@@ -152,9 +155,21 @@ struct Warp {
   alignas(16) unsigned char slots[2][kWarpSize][kExchangeBytes];
 };
 
+/// What the threads of a block share.
+struct Block {
+  int rank = 0;  // in its cluster
+  unsigned char* shared = nullptr;
+  int live = 0;  // threads that have not returned
+  Barrier barriers[kBarriers];
+  PhaseBarrier phaseBarriers[kPhaseBarriers];
+  unsigned numPhaseBarriers = 0;
+  bool copiesAtOnce = false;
+  std::vector<std::unique_ptr<Warp>> warps;
+};
+
 void enterFiber();
 
-/// The fibers of one host thread, and the block that they run.
+/// The fibers of one host thread, and the cluster of blocks that they run.
 class Machine {
  public:
   ~Machine();
@@ -165,25 +180,26 @@ class Machine {
   void arrive(Barrier& barrier, int expected);
   void arrive(PhaseBarrier& barrier, int64_t announcedBytes);
   void wait(PhaseBarrier& barrier, uint32_t parity);
-  void queue(PhaseBarrier& barrier, const BoxCopy& copy);
+  void queue(Block& block, PhaseBarrier& barrier, const BoxCopy& copy);
 
   [[noreturn]] void fiberLoop();
 
+  /// Threads of the cluster that have not returned.
+  int live() const;
+
   Fiber* current = nullptr;
-  unsigned char* shared = nullptr;
-  int live = 0;  // threads that have not returned
-  Barrier barriers[kBarriers];
-  PhaseBarrier phaseBarriers[kPhaseBarriers];
-  unsigned numPhaseBarriers = 0;
-  bool copiesAtOnce = false;
-  std::vector<std::unique_ptr<Warp>> warps;
+  std::vector<std::unique_ptr<Block>> blocks;  // of the cluster
+  Barrier clusterBarrier;
 
  private:
-  bool runBlock(const LaunchShape& shape, uint3 block, bool backwards);
-  void makeFibers(size_t count);
+  bool runCluster(const LaunchShape& shape, uint3 first, unsigned number);
+  void begin(const LaunchShape& shape, Block& block, uint3 place, bool backwards, std::unique_ptr<Fiber>* fibers);
+  /// Whether no copy was still on its way.
+  bool end(Block& block);
+  void giveUp();
+  void makeFibers(const LaunchShape& shape);
   void resetFiber(Fiber& fiber);
   void describeHost();
-  bool resetPhaseBarriers();
   void perform(PhaseBarrier& barrier, const BoxCopy& copy);
   void endPhaseIfComplete(PhaseBarrier& barrier);
   void release(Barrier& barrier);
@@ -252,8 +268,16 @@ void Machine::describeHost() {
 #endif
 }
 
-void Machine::makeFibers(size_t count) {
-  while (fibers_.size() < count) {
+void Machine::makeFibers(const LaunchShape& shape) {
+  const size_t threads = shape.block.x * shape.block.y * shape.block.z;
+  while (blocks.size() < shape.cluster) {
+    blocks.push_back(std::make_unique<Block>());
+    blocks.back()->rank = static_cast<int>(blocks.size()) - 1;
+  }
+  for (const auto& block : blocks)
+    while (block->warps.size() < (threads + kWarpSize - 1) / kWarpSize)
+      block->warps.push_back(std::make_unique<Warp>());
+  while (fibers_.size() < shape.cluster * threads) {
     auto fiber = std::make_unique<Fiber>();
     const size_t page = sysconf(_SC_PAGESIZE);
     void* memory = mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE,
@@ -262,11 +286,9 @@ void Machine::makeFibers(size_t count) {
     mprotect(memory, page, PROT_NONE);
     fiber->context.bottom = static_cast<char*>(memory) + page;
     fiber->context.size = kStackBytes;
-    fiber->index = static_cast<int>(fibers_.size());
     resetFiber(*fiber);
     fibers_.push_back(std::move(fiber));
   }
-  while (warps.size() < (count + kWarpSize - 1) / kWarpSize) warps.push_back(std::make_unique<Warp>());
 }
 
 Machine::~Machine() {
@@ -294,8 +316,10 @@ void Machine::fiberLoop() {
     __tsan_release(&host_);
     self.copies.clear();
     self.products.clear();
-    --live;
-    if (barriers[0].arrived > 0 && barriers[0].arrived == live) release(barriers[0]);
+    Block& block = *self.block;
+    --block.live;
+    if (block.barriers[0].arrived > 0 && block.barriers[0].arrived == block.live) release(block.barriers[0]);
+    if (clusterBarrier.arrived > 0 && clusterBarrier.arrived == live()) release(clusterBarrier);
     runNext(self.context);
   }
 }
@@ -303,6 +327,12 @@ void Machine::fiberLoop() {
 void enterFiber() {
   resumed(machine.current->context);
   machine.fiberLoop();
+}
+
+int Machine::live() const {
+  int live = 0;
+  for (const auto& block : blocks) live += block->live;
+  return live;
 }
 
 void Machine::release(Barrier& barrier) {
@@ -350,7 +380,7 @@ void Machine::arrive(PhaseBarrier& barrier, int64_t announcedBytes) {
 
 void Machine::wait(PhaseBarrier& barrier, uint32_t parity) {
   Fiber* self = current;
-  if (copiesAtOnce) {  // others go first, who may fill what was given back too early
+  if (self->block->copiesAtOnce) {  // others go first, who may fill what was given back too early
     ready_.push(self);
     runNext(self->context);
   }
@@ -368,8 +398,8 @@ void Machine::wait(PhaseBarrier& barrier, uint32_t parity) {
   __tsan_acquire(&barrier);
 }
 
-void Machine::queue(PhaseBarrier& barrier, const BoxCopy& copy) {
-  if (copiesAtOnce) return perform(barrier, copy);
+void Machine::queue(Block& block, PhaseBarrier& barrier, const BoxCopy& copy) {
+  if (block.copiesAtOnce) return perform(barrier, copy);
   QueuedBox** end = &barrier.boxes;
   while (*end != nullptr) end = &(*end)->next;
   *end = new QueuedBox{copy, nullptr};
@@ -377,78 +407,101 @@ void Machine::queue(PhaseBarrier& barrier, const BoxCopy& copy) {
   ready_.append(barrier.waiting);  // one of them makes the copy
 }
 
-/// Whether no copy was still on its way.
-bool Machine::resetPhaseBarriers() {
+bool Machine::end(Block& block) {
   bool isIdle = true;
-  for (unsigned i = 0; i < numPhaseBarriers; ++i) {
-    while (QueuedBox* box = phaseBarriers[i].boxes) {
-      phaseBarriers[i].boxes = box->next;
+  for (unsigned i = 0; i < block.numPhaseBarriers; ++i) {
+    PhaseBarrier& barrier = block.phaseBarriers[i];
+    while (QueuedBox* box = barrier.boxes) {
+      barrier.boxes = box->next;
       delete box;
       isIdle = false;
     }
-    phaseBarriers[i] = {};
+    barrier = {};
   }
-  numPhaseBarriers = 0;
+  block.numPhaseBarriers = 0;
+  std::free(block.shared);
+  block.shared = nullptr;
   return isIdle;
 }
 
-bool Machine::runBlock(const LaunchShape& shape, uint3 block, bool backwards) {
+void Machine::begin(const LaunchShape& shape, Block& block, uint3 place, bool backwards,
+                    std::unique_ptr<Fiber>* fibers) {
   const unsigned count = shape.block.x * shape.block.y * shape.block.z;
   // Exactly as large as asked for, so that AddressSanitizer sees what lies behind it.
   void* memory = nullptr;
   if (posix_memalign(&memory, 1024, shape.sharedBytes == 0 ? 1 : shape.sharedBytes) != 0) std::abort();
-  shared = static_cast<unsigned char*>(memory);
-  std::memset(shared, 0xff, shape.sharedBytes);
-  live = static_cast<int>(count);
-  ready_ = {};
-  copiesAtOnce = backwards;
+  block.shared = static_cast<unsigned char*>(memory);
+  std::memset(block.shared, 0xff, shape.sharedBytes);
+  block.live = static_cast<int>(count);
+  block.copiesAtOnce = backwards;
   for (unsigned i = 0; i < count; ++i) {
     const unsigned index = backwards ? count - 1 - i : i;
-    Fiber& fiber = *fibers_[index];
+    Fiber& fiber = *fibers[index];
     const uint3 thread = {index % shape.block.x, index / shape.block.x % shape.block.y,
                           index / shape.block.x / shape.block.y};
-    fiber.position = {thread, block, shape.block, shape.grid};
+    fiber.block = &block;
+    fiber.index = static_cast<int>(index);
+    fiber.position = {thread, place, shape.block, shape.grid};
     fiber.exchanges = 0;
     ready_.push(&fiber);
   }
+}
+
+/// Threads that wait for nothing that will come are left where they are.
+void Machine::giveUp() {
+  for (const auto& fiber : fibers_) {
+    resetFiber(*fiber);
+    fiber->copies.clear();
+    fiber->products.clear();
+  }
+  for (const auto& block : blocks) {
+    block->live = 0;
+    for (Barrier& barrier : block->barriers) barrier = {};
+    for (const auto& warp : block->warps) warp->barrier = {};
+  }
+  clusterBarrier = {};
+}
+
+bool Machine::runCluster(const LaunchShape& shape, uint3 first, unsigned number) {
+  const size_t threads = shape.block.x * shape.block.y * shape.block.z;
+  ready_ = {};
+  for (unsigned rank = 0; rank < shape.cluster; ++rank)
+    begin(shape, *blocks[rank], {first.x + rank, first.y, first.z}, (number + rank) % 2 == 1, &fibers_[rank * threads]);
   __tsan_release(&body_);
   runNext(host_);
   __tsan_acquire(&host_);
-  std::free(memory);
-  const bool isIdle = resetPhaseBarriers();
-  if (live == 0) return isIdle;
-  for (unsigned i = 0; i < count; ++i) {
-    resetFiber(*fibers_[i]);
-    fibers_[i]->copies.clear();
-    fibers_[i]->products.clear();
-  }
-  for (Barrier& barrier : barriers) barrier = {};
-  for (const auto& warp : warps) warp->barrier = {};
-  return false;
+  bool isDone = live() == 0;
+  if (!isDone) giveUp();
+  for (unsigned rank = 0; rank < shape.cluster; ++rank) isDone = end(*blocks[rank]) && isDone;
+  return isDone;
 }
 
 LaunchResult Machine::run(const LaunchShape& shape, void (*body)(void*), void* argument) {
   const unsigned count = shape.block.x * shape.block.y * shape.block.z;
-  constexpr unsigned kMaxGridSide = 65535;
+  constexpr unsigned kMaxGridSide = 65535, kMaxCluster = 8;
   if (count == 0 || count > kMaxThreads || count % kWarpSize != 0 || shape.grid.x == 0 || shape.grid.y == 0 ||
-      shape.grid.z == 0 || shape.grid.y > kMaxGridSide || shape.grid.z > kMaxGridSide)
+      shape.grid.z == 0 || shape.grid.y > kMaxGridSide || shape.grid.z > kMaxGridSide || shape.cluster == 0 ||
+      shape.cluster > kMaxCluster || shape.grid.x % shape.cluster != 0)
     return LaunchResult::invalidShape;
-  makeFibers(count);
+  makeFibers(shape);
   describeHost();
   body_ = body;
   argument_ = argument;
   unsigned number = 0;
   for (unsigned z = 0; z < shape.grid.z; ++z) {
     for (unsigned y = 0; y < shape.grid.y; ++y) {
-      for (unsigned x = 0; x < shape.grid.x; ++x) {
-        if (!runBlock(shape, {x, y, z}, number++ % 2 == 1)) return LaunchResult::deadlock;
+      for (unsigned x = 0; x < shape.grid.x; x += shape.cluster) {
+        if (!runCluster(shape, {x, y, z}, number)) return LaunchResult::deadlock;
+        number += shape.cluster;
       }
     }
   }
   return LaunchResult::ok;
 }
 
-Warp& warpOf(const Fiber& fiber) { return *machine.warps[fiber.index / kWarpSize]; }
+Block& ownBlock() { return *machine.current->block; }
+
+Warp& warpOf(const Fiber& fiber) { return *fiber.block->warps[fiber.index / kWarpSize]; }
 
 template <typename Item>
 std::vector<Item>& openGroup(std::vector<std::vector<Item>>& groups) {
@@ -472,20 +525,34 @@ void finishGroups(std::vector<std::vector<Item>>& groups, int newest, Finish fin
   }
 }
 
-PhaseBarrier& phaseBarrier(uint64_t number) {
-  if (number >= machine.numPhaseBarriers) std::abort();  // nobody made it
-  return machine.phaseBarriers[number];
+Block& blockOf(int rank) { return *machine.blocks.at(rank); }
+
+PhaseBarrier& phaseBarrier(Block& block, uint64_t number) {
+  if (number >= block.numPhaseBarriers) std::abort();  // nobody made it
+  return block.phaseBarriers[number];
 }
 
 }  // namespace
 
 const Position& position() { return machine.current->position; }
 
-void* sharedMemory() { return machine.shared; }
+void* sharedMemory() { return ownBlock().shared; }
 
-void waitAtBarrier(int id, int threads) { machine.wait(machine.barriers[id], threads == 0 ? machine.live : threads); }
+int clusterRank() { return ownBlock().rank; }
 
-void arriveAtBarrier(int id, int threads) { machine.arrive(machine.barriers[id], threads); }
+void waitForCluster() { machine.wait(machine.clusterBarrier, machine.live()); }
+
+void* sharedOf(int rank, const void* own) {
+  if (blockOf(rank).live == 0) std::abort();  // its memory is another block's
+  return blockOf(rank).shared + (static_cast<const unsigned char*>(own) - ownBlock().shared);
+}
+
+void waitAtBarrier(int id, int threads) {
+  Block& block = ownBlock();
+  machine.wait(block.barriers[id], threads == 0 ? block.live : threads);
+}
+
+void arriveAtBarrier(int id, int threads) { machine.arrive(ownBlock().barriers[id], threads); }
 
 void waitForWarp() { machine.wait(warpOf(*machine.current).barrier, kWarpSize); }
 
@@ -526,17 +593,23 @@ void waitForProducts(int newest) {
 }
 
 uint64_t makePhaseBarrier(int count) {
-  if (machine.numPhaseBarriers == kPhaseBarriers) std::abort();
-  PhaseBarrier& barrier = machine.phaseBarriers[machine.numPhaseBarriers];
+  Block& block = ownBlock();
+  if (block.numPhaseBarriers == kPhaseBarriers) std::abort();
+  PhaseBarrier& barrier = block.phaseBarriers[block.numPhaseBarriers];
   barrier.count = barrier.pending = count;
-  return machine.numPhaseBarriers++;
+  return block.numPhaseBarriers++;
 }
 
-void arriveAtPhase(uint64_t barrier, int64_t announcedBytes) { machine.arrive(phaseBarrier(barrier), announcedBytes); }
+void arriveAtPhase(int rank, uint64_t barrier, int64_t announcedBytes) {
+  machine.arrive(phaseBarrier(blockOf(rank), barrier), announcedBytes);
+}
 
-void waitForPhase(uint64_t barrier, uint32_t parity) { machine.wait(phaseBarrier(barrier), parity); }
+void waitForPhase(uint64_t barrier, uint32_t parity) { machine.wait(phaseBarrier(ownBlock(), barrier), parity); }
 
-void queueBox(uint64_t barrier, const BoxCopy& copy) { machine.queue(phaseBarrier(barrier), copy); }
+void queueBox(int rank, uint64_t barrier, const BoxCopy& copy) {
+  Block& block = blockOf(rank);
+  machine.queue(block, phaseBarrier(block, barrier), copy);
+}
 
 LaunchResult run(const LaunchShape& shape, void (*body)(void*), void* context) {
   return machine.run(shape, body, context);

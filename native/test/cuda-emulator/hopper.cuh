@@ -17,30 +17,44 @@ struct PhaseBarrier {
 
 inline void initialize(PhaseBarrier& barrier, int count) { barrier.state = emulator::makePhaseBarrier(count); }
 inline void publishBarriers() {}
-inline void arrive(PhaseBarrier& barrier) { emulator::arriveAtPhase(barrier.state, 0); }
-inline void arriveAndExpect(PhaseBarrier& barrier, uint32_t bytes) { emulator::arriveAtPhase(barrier.state, bytes); }
+inline void arriveAndExpect(PhaseBarrier& barrier, uint32_t bytes) {
+  emulator::arriveAtPhase(emulator::clusterRank(), barrier.state, bytes);
+}
+inline void arrive(PhaseBarrier& barrier) { arriveAndExpect(barrier, 0); }
 inline void waitForPhase(PhaseBarrier& barrier, uint32_t parity) { emulator::waitForPhase(barrier.state, parity); }
+
+// ---- clusters of blocks ---------------------------------------------------------------------------------------------
+
+inline int clusterRank() { return emulator::clusterRank(); }
+inline void syncCluster() { emulator::waitForCluster(); }
+inline PhaseBarrier& barrierOf(int rank, PhaseBarrier& barrier) {
+  return *static_cast<PhaseBarrier*>(emulator::sharedOf(rank, &barrier));
+}
+inline void arriveAt(PhaseBarrier& barrier, int rank) {
+  emulator::arriveAtPhase(rank, barrierOf(rank, barrier).state, 0);
+}
 
 // ---- shared memory has addresses of its own, which do not begin at 0
 // ----------------------------------------------------
 
 constexpr uint32_t kSharedStart = 1024;
 
-inline uint32_t sharedAddress(const void* address) {
-  return kSharedStart +
-         static_cast<uint32_t>(static_cast<const char*>(address) - static_cast<const char*>(emulator::sharedMemory()));
+inline uint32_t addressIn(const void* shared, const void* address) {
+  return kSharedStart + static_cast<uint32_t>(static_cast<const char*>(address) - static_cast<const char*>(shared));
+}
+inline uint16_t* elementIn(void* shared, uint32_t address) {
+  return reinterpret_cast<uint16_t*>(static_cast<char*>(shared) + (address - kSharedStart));
 }
 
-inline uint16_t* sharedElement(uint32_t address) {
-  return reinterpret_cast<uint16_t*>(static_cast<char*>(emulator::sharedMemory()) + (address - kSharedStart));
-}
+inline uint32_t sharedAddress(const void* address) { return addressIn(emulator::sharedMemory(), address); }
+inline uint16_t* sharedElement(uint32_t address) { return elementIn(emulator::sharedMemory(), address); }
 
 // ---- the copy engine ------------------------------------------------------------------------------------------------
 
 inline void performBox(const emulator::BoxCopy& copy) {
   const auto& map = *static_cast<const TensorMap*>(copy.map);
   const Planes& p = map.planes;
-  const uint32_t to = sharedAddress(copy.to);
+  const uint32_t to = addressIn(copy.shared, copy.to);
   for (int row = 0; row < static_cast<int>(map.boxRows); ++row) {
     const int64_t y = static_cast<int64_t>(copy.row) + row;
     const bool hasRow =
@@ -49,16 +63,34 @@ inline void performBox(const emulator::BoxCopy& copy) {
     for (int i = 0; i < kTileColumns; ++i) {
       const int64_t x = static_cast<int64_t>(copy.column) + i;
       const bool isInside = hasRow && x >= 0 && x < static_cast<int64_t>(p.columns);
-      *sharedElement(swizzle128(to + kTileRowBytes * row + 2 * i)) =
+      *elementIn(copy.shared, swizzle128(to + kTileRowBytes * row + 2 * i)) =
           isInside ? reinterpret_cast<const uint16_t*>(from)[x] : uint16_t{0};
     }
   }
 }
 
-inline void copyBox(void* shared, const TensorMap& map, PhaseBarrier& barrier, int column, int plane, int row) {
+inline void copyBoxToBlock(int rank, void* shared, const TensorMap& map, PhaseBarrier& barrier, int column, int plane,
+                           int row) {
   if (sharedAddress(shared) % kSwizzleBytes != 0) std::abort();
-  emulator::queueBox(barrier.state,
-                     {performBox, shared, &map, column, plane, row, static_cast<int64_t>(map.boxRows) * kTileRowBytes});
+  const emulator::BoxCopy copy = {performBox,
+                                  emulator::sharedOf(rank, emulator::sharedMemory()),
+                                  emulator::sharedOf(rank, shared),
+                                  &map,
+                                  column,
+                                  plane,
+                                  row,
+                                  static_cast<int64_t>(map.boxRows) * kTileRowBytes};
+  emulator::queueBox(rank, barrierOf(rank, barrier).state, copy);
+}
+
+inline void copyBox(void* shared, const TensorMap& map, PhaseBarrier& barrier, int column, int plane, int row) {
+  copyBoxToBlock(clusterRank(), shared, map, barrier, column, plane, row);
+}
+
+inline void copyBoxToCluster(void* shared, const TensorMap& map, PhaseBarrier& barrier, int column, int plane, int row,
+                             uint16_t ranks) {
+  for (int rank = 0; rank < 16; ++rank)
+    if (ranks >> rank & 1) copyBoxToBlock(rank, shared, map, barrier, column, plane, row);
 }
 
 inline void publishShared() {}

@@ -11,6 +11,7 @@ struct LaunchShape {
   dim3 grid;
   dim3 block;
   size_t sharedBytes = 0;
+  unsigned cluster = 1;
 };
 
 }  // namespace pagoda::cuda
@@ -38,7 +39,7 @@ cudaError_t launch(void (*kernel)(Parameters), const LaunchShape& shape, cudaStr
       const Call& call = *static_cast<Call*>(context);
       call.kernel(call.parameters);
     };
-    return emulator::run({shape.grid, shape.block, shape.sharedBytes}, body, &call);
+    return emulator::run({shape.grid, shape.block, shape.sharedBytes, shape.cluster}, body, &call);
   });
 }
 
