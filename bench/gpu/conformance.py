@@ -235,7 +235,7 @@ def cases():
     for dtype in (F32, BF16, pagoda.Q8_0):
         for inputs in (800, 2080):
             yield "rows of linear", invarianceCase, dict(inputs=inputs, outputs=130, dtype=dtype)
-    for dim, dtype in ((64, BF16), (128, BF16), (80, BF16), (256, BF16), (60, BF16), (64, F32)):
+    for dim, dtype in ((64, BF16), (128, BF16), (80, BF16), (256, BF16), (60, BF16), (128, INT8), (64, F32)):
         yield "chunks of attention", chunksCase, dict(tokens=1100, heads=4, kvHeads=1, dim=dim, dtype=dtype)
     for dtype in (F32, BF16, INT8):
         for heads, kvHeads, dim in ((8, 2, 128), (3, 1, 64), (9, 9, 80), (1, 1, 256)):
@@ -257,6 +257,8 @@ def cases():
     for heads, blockSize, requests in ((16, 64, [(1, 90), (4, 0)]), (128, 8, [(1, 1060), (2, 30)]), (70, 12, [(3, 9)])):
         yield "mlaAttention, DeepSeek", mlaCase, dict(requests=requests, heads=heads, latent=512, rope=64, nope=128,
                                                       valueDim=128, dtype=BF16, blockSize=blockSize)
+    yield "mlaAttention, DeepSeek", mlaCase, dict(requests=[(1, 700), (4, 0)], heads=16, latent=512, rope=64, nope=128,
+                                                  valueDim=128, dtype=INT8, blockSize=12)
     for heads, width, blockSize in ((3, 128, 64), (16, 64, 8)):
         yield "mlaAttention, expanded", mlaCase, dict(requests=[(1, 90), (140, 1000), (0, 0), (2, 5), (30, 0)],
                                                       heads=heads, latent=512, rope=64, nope=width, valueDim=width,

@@ -69,11 +69,11 @@ def timeLinear(device, rng, rows, inputs, outputs, dtype=pagoda.BF16):
     device.free()
 
 
-def prepareAttention(device, rng, requests, heads, kvHeads, dim, blockSize):
+def prepareAttention(device, rng, requests, heads, kvHeads, dim, blockSize, dtype=pagoda.BF16):
     layout = pagoda.Layout(rng, requests, blockSize)
     slots, tokens = len(layout.slots), int(layout.queryLens.sum())
     key, value = (torch.randn(slots, kvHeads * dim, device="cuda") for _ in range(2))
-    cache = device.cache(layout.numBlocks, blockSize, kvHeads, dim)
+    cache = device.cache(layout.numBlocks, blockSize, kvHeads, dim, dtype)
     device.run("cacheWrite", pagoda.CacheWrite(view(key), view(value), cache, device.upload(layout.slots)))
     query, out = (torch.randn(tokens, heads * dim, device="cuda") for _ in range(2))
     op = pagoda.Attention(view(out), view(query), cache, device.batch(layout), heads, dim**-0.5, 0, 0.0,
@@ -90,25 +90,25 @@ def timeSdpa(backend, query, key, value, causal):
         return float("nan")  # not on this machine
 
 
-def timePrefill(device, rng, tokens, heads, kvHeads, dim):
-    op, kept = prepareAttention(device, rng, [(tokens, 0)], heads, kvHeads, dim, 16)
+def timePrefill(device, rng, tokens, heads, kvHeads, dim, dtype=pagoda.BF16):
+    op, kept = prepareAttention(device, rng, [(tokens, 0)], heads, kvHeads, dim, 16, dtype)
     ours = median(lambda i: device.run("attention", op))
     query, key, value = (torch.randn(1, h, tokens, dim, device="cuda", dtype=torch.bfloat16)
                          for h in (heads, kvHeads, kvHeads))
     peers = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
     times = {name: timeSdpa(backend, query, key, value, True) for name, backend in peers.items()}
-    line(f"prefill {tokens} causal, {heads}/{kvHeads} heads of {dim}", ours, times, 2.0 * tokens**2 * heads * dim)
+    line(f"prefill {tokens} causal, {heads}/{kvHeads} heads of {dim}, cache {dtype}", ours, times, 2.0 * tokens**2 * heads * dim)
     device.free()
 
 
-def timeDecode(device, rng, requests, context, heads, kvHeads, dim, blockSize=16):
-    op, kept = prepareAttention(device, rng, [(1, context - 1)] * requests, heads, kvHeads, dim, blockSize)
+def timeDecode(device, rng, requests, context, heads, kvHeads, dim, dtype=pagoda.BF16, blockSize=16):
+    op, kept = prepareAttention(device, rng, [(1, context - 1)] * requests, heads, kvHeads, dim, blockSize, dtype)
     ours = median(lambda i: device.run("attention", op))
     query = torch.randn(requests, heads, 1, dim, device="cuda", dtype=torch.bfloat16)
     key, value = (torch.randn(requests, kvHeads, context, dim, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     times = {"flash, contiguous": timeSdpa(SDPBackend.FLASH_ATTENTION, query, key, value, False)}
-    moved = 4.0 * requests * context * kvHeads * dim
-    line(f"decode {requests} x {context}, {heads}/{kvHeads} heads of {dim}", ours, times, moved=moved)
+    moved = (2.0 if dtype == pagoda.INT8 else 4.0) * requests * context * kvHeads * dim
+    line(f"decode {requests} x {context}, {heads}/{kvHeads} heads of {dim}, cache {dtype}", ours, times, moved=moved)
     device.free()
 
 
@@ -198,6 +198,8 @@ def main(library):
             timePrefill(device, rng, tokens, 32, 8, dim)
     for requests, context in ((1, 16384), (32, 4096), (128, 2048)):
         timeDecode(device, rng, requests, context, 32, 8, 128)
+    timePrefill(device, rng, 2048, 32, 8, 128, pagoda.INT8)
+    timeDecode(device, rng, 32, 4096, 32, 8, 128, pagoda.INT8)
     for requests, heads in ((32, 16), (32, 64), (32, 128), (128, 64), (128, 128)):
         timeMla(device, rng, requests, 4096, heads)
     for tokens, context, heads in ((4096, 4096, 128), (512, 16384, 128), (4096, 4096, 16)):

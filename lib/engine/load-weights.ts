@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { rowBytes } from "../graph/dtypes.js";
 import type { Plan } from "../graph/plan.js";
 import { throwIfAborted, type Checkpoint } from "../loading/safetensors.js";
@@ -16,13 +17,23 @@ export interface WeightSources {
   readonly bytes: readonly number[];
 }
 
+/** How long finding weights may hold the event loop before it lets others run. */
+const sliceMilliseconds = 2;
+
 /** Finds all weights before any is read. @throws ERR_TENSOR_MISMATCH */
-export function findWeights(plan: Plan, checkpoint: Checkpoint): WeightSources {
-  const parts = plan.weights.map((weight) => resolveWeight(checkpoint, weight));
-  const bytes = plan.weights.map(({ kind, cols }, index) => {
-    const rowLength = kind === "vector" ? 1 : cols;
-    return sum(parts[index]!.map((part) => part.rows * rowBytes(part.dtype, rowLength)));
-  });
+export async function findWeights(plan: Plan, checkpoint: Checkpoint): Promise<WeightSources> {
+  const parts: NativeWeightPart[][] = [];
+  const bytes: number[] = [];
+  let sliceEnd = performance.now() + sliceMilliseconds;
+  for (const weight of plan.weights) {
+    const found = resolveWeight(checkpoint, weight);
+    const rowLength = weight.kind === "vector" ? 1 : weight.cols;
+    parts.push(found);
+    bytes.push(sum(found.map((part) => part.rows * rowBytes(part.dtype, rowLength))));
+    if (performance.now() < sliceEnd) continue;
+    await nextTurn();
+    sliceEnd = performance.now() + sliceMilliseconds;
+  }
   return { parts, bytes };
 }
 

@@ -50,7 +50,7 @@ export async function prepare(
   const limits = { maxTokens: maxBatchTokens, maxOutputs: maxSequences, mlaExpandFrom };
   const compiled = compileCheckpoint(model, checkpoint, options.dtype, limits);
   const { plan, dtype } = compiled;
-  const sources = findWeights(plan, checkpoint);
+  const sources = await findWeights(plan, checkpoint);
   const { threads, enforceEager } = options;
   const { jobs: device, passedOver } = await openNamedDevice(options.device, {
     ...(threads !== undefined && { threads }),

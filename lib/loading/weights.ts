@@ -109,10 +109,16 @@ function placeOfStrided(
 
 function findTensor(checkpoint: Checkpoint, part: WeightPart): TensorEntry {
   const entry = checkpoint.tensors.get(part.tensor);
-  const expected = `[${part.shape.join(", ")}]`;
-  if (entry === undefined) throw mismatch(part.tensor, `a tensor of shape ${expected}`, "nothing");
-  const received = `[${entry.shape.join(", ")}]`;
-  if (received !== expected) throw mismatch(part.tensor, `shape ${expected}`, received);
+  const shapeText = (shape: readonly number[]): string => `[${shape.join(", ")}]`;
+  const expected = part.shape;
+  if (entry === undefined) {
+    throw mismatch(part.tensor, `a tensor of shape ${shapeText(expected)}`, "nothing");
+  }
+  const { shape } = entry;
+  const isSame = shape.length === expected.length && shape.every((n, i) => n === expected[i]);
+  if (!isSame) {
+    throw mismatch(part.tensor, `shape ${shapeText(expected)}`, shapeText(shape));
+  }
   return entry;
 }
 

@@ -68,15 +68,12 @@ function expertParts(
   shape: readonly [rows: number, cols: number],
 ): WeightPart[] {
   const [rows] = shape;
+  const experts = `model.${g.path("experts")}`;
   const part = (path: string, shape: readonly number[], rows: number): WeightPart => {
-    return { tensor: `model.${g.path(path)}`, shape, rowStart: 0, rows };
+    return { tensor: `${experts}.${path}.weight`, shape, rowStart: 0, rows };
   };
-  if (stacked_experts) {
-    return [part(`experts.${name}.weight`, [num_experts, ...shape], num_experts * rows)];
-  }
-  return Array.from({ length: num_experts }, (_, expert) =>
-    part(`experts.${expert}.${name}.weight`, shape, rows),
-  );
+  if (stacked_experts) return [part(name, [num_experts, ...shape], num_experts * rows)];
+  return Array.from({ length: num_experts }, (_, expert) => part(`${expert}.${name}`, shape, rows));
 }
 
 export interface MixtureOptions {

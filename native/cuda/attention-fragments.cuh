@@ -17,6 +17,28 @@ __device__ __forceinline__ void loadRows(const uint16_t* rows, int stride, int k
   ldmatrix(a, rows + row * stride + swizzled(row, 2 * k + matrix / 2));
 }
 
+/// Rows of int8 codes become swizzled rows of bf16, by all threads of the block: scaleOf(row, column) is what the eight
+/// codes from a column on count.
+template <int kThreads, int kRows, int kColumns, typename ScaleOf>
+__device__ __forceinline__ void roundCodes(const int8_t (&codes)[kRows][kColumns], uint16_t (&rows)[kRows][kColumns],
+                                           ScaleOf scaleOf) {
+  constexpr int kChunks = kColumns / 8;
+#pragma unroll 2
+  for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
+    const int row = i / kChunks, chunk = i % kChunks;
+    const int8_t* from = &codes[row][8 * chunk];
+    uint16_t* to = &rows[row][swizzled(row, chunk)];
+    const uint2 packed = *reinterpret_cast<const uint2*>(from);
+    const float scale = scaleOf(row, 8 * chunk);
+    const auto value = [&](int k) {
+      const uint32_t word = k < 4 ? packed.x : packed.y;
+      return static_cast<float>(static_cast<int8_t>(word >> 8 * (k % 4))) * scale;
+    };
+    *reinterpret_cast<uint4*>(to) = make_uint4(packBf16(value(0), value(1)), packBf16(value(2), value(3)),
+                                               packBf16(value(4), value(5)), packBf16(value(6), value(7)));
+  }
+}
+
 /// Scores become weights, and sums follow.
 template <int kScores, int kSums>
 __device__ __forceinline__ void takeScores(float (&scores)[kScores], SoftmaxState (&states)[2], float (&sums)[kSums]) {

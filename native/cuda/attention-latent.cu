@@ -1,7 +1,8 @@
-// Attention over bf16 latent caches of DeepSeek's size, rows of 576 columns whose first 512 are the value, on the
-// tensor cores. A block has 16 packed rows, heads of a token before the next token: each of its four warps scores a
-// quarter of a tile of keys, then all take all scores and sum a quarter of the columns. The page gather is part of the
-// copy: rows of the cache go to shared memory once, for scores and sums alike.
+// Attention over bf16 and int8 latent caches of DeepSeek's size, rows of 576 columns whose first 512 are the value, on
+// the tensor cores; codes of int8 are rounded to bf16 after their scale. A block has 16 packed rows, heads of a token
+// before the next token: each of its four warps scores a quarter of a tile of keys, then all take all scores and sum a
+// quarter of the columns. The page gather is part of the copy: rows of the cache go to shared memory once, for scores
+// and sums alike.
 #include "attention-fragments.cuh"
 
 namespace pagoda::cuda {
@@ -15,11 +16,10 @@ constexpr int kLatent = 512;
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kStages = 2;
-constexpr int kRowChunks = kRow / 8;
 constexpr int kWarpColumnTiles = kLatent / kWarps / 8;
 constexpr int kSums = 4 * kWarpColumnTiles;  // that a thread has
 constexpr int kWarpKeys = kKeys / kWarps;
-static_assert(kWarpKeys == 16 && kRowChunks % 8 == 0);
+static_assert(kWarpKeys == 16 && kRow % 64 == 0, "swizzled() wants eight chunks");
 
 struct Parameters {
   PagodaAttention op;
@@ -27,8 +27,45 @@ struct Parameters {
   int32_t splits;     // 1: a block takes all of them
 };
 
+using Tile = uint16_t[kKeys][kRow];
+
+/// Tiles as they are copied.
+template <PagodaDtype kDtype>
+struct Tiles {
+  static_assert(kDtype == PAGODA_BF16);
+  Tile stages[kStages];
+
+  /// A warp copies a row, or zeros.
+  __device__ void copyRow(int stage, int key, const KvVector& row, bool isPresent) {
+    for (int chunk = laneOf(); chunk < kRow / 8; chunk += kWarp)
+      copyAsync16(&stages[stage][key][swizzled(key, chunk)], row.data + 16 * chunk, isPresent ? 16 : 0);
+  }
+  /// All threads, after the copies have been waited for.
+  __device__ const Tile& take(int stage) { return stages[stage]; }
+};
+
+template <>
+struct Tiles<PAGODA_INT8> {
+  int8_t codes[kStages][kKeys][kRow];
+  float scales[kStages][kKeys][2];  // of the latent and of the rope key
+  Tile rounded;
+
+  __device__ void copyRow(int stage, int key, const KvVector& row, bool isPresent) {
+    for (int chunk = laneOf(); chunk < kRow / 16; chunk += kWarp)
+      copyAsync16(&codes[stage][key][16 * chunk], row.data + 16 * chunk, isPresent ? 16 : 0);
+    if (laneOf() < 2) copyAsync4(&scales[stage][key][laneOf()], row.scales + laneOf(), isPresent ? 4 : 0);
+  }
+  __device__ const Tile& take(int stage) {
+    roundCodes<kThreads>(codes[stage], rounded,
+                         [&](int key, int column) { return scales[stage][key][column < kLatent ? 0 : 1]; });
+    __syncthreads();
+    return rounded;
+  }
+};
+
+template <PagodaDtype kDtype>
 struct Shared {
-  uint16_t keys[kStages][kKeys][kRow];
+  Tiles<kDtype> tiles;
   uint16_t query[kWarpRows][kRow];
   float scores[kWarpRows][kKeys + 4];  // padded against bank conflicts
   float totals[kSums][kThreads];       // sums of the splits that are done, a thread's own
@@ -47,7 +84,8 @@ struct Work {
   }
 };
 
-__device__ void loadQuery(const PagodaAttention& op, const Work& work, Shared& shared) {
+template <PagodaDtype kDtype>
+__device__ void loadQuery(const PagodaAttention& op, const Work& work, Shared<kDtype>& shared) {
   for (int row = warpOf(); row < kWarpRows; row += kWarps) {
     const bool isPresent = row < work.tile.count;
     const float* query = isPresent ? rowOf(op.query, work.tile.firstToken + work.token(row)) +
@@ -59,21 +97,22 @@ __device__ void loadQuery(const PagodaAttention& op, const Work& work, Shared& s
 }
 
 /// Queues the copies of a tile of keys, zeros where no row sees them: a warp takes a key at a time.
-__device__ void loadTile(const PagodaAttention& op, const KvLayout& layout, const Work& work, Shared& shared, int stage,
-                         int first) {
+template <PagodaDtype kDtype>
+__device__ void loadTile(const PagodaAttention& op, const KvLayout& layout, const Work& work, Tiles<kDtype>& tiles,
+                         int stage, int first) {
   const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(work.tile.request) * op.batch.maxBlocks;
   for (int key = warpOf(); key < kKeys; key += kWarps) {
     const int position = first + key;
     const bool isSeen = position < work.end;
-    const uint8_t* from = static_cast<const uint8_t*>(op.cache.data);
-    if (isSeen) from = kvVector(op.cache, layout, slotOf(blocks, position, op.cache.blockSize), 0, 0).data;
-    for (int chunk = laneOf(); chunk < kRowChunks; chunk += kWarp)
-      copyAsync16(&shared.keys[stage][key][swizzled(key, chunk)], from + (isSeen ? 16 * chunk : 0), isSeen ? 16 : 0);
+    const int64_t slot = isSeen ? slotOf(blocks, position, op.cache.blockSize) : 0;
+    tiles.copyRow(stage, key, kvVector(op.cache, layout, slot, 0, 0), isSeen);
   }
 }
 
 /// Scores of all rows with the warp's 16 keys, into shared memory.
-__device__ void scoreKeys(const PagodaAttention& op, Shared& shared, int stage, int first, const Visible (&seen)[2]) {
+template <PagodaDtype kDtype>
+__device__ void scoreKeys(const PagodaAttention& op, Shared<kDtype>& shared, const Tile& keys, int first,
+                          const Visible (&seen)[2]) {
   const int matrix = laneOf() / 8, line = laneOf() % 8, key = kWarpKeys * warpOf();
   float scores[2][4] = {};
 #pragma unroll 4
@@ -81,7 +120,7 @@ __device__ void scoreKeys(const PagodaAttention& op, Shared& shared, int stage, 
     uint32_t a[4], b[4];
     const int ownKey = key + 8 * (matrix / 2) + line;
     loadRows(shared.query[0], kRow, k, a);
-    ldmatrix(b, &shared.keys[stage][ownKey][swizzled(ownKey, 2 * k + matrix % 2)]);
+    ldmatrix(b, &keys[ownKey][swizzled(ownKey, 2 * k + matrix % 2)]);
     const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
     mmaBf16(scores[0], a, low);
     mmaBf16(scores[1], a, high);
@@ -97,28 +136,28 @@ __device__ void scoreKeys(const PagodaAttention& op, Shared& shared, int stage, 
 }
 
 /// Goes through the keys of one split. Every warp has the states of all rows, and sums of its columns.
-__device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, const Work& work, Shared& shared, int split,
-                         SoftmaxState (&states)[2], float (&sums)[kSums]) {
+template <PagodaDtype kDtype>
+__device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, const Work& work, Shared<kDtype>& shared,
+                         int split, SoftmaxState (&states)[2], float (&sums)[kSums]) {
   const int begin = split * kSplitKeys, end = min(begin + kSplitKeys, work.end);
   const Visible seen[2] = {work.visible(laneOf() / 4), work.visible(laneOf() / 4 + 8)};
-  if (begin < end) loadTile(op, layout, work, shared, 0, begin);
+  if (begin < end) loadTile(op, layout, work, shared.tiles, 0, begin);
   commitCopies();
   for (int first = begin, tile = 0; first < end; first += kKeys, ++tile) {
-    if (first + kKeys < end) loadTile(op, layout, work, shared, (tile + 1) % kStages, first + kKeys);
+    if (first + kKeys < end) loadTile(op, layout, work, shared.tiles, (tile + 1) % kStages, first + kKeys);
     commitCopies();
     waitForCopies<1>();
     __syncthreads();
-    const int stage = tile % kStages;
-    scoreKeys(op, shared, stage, first, seen);
+    const Tile& keys = shared.tiles.take(tile % kStages);
+    scoreKeys(op, shared, keys, first, seen);
     __syncthreads();
     float scores[4 * kKeyTiles];
 #pragma unroll
     for (int i = 0; i < 4 * kKeyTiles; ++i)
       scores[i] = shared.scores[laneOf() / 4 + 8 * rowOfElement(i)][8 * (i / 4) + 2 * (laneOf() % 4) + i % 2];
     takeScores(scores, states, sums);
-    addValues(scores, sums, [&](int key, int chunk) {
-      return &shared.keys[stage][key][swizzled(key, kWarpColumnTiles * warpOf() + chunk)];
-    });
+    addValues(scores, sums,
+              [&](int key, int chunk) { return &keys[key][swizzled(key, kWarpColumnTiles * warpOf() + chunk)]; });
     __syncthreads();
   }
   finishStates(states);
@@ -135,7 +174,9 @@ __device__ __forceinline__ void forColumnsOf(int i, Write write) {
   }
 }
 
-__device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, const Work& work, Shared& shared) {
+template <PagodaDtype kDtype>
+__device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, const Work& work,
+                             Shared<kDtype>& shared) {
   SoftmaxState states[2];
 #pragma unroll
   for (int i = 0; i < kSums; ++i) shared.totals[i][threadIdx.x] = 0.0f;
@@ -160,7 +201,8 @@ __device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, 
   }
 }
 
-__device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const Work& work, Shared& shared) {
+template <PagodaDtype kDtype>
+__device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const Work& work, Shared<kDtype>& shared) {
   SoftmaxState states[2];
   float sums[kSums] = {};
   runSplit(p.op, layout, work, shared, blockIdx.z, states, sums);
@@ -176,8 +218,9 @@ __device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const W
   }
 }
 
+template <PagodaDtype kDtype>
 __global__ void __launch_bounds__(kThreads, 1) attentionLatentKernel(const Parameters p) {
-  auto& shared = sharedMemory<Shared>();
+  auto& shared = sharedMemory<Shared<kDtype>>();
   Work work = {findTile(p.op.batch, blockIdx.x, p.op.numHeads, kWarpRows, &shared.found), p.op.numHeads, 0};
   if (work.tile.count <= 0) return;
   work.end = work.visible(work.tile.count - 1).end;
@@ -187,11 +230,18 @@ __global__ void __launch_bounds__(kThreads, 1) attentionLatentKernel(const Param
   runAllSplits(p.op, layout, work, shared);
 }
 
+template <PagodaDtype kDtype>
+cudaError_t launchAttention(PagodaDevice* device, const Parameters& p, int64_t tiles) {
+  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), 1, p.splits), dim3(kThreads), sizeof(Shared<kDtype>)};
+  return launch(attentionLatentKernel<kDtype>, shape, device->stream, p);
+}
+
 }  // namespace
 
 bool canAttendLatents(const PagodaDevice& device, const PagodaAttention& op) {
   const PagodaKvCache& cache = op.cache;
-  return device.sharedBytes >= sizeof(Shared) && cache.dtype == PAGODA_BF16 && cache.headDim == kRow &&
+  static_assert(sizeof(Shared<PAGODA_INT8>) >= sizeof(Shared<PAGODA_BF16>));
+  return device.sharedBytes >= sizeof(Shared<PAGODA_INT8>) && cache.dtype != PAGODA_F32 && cache.headDim == kRow &&
          cache.latentDim == kLatent && op.slidingWindow == 0;
 }
 
@@ -204,8 +254,9 @@ PagodaStatus attendLatents(PagodaDevice* device, const PagodaAttention& op, Pago
     const int64_t rows = static_cast<int64_t>(op.batch.numTokens) * op.numHeads;
     if (const PagodaStatus status = reservePartials(device, p.splits, rows, kLatent, &p.partials, error)) return status;
   }
-  const LaunchShape shape = {dim3(static_cast<unsigned>(tiles), 1, p.splits), dim3(kThreads), sizeof(Shared)};
-  const PagodaStatus status = check(launch(attentionLatentKernel, shape, device->stream, p), "mlaAttention", error);
+  const auto launched = op.cache.dtype == PAGODA_INT8 ? launchAttention<PAGODA_INT8>(device, p, tiles)
+                                                      : launchAttention<PAGODA_BF16>(device, p, tiles);
+  const PagodaStatus status = check(launched, "mlaAttention", error);
   if (status != PAGODA_OK || p.splits == 1) return status;
   return combineSplits(device, {op, p.partials, kSplitKeys}, error);
 }

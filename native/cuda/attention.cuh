@@ -195,19 +195,20 @@ PagodaStatus attend(PagodaDevice* device, const PagodaAttention& op, PagodaError
 /// Heads that the tensor cores are worth it for, and can take: 64 to 256 columns in whole groups of 8.
 constexpr bool isWideEnough(int32_t headDim) { return headDim >= 64 && headDim <= 256 && headDim % 8 == 0; }
 
-/// Whether the kernels on the tensor cores take this: bf16 caches with such heads.
+/// Whether the kernels on the tensor cores take this: bf16 caches with such heads, int8 caches with such heads of whole
+/// groups of 16.
 bool canAttendByMma(const PagodaDevice& device, const PagodaAttention& op);
 PagodaStatus attendByMma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
-/// The same on GPUs with wgmma, for pages of whole groups of 8 keys.
+/// The same of bf16 caches on GPUs with wgmma, for pages of whole groups of 8 keys.
 bool canAttendByWgmma(const PagodaDevice& device, const PagodaAttention& op);
 PagodaStatus attendByWgmma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
-/// The same of bf16 latent caches with rows of 576 columns, 512 of them the latent.
+/// The same of bf16 and int8 latent caches with rows of 576 columns, 512 of them the latent.
 bool canAttendLatents(const PagodaDevice& device, const PagodaAttention& op);
 PagodaStatus attendLatents(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 
-/// The same on GPUs with wgmma, where pages are whole groups of eight keys.
+/// The same of bf16 caches on GPUs with wgmma, where pages are whole groups of eight keys.
 bool canAttendLatentsByWgmma(const PagodaDevice& device, const PagodaAttention& op);
 PagodaStatus attendLatentsByWgmma(PagodaDevice* device, const PagodaAttention& op, PagodaError* error);
 

@@ -604,6 +604,12 @@ void run() {
     testMlaAttention({{1, 1100}, {0, 5}, {2, 30}}, {70, 512, 64, 32, 16, PAGODA_BF16, 24}, kBf16, device);
     testLatentBits({5, 512, 64, 16, 16, PAGODA_BF16, 16}, 1050, 14, device);
   }
+  testMlaAttention({{3, 70}, {1, 600}, {2, 5}}, {16, 512, 64, 32, 16, PAGODA_INT8, 24}, kBf16);
+  testLatentBits({5, 512, 64, 16, 16, PAGODA_INT8, 16}, 600, 14, kSm90);
+  testAttention({{70, 60}, {1, 600}}, {6, 2, 128, PAGODA_INT8, 0, 0, true, 24}, kBf16);
+  testAttention({{70, 60}, {3, 9}}, {4, 2, 208, PAGODA_INT8, 40, 0, false}, kBf16);
+  testAttention(mixed, {4, 2, 72, PAGODA_INT8, 0, 0, false}, kBf16);
+  testAttentionBits({3, 1, 80, PAGODA_INT8, 0, 0, false, 24}, 1050, 50, kSm90);
   testMlaAttention({{20, 70}, {1, 600}, {3, 0}, {150, 20}, {2, 9}}, {3, 512, 64, 128, 128, PAGODA_BF16, 16, 8}, kBf16);
   testMlaAttention({{9, 1100}, {0, 5}, {1, 3}, {4, 30}}, {2, 40, 16, 72, 64, PAGODA_BF16, 24, 1}, kBf16);
   testExpandedBits({2, 64, 64, 128, 128, PAGODA_BF16, 64, 2}, 1100, 140);

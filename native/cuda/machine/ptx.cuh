@@ -65,6 +65,12 @@ __device__ __forceinline__ void copyAsync16(void* shared, const void* global, in
                : "memory");
 }
 
+/// 4 bytes, both addresses aligned to 4: of `global`, or zeros where `bytes` is 0.
+__device__ __forceinline__ void copyAsync4(void* shared, const void* global, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(sharedAddress(shared)), "l"(global), "r"(bytes)
+               : "memory");
+}
+
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 /// Waits for all groups of this thread but the newest ones.

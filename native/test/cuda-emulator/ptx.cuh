@@ -23,6 +23,9 @@ inline void barrierArrive(int id, int threads) { emulator::arriveAtBarrier(id, t
 inline void copyAsync16(void* shared, const void* global, int bytes) {
   emulator::queueCopy(shared, global, bytes, 16 - bytes);
 }
+inline void copyAsync4(void* shared, const void* global, int bytes) {
+  emulator::queueCopy(shared, global, bytes, 4 - bytes);
+}
 inline void commitCopies() { emulator::commitCopies(); }
 template <int kNewest>
 void waitForCopies() {
