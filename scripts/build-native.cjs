@@ -12,6 +12,7 @@ const option = (name, fallback) => {
   return at > 0 ? process.argv[at + 1] : fallback;
 };
 const flag = (name) => process.argv.includes(`--${name}`);
+const jobs = String(os.availableParallelism()); // without a number, make starts all at once
 
 const config = option("config", "Release");
 const isAddon = !flag("tests") && !flag("cuda");
@@ -73,10 +74,11 @@ function build() {
     ...defines,
   ]);
   const target = flag("cuda") ? ["--target", "pagoda_backend_cuda"] : [];
-  const jobs = String(os.availableParallelism()); // without a number, make starts all at once
   run("cmake", ["--build", work, "--config", config, "--parallel", jobs, ...target]);
 }
 
 build();
-if (flag("tests"))
-  run("ctest", ["--test-dir", work, "--verbose", "--no-tests=error", "-C", config]);
+if (flag("tests")) {
+  const options = ["--verbose", "--no-tests=error", "--parallel", jobs];
+  run("ctest", ["--test-dir", work, ...options, "-C", config]);
+}

@@ -9,4 +9,4 @@ cmake -S . -B "$work" -DCMAKE_BUILD_TYPE=Release \
   "-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64;-L;/usr/aarch64-linux-gnu" \
   -DPAGODA_BUILD_ADDON=OFF -DPAGODA_BUILD_TESTS=ON
 cmake --build "$work" --parallel "$(nproc)"
-ctest --test-dir "$work" --verbose --no-tests=error
+ctest --test-dir "$work" --verbose --no-tests=error --parallel "$(nproc)"

@@ -52,5 +52,6 @@ endfunction()
 
 add_race_test(cuda-race-test native/test/cuda-emulated-test.cc ${cuda_sources})
 target_link_libraries(cuda-race-test PRIVATE pagoda_core)
+set_tests_properties(cuda-race-test PROPERTIES COST 200)
 add_race_test(racy-kernel native/test/cuda-emulator/racy-kernel.cc)
 set_tests_properties(racy-kernel PROPERTIES PASS_REGULAR_EXPRESSION "ThreadSanitizer: data race")
