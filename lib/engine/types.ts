@@ -82,7 +82,7 @@ export interface EngineOptions {
    * Of models with multi-head latent attention: from how many tokens of one request in a step on its attention takes the
    * expanded form, which needs less work for long chunks (about half for 512 tokens; both are as fast at about 128) and a
    * further weight a layer. 0: never. Only then do outputs not depend on how prompts are cut into steps, to the bit; else they
-   * may differ by rounding (docs/kernels/mla.md). On GPUs without that form it changes nothing.
+   * may differ by rounding (docs/kernels/mla.md). GPUs have that form for wide heads (docs/cuda.md).
    * @default 0
    */
   readonly mlaExpandFrom?: number;

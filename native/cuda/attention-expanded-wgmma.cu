@@ -151,8 +151,8 @@ cudaError_t encodeMaps(void* encoder, const PagodaKvCache& cache, const Expanded
 
 }  // namespace
 
-PagodaStatus attendExpandedKeys(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
-                                const ExpandedKeys& keys, SoftmaxState* states, PagodaError* error) {
+PagodaStatus attendExpandedKeysByWgmma(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
+                                       const ExpandedKeys& keys, SoftmaxState* states, PagodaError* error) {
   const PagodaKvCache& cache = op.cache;
   Parameters p = {};
   PagodaBatch batch = op.batch;

@@ -2,12 +2,11 @@
 // rows; q and the weights are rounded to bf16, as are codes of int8 after their scale, sums are f32. Prefill has blocks
 // of four warps, decode of one, with the same arithmetic for a row, so both give it the same bits. K and V are copied
 // page by page in the background, one tile of keys ahead.
-#include "attention-fragments.cuh"
+#include "attention-warps.cuh"
 
 namespace pagoda::cuda {
 namespace {
 
-constexpr int kStages = 2;
 constexpr int kPrefillWarps = 4;
 
 struct Parameters {
@@ -16,27 +15,6 @@ struct Parameters {
   int32_t splits;     // 1: a block takes all of them
   int32_t minRows;    // packed rows of the requests that this launch is for
   int32_t maxRows;
-};
-
-/// Heads are padded with zeros to kDim columns: 64, 128 or 256. The widest ones leave no registers for q and, where a
-/// block may have 99 KB of shared memory, no room there for the sums of the splits that are done.
-template <int kPaddedDim>
-struct Shape {
-  static constexpr int kDim = kPaddedDim;
-  static constexpr bool kIsWide = kDim > 128;
-  static constexpr int kKeys = kIsWide ? 32 : 64;  // of a tile
-  static constexpr int kScores = kKeys / 2;        // that a lane has
-  static constexpr int kSums = kDim / 2;
-  static_assert(kSplitKeys % kKeys == 0);
-
-  using Tile = uint16_t[kKeys][kDim];
-};
-
-/// A tile of K and V, rows of bf16 whose 16-byte chunks are swizzled, chunk c of row r at c ^ (r % 8), so that eight
-/// rows of a matrix come from different banks.
-template <typename S>
-struct KeysAndValues {
-  typename S::Tile keys, values;
 };
 
 /// Tiles as they are copied.
@@ -113,180 +91,39 @@ __device__ void loadTile(const PagodaAttention& op, const KvLayout& layout, cons
   }
 }
 
-/// A warp's 16 rows: lane l has parts of rows l / 4 and l / 4 + 8, which are `0` and `1` below.
 template <typename S>
-class WarpRows {
- public:
-  static constexpr int kColumnTiles = S::kDim / 8;
+__device__ __forceinline__ WarpRows<S> rowsOf(const PagodaAttention& op, const GroupTile& work, uint16_t* query) {
+  return WarpRows<S>(op, work, query, [&](int row, int column) -> const float* {
+    const int dim = op.cache.headDim;
+    if (column >= dim) return nullptr;
+    return rowOf(op.query, work.tile.firstToken + work.token(row)) + static_cast<int64_t>(work.head(row)) * dim +
+           column;
+  });
+}
 
-  /// `query`: shared memory for the warp's rows of q, where they are kept there.
-  __device__ WarpRows(const PagodaAttention& op, const GroupTile& work, uint16_t* query)
-      : op_(op), work_(work), sharedQuery_(query) {
-    firstRow_ = warpOf() * kWarpRows + laneOf() / 4;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) seen_[i] = isPresent(i) ? work.visible(row(i), op.slidingWindow) : Visible{0, 0};
-    loadQuery();
-  }
-
-  __device__ bool isPresent(int i) const { return row(i) < work_.tile.count; }
-  __device__ int row(int i) const { return firstRow_ + 8 * i; }
-
-  /// Takes a tile of keys in.
-  __device__ void attend(const KeysAndValues<S>& tile, int first) {
-    float scores[S::kScores];
-    multiplyKeys(tile.keys, scores);
-    finishScores(first, scores);
-    takeScores(scores, state, sums);
-    addValues(scores, sums, [&](int key, int chunk) { return &tile.values[key][swizzled(key, chunk)]; });
-  }
-
-  /// Whether any row of the warp sees any of the keys from `first` on.
-  __device__ bool sees(int first) const {
-    const bool own = max(seen_[0].end, seen_[1].end) > first &&
-                     (seen_[0].first < first + S::kKeys || (isPresent(1) && seen_[1].first < first + S::kKeys));
-    return __ballot_sync(kAllLanes, own) != 0;
-  }
-
-  /// Starts a split: nothing has been seen.
-  __device__ void reset() {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) state[i] = {};
-#pragma unroll
-    for (float& sum : sums) sum = 0.0f;
-  }
-
-  /// Calls write(column, element) for the sums[element] that belong to row i.
-  template <typename Write>
-  __device__ __forceinline__ void forEach(int i, Write write) const {
-#pragma unroll
-    for (int t = 0; t < kColumnTiles; ++t) {
-      if (8 * t >= op_.cache.headDim) break;
-      const int column = 8 * t + 2 * (laneOf() % 4);
-      write(column, 4 * t + 2 * i);
-      write(column + 1, 4 * t + 2 * i + 1);
-    }
-  }
-
-  SoftmaxState state[2];  // the sums of a row are spread over its four lanes until `finishStates`
-  float sums[4 * kColumnTiles];
-
- private:
-  __device__ void loadQuery() {
-    const float* from[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int present = isPresent(i) ? row(i) : 0;
-      from[i] = rowOf(op_.query, work_.tile.firstToken + work_.token(present)) +
-                static_cast<int64_t>(work_.head(present)) * op_.cache.headDim + 2 * (laneOf() % 4);
-    }
-#pragma unroll
-    for (int k = 0; k < S::kDim / 16; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int column = 16 * k + 8 * (i / 2);  // the first of eight
-        const float* x = from[i % 2] + column;
-        const uint32_t rounded = isPresent(i % 2) && column < op_.cache.headDim ? packBf16(x[0], x[1]) : 0u;
-        if constexpr (S::kIsWide) {
-          const int line = laneOf() / 4 + 8 * (i % 2);
-          uint16_t* to = sharedQuery_ + line * S::kDim + swizzled(line, column / 8) + 2 * (laneOf() % 4);
-          *reinterpret_cast<uint32_t*>(to) = rounded;
-        } else {
-          query_[k][i] = rounded;
-        }
-      }
-    }
-    __syncwarp();
-  }
-
-  __device__ __forceinline__ void loadStep(int k, uint32_t (&a)[4]) const {
-    if constexpr (S::kIsWide) {
-      loadRows(sharedQuery_, S::kDim, k, a);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) a[i] = query_[k][i];
-    }
-  }
-
-  /// scores = query * keys^T
-  __device__ void multiplyKeys(const typename S::Tile& keys, float (&scores)[S::kScores]) const {
-#pragma unroll
-    for (float& score : scores) score = 0.0f;
-    const int matrix = laneOf() / 8, line = laneOf() % 8;  // of the four that a lane helps to load
-#pragma unroll S::kIsWide ? 2 : S::kDim / 16
-    for (int k = 0; k < S::kDim / 16; ++k) {
-      uint32_t a[4];
-      loadStep(k, a);
-#pragma unroll
-      for (int t = 0; t < S::kKeys / 8; t += 2) {
-        const int key = 8 * (t + matrix / 2) + line;
-        uint32_t b[4];
-        ldmatrix(b, &keys[key][swizzled(key, 2 * k + matrix % 2)]);
-        const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
-        mmaBf16(&scores[4 * t], a, first);
-        mmaBf16(&scores[4 * t + 4], a, second);
-      }
-    }
-  }
-
-  /// Scales the scores; those of keys that a row does not see become -Inf.
-  __device__ void finishScores(int first, float (&scores)[S::kScores]) const {
-#pragma unroll
-    for (int i = 0; i < S::kScores; ++i) {
-      const int position = first + 8 * (i / 4) + 2 * (laneOf() % 4) + i % 2;
-      scores[i] = finishScore(scores[i], op_, seen_[rowOfElement(i)], position);
-    }
-  }
-
-  const PagodaAttention& op_;
-  const GroupTile& work_;
-  int firstRow_;
-  Visible seen_[2];
-  uint16_t* sharedQuery_;
-  uint32_t query_[S::kIsWide ? 1 : S::kDim / 16][4];
-};
-
-/// Goes through the keys of one split. All threads of the block come here together.
 template <typename S, int kWarps, PagodaDtype kDtype>
 __device__ void runSplit(const PagodaAttention& op, const KvLayout& layout, const GroupTile& work,
                          Tiles<S, kDtype>& tiles, int split, WarpRows<S>& rows) {
-  rows.reset();
-  const int begin = max(split * kSplitKeys, work.keys.first / S::kKeys * S::kKeys);
-  const int end = min((split + 1) * kSplitKeys, work.keys.end);
-  if (begin < end) loadTile<S, kWarps>(op, layout, work, tiles, 0, begin);
-  commitCopies();
-  for (int first = begin, tile = 0; first < end; first += S::kKeys, ++tile) {
-    if (first + S::kKeys < end) loadTile<S, kWarps>(op, layout, work, tiles, (tile + 1) % kStages, first + S::kKeys);
-    commitCopies();
-    waitForCopies<1>();
-    __syncthreads();
-    const KeysAndValues<S>& own = tiles.template take<kWarps * kWarp>(tile % kStages);
-    if (rows.sees(first)) rows.attend(own, first);
-    __syncthreads();
-  }
-  finishStates(rows.state);
+  runSplit(
+      work, split, rows, [&](int stage, int first) { loadTile<S, kWarps>(op, layout, work, tiles, stage, first); },
+      [&](int stage) -> const KeysAndValues<S>& { return tiles.template take<kWarps * kWarp>(stage); });
 }
 
 /// Goes through all splits. The sums so far wait in shared memory, or in the result, whose elements are a lane's own.
 template <typename S, int kWarps, PagodaDtype kDtype>
 __device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, const GroupTile& work,
                              Shared<S, kWarps, kDtype>& shared) {
-  WarpRows<S> rows(op, work, shared.query[S::kIsWide ? warpOf() : 0][0]);
+  WarpRows<S> rows = rowsOf<S>(op, work, shared.query[S::kIsWide ? warpOf() : 0][0]);
   SoftmaxState states[2];
-  const auto forTotals = [&](int i, auto visit) {
-    if (!rows.isPresent(i)) return;
-    float* out = rowOf(op.out, work.tile.firstToken + work.token(rows.row(i))) +
-                 static_cast<int64_t>(work.head(rows.row(i))) * op.cache.headDim;
-    rows.forEach(i, [&](int column, int element) {
-      visit(S::kIsWide ? out[column] : shared.totals[element][threadIdx.x], out[column], element);
-    });
-  };
+  float* totals = &shared.totals[0][threadIdx.x];
+  constexpr int kStride = kWarps * kWarp;
   const int firstSplit = work.keys.first / kSplitKeys;
   for (int split = firstSplit; split * kSplitKeys < work.keys.end; ++split) {
     runSplit<S, kWarps>(op, layout, work, shared.tiles, split, rows);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const MergeFactors factors = merge(states[i], rows.state[i]);
-      forTotals(i, [&](float& total, float&, int element) {
+      forTotals(op, work, rows, i, totals, kStride, [&](float& total, float&, int element) {
         total = mergeSums(split == firstSplit ? 0.0f : total, rows.sums[element], factors);
       });
     }
@@ -294,7 +131,7 @@ __device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, 
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const float factor = rows.isPresent(i) ? finalFactor(states[i], sinkOf(op.sinks, work.head(rows.row(i)))) : 0.0f;
-    forTotals(i, [&](float& total, float& out, int) { out = total * factor; });
+    forTotals(op, work, rows, i, totals, kStride, [&](float& total, float& out, int) { out = total * factor; });
   }
 }
 
@@ -302,7 +139,7 @@ __device__ void runAllSplits(const PagodaAttention& op, const KvLayout& layout, 
 template <typename S, PagodaDtype kDtype>
 __device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const GroupTile& work,
                             Shared<S, 1, kDtype>& shared) {
-  WarpRows<S> rows(p.op, work, shared.query[0][0]);
+  WarpRows<S> rows = rowsOf<S>(p.op, work, shared.query[0][0]);
   runSplit<S, 1>(p.op, layout, work, shared.tiles, blockIdx.z, rows);
   const int64_t requests = p.op.batch.numRequests;
   const int64_t first = ((blockIdx.z * requests + work.tile.request) * p.op.cache.numKvHeads + work.kvHead) * kWarpRows;
@@ -318,7 +155,7 @@ __device__ void runOneSplit(const Parameters& p, const KvLayout& layout, const G
 }
 
 template <typename S, int kWarps, PagodaDtype kDtype>
-__global__ void __launch_bounds__(kWarps* kWarp) attentionMmaKernel(const Parameters p) {
+__global__ void __launch_bounds__(kWarps* kWarp, S::kDim == 64 ? 2 : 0) attentionMmaKernel(const Parameters p) {
   auto& shared = sharedMemory<Shared<S, kWarps, kDtype>>();
   const PagodaAttention& op = p.op;
   const int group = op.numHeads / op.cache.numKvHeads;

@@ -173,7 +173,7 @@ PagodaStatus mlaAttention(PagodaDevice* device, const PagodaMlaAttention* op, Pa
   if (const PagodaStatus status = validate(*op, error)) return status;
   if (op->out.rows == 0) return PAGODA_OK;
   const bool mayExpand = op->expandFrom > 0 && op->batch.maxQueryLen >= op->expandFrom &&
-                         op->batch.hostQueryStartLoc != nullptr && canExpand(*device, *op);
+                         op->batch.hostQueryStartLoc != nullptr && canExpand(*op);
   return mayExpand ? attendParts(device, *op, error) : attendAbsorbed(device, *op, false, error);
 }
 

@@ -23,17 +23,20 @@ struct ExpandedKeys {
   int32_t first, end;
 };
 
-/// Whether the device has the expanded form of this op: by wgmma, for bf16 caches with pages of whole groups of eight
-/// tokens, heads of 64 to 128 columns and up to 64 of rope, all in eights.
-bool canExpand(const PagodaDevice& device, const PagodaMlaAttention& op);
+/// Whether there is an expanded form of this op: for bf16 caches, heads of 64 to 128 columns and up to 64 of rope, all
+/// in eights.
+bool canExpand(const PagodaMlaAttention& op);
 
 /// The expanded form for one request.
 PagodaStatus attendExpanded(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
                             PagodaError* error);
 
 /// Adds these keys to what the result has of those before them; `states` [tokens, heads] are of rows that more keys
-/// follow.
-PagodaStatus attendExpandedKeys(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
-                                const ExpandedKeys& keys, SoftmaxState* states, PagodaError* error);
+/// follow. The first one is for GPUs with wgmma and pages of whole groups of eight tokens; the bits of the two may
+/// differ.
+PagodaStatus attendExpandedKeysByWgmma(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
+                                       const ExpandedKeys& keys, SoftmaxState* states, PagodaError* error);
+PagodaStatus attendExpandedKeysByMma(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
+                                     const ExpandedKeys& keys, SoftmaxState* states, PagodaError* error);
 
 }  // namespace pagoda::cuda

@@ -69,14 +69,13 @@ PagodaStatus expand(PagodaDevice* device, const PagodaWeight& weight, const floa
 
 }  // namespace
 
-bool canExpand(const PagodaDevice& device, const PagodaMlaAttention& op) {
+bool canExpand(const PagodaMlaAttention& op) {
   constexpr int32_t kMostColumns = 128, kMostRopeColumns = 64;
   const auto fits = [](int32_t columns) { return isWideEnough(columns) && columns <= kMostColumns; };
   const PagodaKvCache& cache = op.cache;
   const int32_t ropeDim = cache.headDim - cache.latentDim;
-  return device.tensorMapEncoder != nullptr && op.keyExpand.data != nullptr && cache.dtype == PAGODA_BF16 &&
-         fits(op.query.width / op.numHeads) && fits(op.out.width / op.numHeads) && ropeDim <= kMostRopeColumns &&
-         ropeDim % 8 == 0 && cache.headDim % 8 == 0 && cache.blockSize % 8 == 0;
+  return op.keyExpand.data != nullptr && cache.dtype == PAGODA_BF16 && fits(op.query.width / op.numHeads) &&
+         fits(op.out.width / op.numHeads) && ropeDim <= kMostRopeColumns && ropeDim % 8 == 0 && cache.headDim % 8 == 0;
 }
 
 PagodaStatus attendExpanded(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
@@ -100,7 +99,9 @@ PagodaStatus attendExpanded(PagodaDevice* device, const PagodaMlaAttention& op, 
     if (const PagodaStatus status = expand(device, op.valueUp, latents, count, values, error)) return status;
     const ExpandedKeys expanded = {reinterpret_cast<uint16_t*>(keys), reinterpret_cast<uint16_t*>(values), first,
                                    first + count};
-    if (const PagodaStatus status = attendExpandedKeys(device, op, request, expanded, states, error)) return status;
+    const bool hasBoxes = device->tensorMapEncoder != nullptr && op.cache.blockSize % 8 == 0;
+    const auto attend = hasBoxes ? attendExpandedKeysByWgmma : attendExpandedKeysByMma;
+    if (const PagodaStatus status = attend(device, op, request, expanded, states, error)) return status;
   }
   return PAGODA_OK;
 }

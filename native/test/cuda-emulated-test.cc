@@ -460,9 +460,10 @@ void testLatentBits(const LatentShape& s, int32_t total, int32_t chunk, int32_t 
 }
 
 /// Of steps that are all computed in the expanded form, with memory for all keys and for 1,024 at a time.
-void testExpandedBits(const LatentShape& s, int32_t total, int32_t chunk) {
-  section(text("the bits of expanded latent attention do not depend on the step, %d heads", s.heads));
-  Machine cuda(pagodaBackend(), kSm90);
+void testExpandedBits(const LatentShape& s, int32_t total, int32_t chunk, int32_t device) {
+  section(
+      text("the bits of expanded latent attention do not depend on the step, %d heads, device %d", s.heads, device));
+  Machine cuda(pagodaBackend(), device);
   const auto width = static_cast<size_t>(s.heads) * s.value;
   const auto all = attendLatentTokens(cuda, s, total, {total - chunk, total});
   LatentShape absorbed = s;
@@ -610,9 +611,13 @@ void run() {
   testAttention({{70, 60}, {3, 9}}, {4, 2, 208, PAGODA_INT8, 40, 0, false}, kBf16);
   testAttention(mixed, {4, 2, 72, PAGODA_INT8, 0, 0, false}, kBf16);
   testAttentionBits({3, 1, 80, PAGODA_INT8, 0, 0, false, 24}, 1050, 50, kSm90);
-  testMlaAttention({{20, 70}, {1, 600}, {3, 0}, {150, 20}, {2, 9}}, {3, 512, 64, 128, 128, PAGODA_BF16, 16, 8}, kBf16);
-  testMlaAttention({{9, 1100}, {0, 5}, {1, 3}, {4, 30}}, {2, 40, 16, 72, 64, PAGODA_BF16, 24, 1}, kBf16);
-  testExpandedBits({2, 64, 64, 128, 128, PAGODA_BF16, 64, 2}, 1100, 140);
+  for (const int32_t device : {kSm90, kSm80}) {
+    testMlaAttention({{20, 70}, {1, 600}, {3, 0}, {150, 20}, {2, 9}}, {3, 512, 64, 128, 128, PAGODA_BF16, 16, 8}, kBf16,
+                     device);
+    testMlaAttention({{9, 1100}, {0, 5}, {1, 3}, {4, 30}}, {2, 40, 16, 72, 64, PAGODA_BF16, 24, 1}, kBf16, device);
+    testExpandedBits({2, 64, 64, 128, 128, PAGODA_BF16, 64, 2}, 1100, 140, device);
+  }
+  testMlaAttention({{30, 20}, {1, 9}}, {2, 64, 64, 128, 128, PAGODA_BF16, 5, 8}, kBf16);
   for (const int32_t rows : {1, 40}) {
     testExperts(PAGODA_F32, rows, kExact);
     for (const int32_t device : {kSm90, kSm80}) testExperts(PAGODA_BF16, rows, kBf16, device);

@@ -47,8 +47,8 @@ function difference(a: Float32Array, b: Float32Array): number {
 describe.skipIf(emulatedPlugIn === undefined)("the expanded form on a GPU", () => {
   const device = "cuda:0";
 
-  it("is another way to the same logits", async () => {
-    useEmulatedGpu();
+  it.each(["9.0", "8.0"])("of %s is another way to the same logits", async (capability) => {
+    useEmulatedGpu(`gpus=${capability}`);
     const absorbed = await logits({ device });
     const expanded = await logits({ device, mlaExpandFrom: 4 });
     expect(expanded).not.toEqual(absorbed);
@@ -56,15 +56,21 @@ describe.skipIf(emulatedPlugIn === undefined)("the expanded form on a GPU", () =
     expect(difference(await logits({}), expanded)).toBeLessThan(0.03);
   });
 
-  it("gives the same bits, however a prompt is cut into steps of this form", async () => {
-    useEmulatedGpu();
-    const whole = await logits({ device, mlaExpandFrom: 4 });
-    const scheduler = { maxChunkTokens: 23 };
-    expect(await logits({ device, mlaExpandFrom: 4, scheduler })).toEqual(whole);
-  });
+  it.each(["9.0", "8.0"])(
+    "of %s gives the same bits, however a prompt is cut",
+    async (capability) => {
+      useEmulatedGpu(`gpus=${capability}`);
+      const whole = await logits({ device, mlaExpandFrom: 4 });
+      const scheduler = { maxChunkTokens: 23 };
+      expect(await logits({ device, mlaExpandFrom: 4, scheduler })).toEqual(whole);
+    },
+  );
 
-  it("changes nothing on a GPU that does not have it", async () => {
-    useEmulatedGpu("gpus=8.0");
-    expect(await logits({ device, mlaExpandFrom: 4 })).toEqual(await logits({ device }));
+  it("changes nothing for caches that it is not made for", async () => {
+    useEmulatedGpu();
+    const kvCache = { numBlocks: 12, dtype: "int8" } as const;
+    expect(await logits({ device, mlaExpandFrom: 4, kvCache })).toEqual(
+      await logits({ device, kvCache }),
+    );
   });
 });
