@@ -26,7 +26,7 @@ export function compileCheckpoint(
   model: ModelDefinition,
   checkpoint: Checkpoint,
   dtype: "auto" | ModelDtype,
-  limits: Pick<ModelCompileOptions, "maxTokens" | "maxOutputs" | "mlaExpandFrom">,
+  limits: Pick<ModelCompileOptions, "maxTokens" | "maxOutputs" | "mlaExpandFrom" | "maxModelLen">,
 ): CompiledCheckpoint {
   if (dtype !== "auto") {
     const plan = compileModel(model, { ...limits, dtype });

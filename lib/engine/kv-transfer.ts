@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { argumentError } from "../errors.js";
 import { shapeText } from "../graph/kv-groups.js";
 import type { Plan } from "../graph/plan.js";
@@ -21,7 +22,7 @@ export interface KvLayoutInput {
 
 /**
  * A text that is equal exactly where two engines of one model may exchange the bytes of KV blocks, and go on as if each had
- * computed them itself. For example `v1 cpu/avx512, weights bf16+f32, kv bf16, blocks of 16, layers 30*(4x64)`.
+ * computed them itself. For example `v1 cpu/avx512, weights bf16+f32, constants 0f1e2d3c, kv bf16, blocks of 16, layers 30*(4x64)`.
  */
 export function kvLayout({ backend, isa, plan, kv }: KvLayoutInput): string {
   const device = isa === "" ? backend : `${backend}/${isa}`;
@@ -29,7 +30,15 @@ export function kvLayout({ backend, isa, plan, kv }: KvLayoutInput): string {
   const layers = runLengths(plan.kvLayers.map(shapeText));
   const windows = runLengths(plan.kvGroups.map(({ slidingWindow }) => `window ${slidingWindow}`));
   const groups = plan.kvGroups.length === 1 ? "" : `, groups ${windows}`;
-  return `v${layoutVersion} ${device}, weights ${weights}, kv ${kv.dtype}, blocks of ${kv.blockSize}, layers ${layers}${groups}`;
+  const constants = `constants ${digestOfConstants(plan)}`;
+  return `v${layoutVersion} ${device}, weights ${weights}, ${constants}, kv ${kv.dtype}, blocks of ${kv.blockSize}, layers ${layers}${groups}`;
+}
+
+/** Of what no file holds: frequencies of the rotary embedding, which may depend on options. */
+function digestOfConstants({ weights }: Pick<Plan, "weights">): string {
+  const hash = createHash("sha256");
+  for (const { source } of weights) if ("data" in source) hash.update(source.data);
+  return hash.digest("hex").slice(0, 8);
 }
 
 /** `a a b` becomes `2*(a)+1*(b)`. */

@@ -47,7 +47,12 @@ export async function prepare(
   const { maxBatchTokens, maxSequences } = options.scheduler;
   const contextLength = maxModelLen(model, options);
   const { mlaExpandFrom } = options;
-  const limits = { maxTokens: maxBatchTokens, maxOutputs: maxSequences, mlaExpandFrom };
+  const limits = {
+    maxTokens: maxBatchTokens,
+    maxOutputs: maxSequences,
+    mlaExpandFrom,
+    maxModelLen: contextLength,
+  };
   const compiled = compileCheckpoint(model, checkpoint, options.dtype, limits);
   const { plan, dtype } = compiled;
   const sources = await findWeights(plan, checkpoint);

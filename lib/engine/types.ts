@@ -75,6 +75,8 @@ export interface EngineOptions {
   };
   /**
    * Prompt and output tokens of one request at most, from 2 on. A KV cache that holds fewer lowers it.
+   * Of models with LongRoPE (Phi-3 with 128k tokens) it also chooses the frequencies of all sequences: the short ones up to
+   * the context of the pretraining (4,096 there), else the long ones. So give it, if no more than that is needed.
    * @default the model's max_position_embeddings, which it must not exceed
    */
   readonly maxModelLen?: number;

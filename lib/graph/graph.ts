@@ -35,6 +35,15 @@ export interface Value {
 /** Types of the checkpoint tensors that stay in memory as they are in their files, by name. */
 export type KeptTensors = ReadonlyMap<string, KeptDtype>;
 
+export interface GraphOptions {
+  /** @default none */
+  readonly kept?: KeptTensors | undefined;
+  /** What models give `mlaAttention` as `expandFrom`. @default 0 */
+  readonly mlaExpandFrom?: number | undefined;
+  /** Tokens of the longest sequence, by which models choose what LongRoPE divides by. @default Infinity */
+  readonly maxModelLen?: number | undefined;
+}
+
 export interface GraphStep {
   readonly op: Op;
   readonly name: string;
@@ -128,12 +137,13 @@ export class Graph {
   readonly #names = new Set<string>();
   readonly #scopes: string[] = [];
   readonly #kept: KeptTensors;
-  /** What models give `mlaAttention` as `expandFrom`. */
   readonly mlaExpandFrom: number;
+  readonly maxModelLen: number;
 
-  constructor(kept: KeptTensors = new Map(), mlaExpandFrom = 0) {
+  constructor({ kept = new Map(), mlaExpandFrom = 0, maxModelLen = Infinity }: GraphOptions) {
     this.#kept = kept;
     this.mlaExpandFrom = mlaExpandFrom;
+    this.maxModelLen = maxModelLen;
   }
 
   get steps(): readonly GraphStep[] {
@@ -598,8 +608,8 @@ function isInside({ shape, rowStart, rows, strides }: WeightPart, cols: number):
   return strides.cols === cols && last < size;
 }
 
-export function createGraph(kept?: KeptTensors, mlaExpandFrom?: number): Graph {
-  return new Graph(kept, mlaExpandFrom);
+export function createGraph(options: GraphOptions = {}): Graph {
+  return new Graph(options);
 }
 
 function text(x: Tensor): string {

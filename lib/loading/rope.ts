@@ -2,7 +2,8 @@ import { describe, PagodaError } from "../errors.js";
 import { ConfigReader } from "./config.js";
 
 /** Rotary position embedding of one layer type, whatever style the config is written in. */
-export type RopeParameters = DefaultRope | LinearRope | Llama3Rope | YarnRope | FactorsRope;
+export type RopeParameters =
+  DefaultRope | LinearRope | Llama3Rope | YarnRope | FactorsRope | LongRope;
 
 interface RopeBase {
   /** Base of the geometric series of frequencies. */
@@ -52,6 +53,18 @@ export interface FactorsRope extends RopeBase {
   readonly factors: readonly number[];
 }
 
+/** LongRoPE (arXiv 2402.13753): each frequency is divided by one number within the pretraining context, by another beyond. */
+export interface LongRope extends RopeBase {
+  readonly type: "longrope";
+  /** [rotaryDim / 2] */
+  readonly shortFactors: readonly number[];
+  /** [rotaryDim / 2] */
+  readonly longFactors: readonly number[];
+  /** Multiplies cos and sin. */
+  readonly attentionFactor: number;
+  readonly originalMaxPositionEmbeddings: number;
+}
+
 export interface RopeOptions {
   /** Dimensions of a head that `partial_rotary_factor` is a part of. */
   readonly headDim: number;
@@ -61,7 +74,7 @@ export interface RopeOptions {
   readonly defaultTheta?: number;
 }
 
-const supportedTypes = ["default", "linear", "llama3", "yarn", "factors"] as const;
+const supportedTypes = ["default", "linear", "llama3", "yarn", "longrope", "factors"] as const;
 
 /**
  * Reads the rotary embedding of one layer type from either style of config: the new
@@ -93,7 +106,10 @@ export function ropeParameters(config: ConfigReader, options: RopeOptions): Rope
     case "yarn":
       return readYarn(scaling, config, base);
     case "factors":
-      return { type, ...base, factors: readFactors(scaling, rotaryDim / 2) };
+      return { type, ...base, factors: readFactors(scaling, "factors", rotaryDim / 2) };
+    case "longrope":
+    case "su": // its first name
+      return readLongRope(scaling, config, base);
     default:
       throw new PagodaError(
         "ERR_MODEL_UNSUPPORTED",
@@ -178,10 +194,26 @@ function readYarn(scaling: ConfigReader, config: ConfigReader, base: RopeBase): 
   };
 }
 
-function readFactors(scaling: ConfigReader, count: number): number[] {
-  const factors = scaling.numbers("factors");
+function readLongRope(scaling: ConfigReader, config: ConfigReader, base: RopeBase): LongRope {
+  const original = originalContext(scaling, config);
+  const factor =
+    scaling.optionalNumber("factor", { exclusiveMin: 0 }) ??
+    config.integer("max_position_embeddings", { min: 1 }) / original;
+  const inferred = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original));
+  return {
+    type: "longrope",
+    ...base,
+    shortFactors: readFactors(scaling, "short_factor", base.rotaryDim / 2),
+    longFactors: readFactors(scaling, "long_factor", base.rotaryDim / 2),
+    attentionFactor: scaling.optionalNumber("attention_factor", { min: 0 }) ?? inferred,
+    originalMaxPositionEmbeddings: original,
+  };
+}
+
+function readFactors(scaling: ConfigReader, field: string, count: number): number[] {
+  const factors = scaling.numbers(field);
   if (factors?.length === count && factors.every((factor) => factor > 0)) return factors;
-  throw scaling.error("factors", `${count} numbers above 0`, factors);
+  throw scaling.error(field, `${count} numbers above 0`, factors);
 }
 
 /** YaRN's temperature for a context that is `factor` times the pretraining one. */
@@ -194,9 +226,14 @@ export function yarnScale(factor: number, mscale: number): number {
  * `attentionScaling`. Every intermediate is rounded to float32 as in Hugging Face transformers,
  * since at long contexts the last bit of a frequency shows in the logits.
  *
+ * @param maxModelLen Tokens of the longest sequence. It chooses the factors of LongRoPE, once and for all sequences, as in
+ *   vLLM: keys in the cache must not depend on how long their sequence will become.
  * @returns `values` of shape [rotaryDim / 2], in radians a position.
  */
-export function inverseFrequencies(parameters: RopeParameters): {
+export function inverseFrequencies(
+  parameters: RopeParameters,
+  maxModelLen: number,
+): {
   values: Float32Array;
   attentionScaling: number;
 } {
@@ -218,6 +255,14 @@ export function inverseFrequencies(parameters: RopeParameters): {
         values: periods.map((period, i) => f32(1 / period) / f32(parameters.factors[i]!)),
         attentionScaling: 1,
       };
+    case "longrope": {
+      const isLong = maxModelLen > parameters.originalMaxPositionEmbeddings;
+      const factors = isLong ? parameters.longFactors : parameters.shortFactors;
+      return {
+        values: periods.map((period, i) => 1 / f32(f32(factors[i]!) * period)),
+        attentionScaling: parameters.attentionFactor,
+      };
+    }
     case "yarn":
       return {
         values: yarn(periods, parameters),

@@ -77,7 +77,7 @@ export function lmHead(g: Graph, c: DecoderConfig, x: Tensor): Tensor {
 }
 
 export function ropeTable(g: Graph, parameters: RopeParameters, name = "rope"): Tensor {
-  const { values, attentionScaling } = inverseFrequencies(parameters);
+  const { values, attentionScaling } = inverseFrequencies(parameters, g.maxModelLen);
   return g.ropeTable(g.constant(name, values), { scaling: attentionScaling });
 }
 

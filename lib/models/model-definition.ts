@@ -27,11 +27,14 @@ export interface ModelCompileOptions extends CompileOptions {
   readonly kept?: KeptTensors;
   /** As `EngineOptions.mlaExpandFrom`. @default 0 */
   readonly mlaExpandFrom?: number;
+  /** As `EngineOptions.maxModelLen`. @default `maxPositionEmbeddings` of the model */
+  readonly maxModelLen?: number;
 }
 
 /** The plan of a model: its graph with `sample` at the end, compiled. */
 export function compileModel(model: ModelDefinition, options: ModelCompileOptions): Plan {
-  const graph = createGraph(options.kept, options.mlaExpandFrom);
+  const { kept, mlaExpandFrom, maxModelLen = model.maxPositionEmbeddings } = options;
+  const graph = createGraph({ kept, mlaExpandFrom, maxModelLen });
   graph.sample(model.build(graph));
   return compile(graph, options);
 }

@@ -16,8 +16,8 @@ interface Phi3Config extends DecoderConfig {
 export function phi3(config: ConfigReader): Family {
   const shared = decoderConfig(config, { rms_norm_eps: 1e-5 });
   const rope = ropeParameters(config, { headDim: shared.head_dim });
-  if (rope.type !== "default")
-    throw unsupported(config, `the rope type "${rope.type}" of Phi-3`, ["default"]);
+  if (rope.type !== "default" && rope.type !== "longrope")
+    throw unsupported(config, `the rope type "${rope.type}" of Phi-3`, ["default", "longrope"]);
   const c: Phi3Config = { ...shared, sliding_window: slidingWindow(config, 0), rope };
   return { config: c, build: (g) => build(g, c) };
 }

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Executor } from "../../lib/engine/executor.js";
 import { blocksPerTransfer, kvLayout } from "../../lib/engine/kv-transfer.js";
+import type { PlanWeight } from "../../lib/graph/plan.js";
 import { createNativeExecutor } from "../../lib/engine/native-executor.js";
 import { executorKinds, type ExecutorKind } from "../support/executors.js";
 import { FakeExecutor } from "../support/fake-executor.js";
@@ -191,6 +192,8 @@ describe("the addon itself", () => {
   });
 });
 
+const isFromFile = ({ source }: PlanWeight): boolean => "parts" in source;
+
 describe("kvLayout", () => {
   it("is equal for executors of one kind, and for no others", async () => {
     const [llama, qwen] = await Promise.all([
@@ -215,7 +218,7 @@ describe("kvLayout", () => {
     const kv = { blockSize: 16, dtype: "bf16" } as const;
     const layout = kvLayout({ ...input, kv });
     expect(layout).toMatch(
-      /^v1 cpu\/avx2, weights bf16\+f32, kv bf16, blocks of 16, layers 6\*\(1x16\), groups 5\*\(window 16\)\+1\*\(window 0\)$/,
+      /^v1 cpu\/avx2, weights bf16\+f32, constants [0-9a-f]{8}, kv bf16, blocks of 16, layers 6\*\(1x16\), groups 5\*\(window 16\)\+1\*\(window 0\)$/,
     );
     const others = [
       { ...input, kv, backend: "cuda" },
@@ -223,6 +226,7 @@ describe("kvLayout", () => {
       { ...input, kv: { ...kv, blockSize: 32 } },
       { ...input, kv: { ...kv, dtype: "f32" } as const },
       { ...input, kv, plan: (await loadGolden("hf-tiny/gemma3")).plan },
+      { ...input, kv, plan: { ...plan, weights: plan.weights.filter(isFromFile) } },
       { ...input, kv, plan: { ...plan, kvLayers: plan.kvLayers.slice(1) } },
       { ...input, kv, plan: { ...plan, kvGroups: plan.kvGroups.slice(1) } },
       { ...input, kv, plan: { ...plan, kvGroups: [{ slidingWindow: 0 }] } },

@@ -304,7 +304,7 @@ describe("quantised tensors", () => {
   const parts = (names: string) => [...names].map((name) => rows(`${name}.weight`, 4, 256));
 
   it("are stacked with those of their type only", () => {
-    const g = createGraph(quantized);
+    const g = createGraph({ kept: quantized });
     expect(g.canStack(parts("ab"))).toBe(true);
     expect(g.canStack(parts("ac"))).toBe(false);
     expect(g.canStack(parts("ad"))).toBe(false);
@@ -313,7 +313,7 @@ describe("quantised tensors", () => {
   });
 
   it("give their type to the weight", () => {
-    const g = createGraph(quantized);
+    const g = createGraph({ kept: quantized });
     for (const name of "acd") g.matrix(name, parts(name));
     expect(g.weights.all.map((weight) => weight.dtype)).toEqual(["q4_k", "q6_k", undefined]);
   });

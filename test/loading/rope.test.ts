@@ -2,6 +2,16 @@ import { describe, expect, test } from "vitest";
 import { ConfigReader } from "../../lib/loading/config.js";
 import { inverseFrequencies, ropeParameters, yarnScale } from "../../lib/loading/rope.js";
 
+const longRopeConfig = {
+  max_position_embeddings: 131_072,
+  original_max_position_embeddings: 4096,
+  rope_scaling: {
+    type: "longrope",
+    short_factor: [1, 1.02, 1.05, 1.1, 1.2, 1.4, 1.7, 2.1],
+    long_factor: [1.08, 1.25, 2, 4.2, 9.1, 20.5, 40, 64],
+  },
+};
+
 /** From Hugging Face transformers 5.18, in float32 on the CPU. */
 const goldens = [
   {
@@ -161,6 +171,28 @@ const goldens = [
       9.2420896e-7, 4.3879785e-7,
     ],
   },
+  {
+    name: "longrope, up to the pretraining context",
+    headDim: 16,
+    config: longRopeConfig,
+    maxModelLen: 4096,
+    attentionScaling: 1.1902380714238083,
+    values: [
+      1, 0.31002721, 0.095238097, 0.02874798, 0.0083333328, 0.0022587699, 0.00058823527,
+      0.00015058466,
+    ],
+  },
+  {
+    name: "longrope, beyond",
+    headDim: 16,
+    config: longRopeConfig,
+    maxModelLen: 4097,
+    attentionScaling: 1.1902380714238083,
+    values: [
+      0.92592591, 0.25298223, 0.050000001, 0.0075292327, 0.001098901, 0.00015425745, 2.4999999e-5,
+      4.9410592e-6,
+    ],
+  },
 ];
 
 const read = (config: object, headDim = 16, layerType?: string) =>
@@ -171,7 +203,10 @@ const read = (config: object, headDim = 16, layerType?: string) =>
 
 describe("inverse frequencies", () => {
   test.each(goldens)("of $name are the reference's to the last bit but one", (golden) => {
-    const { values, attentionScaling } = inverseFrequencies(read(golden.config, golden.headDim));
+    const { values, attentionScaling } = inverseFrequencies(
+      read(golden.config, golden.headDim),
+      "maxModelLen" in golden ? golden.maxModelLen : 4096,
+    );
     expect(attentionScaling).toBe(golden.attentionScaling);
     expect(values).toHaveLength(golden.values.length);
     golden.values.forEach((expected, i) => {
@@ -258,7 +293,7 @@ test("yarnScale is 1 without extension", () => {
   expect(yarnScale(40, 1)).toBeCloseTo(1.368_888, 6);
 });
 
-test.each(["dynamic", "longrope", "proportional", "nope"])(
+test.each(["dynamic", "proportional", "nope"])(
   "the rope type %s gives ERR_MODEL_UNSUPPORTED",
   (type) => {
     expect(() => read({ rope_scaling: { type, factor: 2 } })).toThrow(
@@ -295,6 +330,14 @@ test.each([
     "rope_scaling.beta_fast",
     scaling("yarn", { factor: 2, original_max_position_embeddings: 8, beta_fast: -1 }),
   ],
+  ["rope_scaling.short_factor", { max_position_embeddings: 8, ...scaling("longrope", {}) }],
+  [
+    "rope_scaling.long_factor",
+    {
+      max_position_embeddings: 8,
+      ...scaling("su", { short_factor: Array(8).fill(1), long_factor: [1] }),
+    },
+  ],
   ["rope_scaling.factors", scaling("factors", {})],
   ["rope_scaling.factors", scaling("factors", { factors: [1, 2, 3] })],
   ["rope_scaling.factors", scaling("factors", { factors: [1, 1, 1, 0, 1, 1, 1, 1] })],
@@ -310,9 +353,10 @@ test.each([
 
 test("factors divide the frequencies one by one", () => {
   const factors = [1, 1, 1, 1, 2, 4, 8, 32];
-  const plain = inverseFrequencies(read({}, 16)).values;
+  const plain = inverseFrequencies(read({}, 16), 4096).values;
   const { values, attentionScaling } = inverseFrequencies(
     read(scaling("factors", { factors }), 16),
+    4096,
   );
   expect(attentionScaling).toBe(1);
   expect([...values]).toEqual(factors.map((factor, i) => plain[i]! / factor));

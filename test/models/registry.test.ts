@@ -46,7 +46,7 @@ describe("defineModel", () => {
       "hf-tiny/qwen2",
       { layer_types: ["full_attention", "full_attention", "chunked_attention"] },
     ],
-    ["longrope", "hf-tiny/phi3", { rope_parameters: { rope_type: "longrope", rope_theta: 1e4 } }],
+    ["dynamic", "hf-tiny/phi3", { rope_parameters: { rope_type: "dynamic", rope_theta: 1e4 } }],
     ["swiglu_limit", "hf-tiny/gpt-oss", { swiglu_limit: 10 }],
     ["n_routed_experts", "hf-tiny/mixtral", { n_routed_experts: 8 }],
     ["linear", "hf-tiny/phi3", { rope_parameters: { rope_type: "linear", factor: 2 } }],

@@ -90,8 +90,7 @@ export async function ggufOfDirectory(
   const tensors = stackExperts(stored).map(({ name, ...rest }): GgufTensor => {
     return Object.assign({ name: ggufName(architecture, name) }, rest);
   });
-  const factors = ropeFactors(config);
-  if (factors !== undefined) tensors.push(factors);
+  tensors.push(...ropeFactors(config));
   const metadata = metadataOf(architecture, config);
   if (architecture === "deepseek2") {
     for (const [key, value] of Object.entries(deepSeekMetadata(config, splitsLatents))) {
@@ -171,7 +170,10 @@ function metadataOf(architecture: string, config: ConfigReader): Record<string, 
     metadata[key("rope.scaling.type")] = text(rope.type);
     metadata[key("rope.scaling.factor")] = f32(rope.factor);
   }
-  if (rope.type === "yarn") {
+  if (rope.type === "longrope") {
+    metadata[key("rope.scaling.attn_factor")] = f32(rope.attentionFactor);
+  }
+  if (rope.type === "yarn" || rope.type === "longrope") {
     const original = rope.originalMaxPositionEmbeddings;
     metadata[key("rope.scaling.original_context_length")] = u32(original);
   }
@@ -194,16 +196,26 @@ function metadataOf(architecture: string, config: ConfigReader): Record<string, 
   return metadata;
 }
 
-/** What `llama3` divides each frequency by. */
-function ropeFactors(config: ConfigReader): GgufTensor | undefined {
+/** What `llama3` and `longrope` divide each frequency by. */
+function ropeFactors(config: ConfigReader): GgufTensor[] {
   const rope = ropeParameters(config, { headDim: headDim(config) });
-  if (rope.type !== "llama3") return undefined;
+  if (rope.type === "longrope") {
+    return [
+      vectorTensor("rope_factors_short.weight", Float32Array.from(rope.shortFactors)),
+      vectorTensor("rope_factors_long.weight", Float32Array.from(rope.longFactors)),
+    ];
+  }
+  if (rope.type !== "llama3") return [];
   const { theta, rotaryDim } = rope;
-  const scaled = inverseFrequencies(rope).values;
-  const plain = inverseFrequencies({ type: "default", theta, rotaryDim }).values;
+  const scaled = inverseFrequencies(rope, Infinity).values;
+  const plain = inverseFrequencies({ type: "default", theta, rotaryDim }, Infinity).values;
   const factors = plain.map((value, i) => value / scaled[i]!);
-  const data = new Uint8Array(factors.buffer);
-  return { name: "rope_freqs.weight", shape: [factors.length], type: tensorTypeIds.F32, data };
+  return [vectorTensor("rope_freqs.weight", factors)];
+}
+
+function vectorTensor(name: string, values: Float32Array<ArrayBuffer>): GgufTensor {
+  const data = new Uint8Array(values.buffer);
+  return { name, shape: [values.length], type: tensorTypeIds.F32, data };
 }
 
 /** A Hugging Face directory as the bytes of a GGUF file. */

@@ -41,6 +41,11 @@ LLAMA3_ROPE = dict(
 )
 
 
+LONGROPE = dict(
+    rope_type="longrope", rope_theta=1e4, short_factor=[1.0, 1.1, 1.3, 1.7], long_factor=[1.2, 2.5, 5.0, 8.0],
+)
+
+
 def llama(**fields):
     return transformers.LlamaConfig(**{**SMALL, **fields})
 
@@ -82,6 +87,10 @@ MODELS = {
         transformers.Phi3Config(**SMALL, sliding_window=12,
                                 rope_parameters=dict(rope_type="default", rope_theta=1e4,
                                                      partial_rotary_factor=0.5)), {}),
+    # All sequences are longer than the pretraining context, beyond which transformers takes the long factors.
+    "phi3-longrope": (
+        transformers.Phi3Config(**SMALL, original_max_position_embeddings=16, rope_parameters=LONGROPE),
+        dict(lengths=[32, 20, 17])),
     "gemma3-old-keys": (
         transformers.Gemma3TextConfig(**{**SMALL, "num_hidden_layers": 3, "num_key_value_heads": 1}, head_dim=8,
                                       query_pre_attn_scalar=10, sliding_window=6, sliding_window_pattern=3),
@@ -137,12 +146,12 @@ def greedy(model, ids):
 
 
 @torch.no_grad()
-def write_golden(directory, generator):
+def write_golden(directory, generator, lengths):
     # From the files just written, so that their keys and dtypes are what is computed with.
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float64, attn_implementation="sdpa", experts_implementation="eager").eval()
     cases, logits = [], []
-    for length in [32, 7, 1]:
+    for length in lengths:
         ids = torch.randint(3, model.config.vocab_size, [length], generator=generator).tolist()
         tokens, margin = greedy(model, ids)
         cases.append(dict(ids=ids, greedy=tokens, min_margin=margin))
@@ -152,13 +161,13 @@ def write_golden(directory, generator):
     (directory / "golden_logits.f32").write_bytes(torch.cat(logits).float().numpy().tobytes())
 
 
-def make(name, config, dtype=torch.float32, edit=lambda config: None, max_shard_size="5GB"):
+def make(name, config, dtype=torch.float32, edit=lambda config: None, max_shard_size="5GB", lengths=(32, 7, 1)):
     generator = torch.Generator().manual_seed(sum(name.encode()))
     model = AutoModelForCausalLM.from_config(config)
     randomize(model, generator)
     directory = FIXTURES / name
     save(model, directory, dtype, edit, max_shard_size)
-    write_golden(directory, generator)
+    write_golden(directory, generator, lengths)
     size = sum(file.stat().st_size for file in directory.iterdir())
     margins = [case["min_margin"] for case in json.loads((directory / "golden.json").read_text())["cases"]]
     print(f"{name}: {size / 1000:.0f} kB, smallest margin {min(margins):.1e}")

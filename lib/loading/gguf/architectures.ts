@@ -157,12 +157,13 @@ const modelTensors: Readonly<Record<string, string>> = {
 
 /** Divisors of the rotary frequencies, read with the config. */
 export const ropeFactors = "rope_freqs.weight";
-/** Divisors for short and long contexts (LongRoPE); the config refuses them. */
+/** Divisors for short and long contexts (LongRoPE). */
+export const shortRopeFactors = "rope_factors_short.weight";
 export const longRopeFactors = "rope_factors_long.weight";
 const configTensors: ReadonlySet<string> = new Set([
   ropeFactors,
+  shortRopeFactors,
   longRopeFactors,
-  "rope_factors_short.weight",
 ]);
 
 /**

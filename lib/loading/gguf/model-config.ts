@@ -2,26 +2,30 @@ import { ConfigReader } from "../config.js";
 import { yarnScale } from "../rope.js";
 import { withoutUndefined } from "../without-undefined.js";
 import { ArchitectureKeys } from "./architecture-keys.js";
-import { ggufArchitecture, longRopeFactors, ropeFactors } from "./architectures.js";
+import { ggufArchitecture, ropeFactors } from "./architectures.js";
 import { familyFields } from "./family-fields.js";
 import type { Fields } from "./family-fields.js";
 import type { GgufHeader } from "./header.js";
+
+/** Divisors of the rotary frequencies: for all contexts, or for short and long ones. */
+export interface RopeFactors {
+  readonly all?: readonly number[] | undefined;
+  readonly short?: readonly number[] | undefined;
+  readonly long?: readonly number[] | undefined;
+}
 
 /**
  * The metadata as the fields of a Hugging Face config.json, docs/gguf.md has the table. What it
  * lacks, or has of a wrong type, the reader of the field refuses.
  *
- * @param factors divisors of the rotary frequencies, if the file has them
+ * @param factors divisors of the rotary frequencies that the file has
  * @throws ERR_MODEL_UNSUPPORTED for what the config of these families cannot say
  */
-export function ggufConfig(
-  header: GgufHeader,
-  factors: readonly number[] | undefined,
-): ConfigReader {
+export function ggufConfig(header: GgufHeader, factors: RopeFactors): ConfigReader {
   const { architecture } = ggufArchitecture(header);
   const keys = new ArchitectureKeys(header);
   const shared = sharedFields(header, keys, architecture);
-  const rope = ropeFields(header, keys, factors);
+  const rope = ropeFields(keys, factors);
   const fields = { ...shared, ...rope, ...familyFields(header, keys) };
   return new ConfigReader(withoutUndefined(fields), header.file.path);
 }
@@ -52,16 +56,12 @@ function sharedFields(header: GgufHeader, keys: ArchitectureKeys, architecture: 
 }
 
 /** As in Hugging Face configs of the old style, but for `factors`. */
-function ropeFields(
-  { tensors }: GgufHeader,
-  keys: ArchitectureKeys,
-  factors: readonly number[] | undefined,
-): Fields {
+function ropeFields(keys: ArchitectureKeys, factors: RopeFactors): Fields {
   const dim = keys.headDim();
   const rotated = keys.number("rope.dimension_count", dim);
   const scaling = ropeScaling(keys);
-  const isLong = tensors.has(longRopeFactors);
-  if (factors !== undefined && (scaling !== undefined || isLong)) {
+  const isLong = factors.short !== undefined || factors.long !== undefined;
+  if (factors.all !== undefined && (scaling !== undefined || isLong)) {
     throw keys.unsupported(`${ropeFactors} beside another scaling of the rotary embedding`);
   }
   return {
@@ -69,12 +69,22 @@ function ropeFields(
     // The half keeps the product with the head's dimensions from falling below the whole number.
     partial_rotary_factor: rotated === dim ? undefined : (rotated + 0.5) / dim,
     rope_scaling:
-      factors !== undefined
-        ? { rope_type: "factors", factors }
+      factors.all !== undefined
+        ? { rope_type: "factors", factors: factors.all }
         : isLong
-          ? { rope_type: "longrope" }
+          ? longRopeFields(keys, factors)
           : scaling,
   };
+}
+
+function longRopeFields(keys: ArchitectureKeys, { short, long }: RopeFactors): Fields {
+  return withoutUndefined({
+    rope_type: "longrope",
+    short_factor: short,
+    long_factor: long,
+    original_max_position_embeddings: keys.get("rope.scaling.original_context_length"),
+    attention_factor: keys.get("rope.scaling.attn_factor"),
+  });
 }
 
 function ropeScaling(keys: ArchitectureKeys): Fields | undefined {

@@ -6,10 +6,16 @@ import type { ModelSource } from "../model-directory.js";
 import { notFound, readExactly, throwIfAborted, withFile } from "../safetensors.js";
 import type { Checkpoint } from "../safetensors.js";
 import { corrupt, type TensorEntry } from "../safetensors-header.js";
-import { ggufArchitecture, ropeFactors, tensorName } from "./architectures.js";
+import {
+  ggufArchitecture,
+  longRopeFactors,
+  ropeFactors,
+  shortRopeFactors,
+  tensorName,
+} from "./architectures.js";
 import { readGgufHeader, type GgufHeader } from "./header.js";
 import type { Metadata } from "./metadata.js";
-import { ggufConfig } from "./model-config.js";
+import { ggufConfig, type RopeFactors } from "./model-config.js";
 import { unsupportedInFile } from "./unsupported.js";
 import { ggufTokenizer, type GgufTokenizerSource } from "./tokenizer-source.js";
 
@@ -110,13 +116,21 @@ function checkpointOf(headers: readonly GgufHeader[], header: GgufHeader): Check
 /** No head has more. */
 const maxRopeFactors = 256;
 
-/** The divisors of the rotary frequencies, F32 [rotaryDim / 2], if there are any. */
-async function readRopeFactors({ tensors }: GgufHeader): Promise<number[] | undefined> {
-  const entry = tensors.get(ropeFactors);
+async function readRopeFactors(header: GgufHeader): Promise<RopeFactors> {
+  return {
+    all: await readFactors(header, ropeFactors),
+    short: await readFactors(header, shortRopeFactors),
+    long: await readFactors(header, longRopeFactors),
+  };
+}
+
+/** F32 [rotaryDim / 2], if there is such a tensor. */
+async function readFactors({ tensors }: GgufHeader, name: string): Promise<number[] | undefined> {
+  const entry = tensors.get(name);
   if (entry === undefined) return undefined;
   const { file, dtype, shape, offset, bytes } = entry;
   if (dtype !== "F32" || shape.length !== 1 || bytes > 4 * maxRopeFactors) {
-    throw corrupt(file, `tensor ${ropeFactors} is not a list of at most ${maxRopeFactors} F32`);
+    throw corrupt(file, `tensor ${name} is not a list of at most ${maxRopeFactors} F32`);
   }
   const data = await withFile(file, (handle, checked) =>
     readExactly(handle, checked, offset, bytes),
