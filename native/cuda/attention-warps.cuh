@@ -161,8 +161,8 @@ class WarpRows {
   uint32_t query_[S::kIsWide ? 1 : S::kDim / 16][4];
 };
 
-/// Goes through the keys of one split, before `end`: load(stage, first) queues the copies of a tile,
-/// take(stage) gives it when they are there. All threads of the block come here together.
+/// Goes through the keys of one split: load(stage, first) queues the copies of a tile, take(stage) gives it when they
+/// are there. All threads of the block come here together.
 template <typename S, typename Load, typename Take>
 __device__ __forceinline__ void runSplit(const GroupTile& work, int split, WarpRows<S>& rows, Load load, Take take) {
   rows.reset();

@@ -193,7 +193,7 @@ void multiplyTransposedAsync(float (&d)[kRegisters], const uint32_t (&a)[4], uin
   MmaOperands own = {};
   std::memcpy(own.a, a, sizeof own.a);
   emulator::give(&own, sizeof own);
-  for (int i = 0; i < 2; ++i) readLine(product.rows[i], emulator::laneIndex() / 4, true, i, bf16ToFloat);
+  for (int i = 0; i < 2; ++i) readLine(product.rows[i], emulator::laneIndex() / 4, true, i);
   emulator::queueProduct(product);
 }
 

@@ -39,22 +39,20 @@ struct MmaOperands {
 };
 
 /// Element k of a row of a (`low`: rows 0 to 7) or of a column of b, from what the four lanes that hold it gave.
-template <typename ToFloat>
-void readLine(float (&line)[16], int group, bool ofA, int low, ToFloat toFloat) {
+inline void readLine(float (&line)[16], int group, bool ofA, int low) {
   for (int quad = 0; quad < 4; ++quad) {
     MmaOperands operands;
     std::memcpy(&operands, emulator::taken(4 * group + quad), sizeof operands);
     for (int half = 0; half < 2; ++half) {
       const uint32_t word = ofA ? operands.a[2 * half + low] : operands.b[half];
-      line[8 * half + 2 * quad] = toFloat(static_cast<uint16_t>(word));
-      line[8 * half + 2 * quad + 1] = toFloat(static_cast<uint16_t>(word >> 16));
+      line[8 * half + 2 * quad] = bf16ToFloat(static_cast<uint16_t>(word));
+      line[8 * half + 2 * quad + 1] = bf16ToFloat(static_cast<uint16_t>(word >> 16));
     }
   }
 }
 
 /// d += a * b, one k16 step of f32 sums in the order of k.
-template <typename ToFloat>
-void emulateMma16(float* d, const uint32_t (&a)[4], const uint32_t (&b)[2], ToFloat toFloat) {
+inline void mmaBf16(float* d, const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   MmaOperands own;
   std::memcpy(own.a, a, sizeof own.a);
   std::memcpy(own.b, b, sizeof own.b);
@@ -62,17 +60,13 @@ void emulateMma16(float* d, const uint32_t (&a)[4], const uint32_t (&b)[2], ToFl
   const int lane = emulator::laneIndex();
   float rows[2][16], columns[2][16];
   for (int i = 0; i < 2; ++i) {
-    readLine(rows[i], lane / 4, true, i, toFloat);
-    readLine(columns[i], 2 * (lane % 4) + i, false, 0, toFloat);
+    readLine(rows[i], lane / 4, true, i);
+    readLine(columns[i], 2 * (lane % 4) + i, false, 0);
   }
   for (int i = 0; i < 4; ++i) {
     for (int k = 0; k < 16; ++k) d[i] += rows[i / 2][k] * columns[i % 2][k];
   }
 }
-
-inline void mmaBf16(float* d, const uint32_t (&a)[4], const uint32_t (&b)[2]) { emulateMma16(d, a, b, bf16ToFloat); }
-
-inline void mmaHalf(float* d, const uint32_t (&a)[4], const uint32_t (&b)[2]) { emulateMma16(d, a, b, halfToFloat); }
 
 /// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
 template <bool kTransposed>
