@@ -49,6 +49,17 @@ constexpr bool fits() {
   return sizeof(Shared<S>) <= 227 * 1024;
 }
 
+/// All threads, before any other use of the channels.
+template <typename S>
+__device__ __forceinline__ void beginChannels(Shared<S>& shared) {
+  if (threadIdx.x == 0) {
+    shared.keyChannel.begin(S::kConsumers * kWarpgroup / kWarp);
+    shared.valueChannel.begin(S::kConsumers * kWarpgroup / kWarp);
+    publishBarriers();
+  }
+  __syncthreads();
+}
+
 template <typename S>
 struct Rings {
   Ring<S::kStages> keys, values;

@@ -103,12 +103,7 @@ __global__ void __launch_bounds__(Prefill<kDim>::kThreads, 1)
   const int packed = packedRows(p.op, tile.request);
   if (tile.count <= 0 || packed < p.minRows || packed > p.maxRows) return;
   const GroupTile work(p.op, tile, static_cast<int>(blockIdx.y));
-  if (threadIdx.x == 0) {
-    shared.keyChannel.begin(S::kConsumers * kWarpgroup / kWarp);
-    shared.valueChannel.begin(S::kConsumers * kWarpgroup / kWarp);
-    publishBarriers();
-  }
-  __syncthreads();
+  beginChannels(shared);
   if (threadIdx.x < kWarpgroup) {
     giveRegisters<kProducerRegisters>();
     if (warpOf() > 0) return;
@@ -184,12 +179,7 @@ __global__ void __launch_bounds__(Decode<kDim>::kThreads, 1)
     attentionDecodeKernel(const __grid_constant__ Parameters p) {
   using S = Decode<kDim>;
   auto& shared = sharedMemory<Shared<S>>();
-  if (threadIdx.x == 0) {
-    shared.keyChannel.begin(kWarpgroup / kWarp);
-    shared.valueChannel.begin(kWarpgroup / kWarp);
-    publishBarriers();
-  }
-  __syncthreads();
+  beginChannels(shared);
   if (threadIdx.x >= kWarp && threadIdx.x < kWarpgroup) return;
   Items items(p);
   Rings<S> rings;

@@ -26,28 +26,10 @@ __global__ void __launch_bounds__(kRowThreads) copyRopeKernel(const RopeCopy c) 
 /// out[t][h] = x[t][h] * weight[h]^T, the rows of `weight` being cut into as many matrices as there are heads.
 PagodaStatus multiplyHeads(PagodaDevice* device, const PagodaWeight& weight, int32_t heads, const PagodaTensor& x,
                            const PagodaTensor& out, int32_t headOutputs, PagodaError* error) {
-  const Product product = {
-      .weight = static_cast<const uint8_t*>(weight.data),
-      .dtype = weight.dtype,
-      .rowBytes = weightRowBytes(weight.dtype, weight.cols),
-      .bias = nullptr,
-      .x = static_cast<const float*>(x.data),
-      .xStride = x.rowStride,
-      .xRows = x.rows,
-      .out = static_cast<float*>(out.data),
-      .outStride = out.rowStride,
-      .inputs = weight.cols,
-      .outputs = weight.rows / heads,
-      .slots = x.rows,
-      .tileRows = chooseTileRows(weight.dtype, x.rows, 1),
-      .rowOfSlot = nullptr,
-      .tiles = nullptr,
-      .numTiles = nullptr,
-      .maxTiles = 0,
-      .matrices = heads,
-      .heads = heads,
-      .headOutputs = headOutputs,
-  };
+  Product product = productOf(weight, x, out);
+  product.outputs = weight.rows / heads;
+  product.matrices = product.heads = heads;
+  product.headOutputs = headOutputs;
   return multiply(device, product, "mlaAttention", error);
 }
 
@@ -135,6 +117,7 @@ PagodaMlaAttention partOf(const PagodaMlaAttention& op, int32_t first, int32_t e
   part.batch.queryStartLoc += first;
   part.batch.seqLens += first;
   part.batch.blockTable += static_cast<int64_t>(first) * op.batch.maxBlocks;
+  part.batch.hostQueryStartLoc = part.batch.hostSeqLens = nullptr;
   part.batch.maxQueryLen = part.batch.maxSeqLen = 0;
   for (int32_t r = first; r < end; ++r) {
     const RequestTokens request = tokensOf(op.batch, r);

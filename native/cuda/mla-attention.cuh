@@ -23,6 +23,42 @@ struct ExpandedKeys {
   int32_t first, end;
 };
 
+/// Attention of one request to such keys. Queries have the columns of K, but the rope part comes from a tensor of its
+/// own; in shared memory it is behind kNopeColumns, to which the other one is padded.
+struct ExpandedAttention {
+  static constexpr int kNopeColumns = 128;
+
+  PagodaAttention op;  // of the request alone, as if a cache had a KV head of valueDim columns for each query head
+  PagodaMlaAttention source;
+  RequestTokens request;
+  ExpandedKeys keys;
+  SoftmaxState* states;  // [tokens, heads], of rows that more keys follow
+
+  __host__ __device__ int nopeDim() const { return source.query.width / source.numHeads; }
+  __host__ __device__ int ropeDim() const { return source.cache.headDim - source.cache.latentDim; }
+  __host__ __device__ int valueDim() const { return op.cache.headDim; }
+
+  __device__ const int32_t* blocks() const {
+    return source.batch.blockTable + static_cast<int64_t>(request.request) * source.batch.maxBlocks;
+  }
+  /// Tile `index` of `rows` tokens.
+  __device__ QueryTile tile(int index, int rows) const {
+    const int first = index * rows;
+    return {0, first, min(rows, request.tokens - first), request.firstToken, request.end - request.tokens};
+  }
+  /// Where the columns from `column` on, as they lie in shared memory, of a row of q are; NULL where there are none.
+  __device__ const float* queryAt(const GroupTile& work, int row, int column) const {
+    const bool isRope = column >= kNopeColumns;
+    const int dim = isRope ? ropeDim() : nopeDim(), own = isRope ? column - kNopeColumns : column;
+    if (own >= dim) return nullptr;
+    const float* all = rowOf(isRope ? source.queryRope : source.query, work.tile.firstToken + work.token(row));
+    return all + static_cast<int64_t>(work.head(row)) * dim + own;
+  }
+  __device__ SoftmaxState* stateOf(const GroupTile& work, int row) const {
+    return states + static_cast<int64_t>(work.token(row)) * source.numHeads + work.head(row);
+  }
+};
+
 /// Whether there is an expanded form of this op: for bf16 caches, heads of 64 to 128 columns and up to 64 of rope, all
 /// in eights.
 bool canExpand(const PagodaMlaAttention& op);
@@ -31,12 +67,9 @@ bool canExpand(const PagodaMlaAttention& op);
 PagodaStatus attendExpanded(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
                             PagodaError* error);
 
-/// Adds these keys to what the result has of those before them; `states` [tokens, heads] are of rows that more keys
-/// follow. The first one is for GPUs with wgmma and pages of whole groups of eight tokens; the bits of the two may
-/// differ.
-PagodaStatus attendExpandedKeysByWgmma(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
-                                       const ExpandedKeys& keys, SoftmaxState* states, PagodaError* error);
-PagodaStatus attendExpandedKeysByMma(PagodaDevice* device, const PagodaMlaAttention& op, const RequestTokens& request,
-                                     const ExpandedKeys& keys, SoftmaxState* states, PagodaError* error);
+/// Adds these keys to what the result has of those before them. The first one is for GPUs with wgmma and pages of whole
+/// groups of eight tokens; the bits of the two may differ.
+PagodaStatus attendExpandedKeysByWgmma(PagodaDevice* device, const ExpandedAttention& attention, PagodaError* error);
+PagodaStatus attendExpandedKeysByMma(PagodaDevice* device, const ExpandedAttention& attention, PagodaError* error);
 
 }  // namespace pagoda::cuda

@@ -42,29 +42,11 @@ struct Workspace {
 };
 
 /// out [rows, weight.rows] = x [rows, weight.cols] * weight^T, rounded to bf16.
-PagodaStatus expand(PagodaDevice* device, const PagodaWeight& weight, const float* x, int32_t rows, void* out,
+PagodaStatus expand(PagodaDevice* device, const PagodaWeight& weight, float* x, int32_t rows, void* out,
                     PagodaError* error) {
-  const Product product = {
-      .weight = static_cast<const uint8_t*>(weight.data),
-      .dtype = weight.dtype,
-      .rowBytes = weightRowBytes(weight.dtype, weight.cols),
-      .bias = nullptr,
-      .x = x,
-      .xStride = weight.cols,
-      .xRows = rows,
-      .out = out,
-      .outStride = weight.rows,
-      .inputs = weight.cols,
-      .outputs = weight.rows,
-      .slots = rows,
-      .tileRows = chooseTileRows(weight.dtype, rows, 1),
-      .rowOfSlot = nullptr,
-      .tiles = nullptr,
-      .numTiles = nullptr,
-      .maxTiles = 0,
-      .outDtype = PAGODA_BF16,
-  };
-  return multiply(device, product, "mlaAttention", error);
+  const PagodaTensor latents = {x, rows, weight.cols, weight.cols, PAGODA_F32};
+  const PagodaTensor rounded = {out, rows, weight.rows, weight.rows, PAGODA_BF16};
+  return multiply(device, productOf(weight, latents, rounded), "mlaAttention", error);
 }
 
 }  // namespace
@@ -88,6 +70,9 @@ PagodaStatus attendExpanded(PagodaDevice* device, const PagodaMlaAttention& op, 
   auto* values = keys + workspace.keys;
   auto* latents = reinterpret_cast<float*>(values + workspace.values);
   auto* states = reinterpret_cast<SoftmaxState*>(values + workspace.values + workspace.latents);
+  const PagodaKvCache cache = {nullptr, 1, 1, op.numHeads, op.out.width / op.numHeads, PAGODA_BF16, 0};
+  PagodaAttention heads = {op.out, op.query, cache, op.batch, op.numHeads, op.scale, 0, 0.0f, {}};
+  heads.batch.seqLens += request.request;
   const int32_t* blocks = op.batch.blockTable + static_cast<int64_t>(request.request) * op.batch.maxBlocks;
   for (int32_t first = 0; first < request.end; first += workspace.positions) {
     const int32_t left = request.end - first, count = left < workspace.positions ? left : workspace.positions;
@@ -101,7 +86,7 @@ PagodaStatus attendExpanded(PagodaDevice* device, const PagodaMlaAttention& op, 
                                    first + count};
     const bool hasBoxes = device->tensorMapEncoder != nullptr && op.cache.blockSize % 8 == 0;
     const auto attend = hasBoxes ? attendExpandedKeysByWgmma : attendExpandedKeysByMma;
-    if (const PagodaStatus status = attend(device, op, request, expanded, states, error)) return status;
+    if (const PagodaStatus status = attend(device, {heads, op, request, expanded, states}, error)) return status;
   }
   return PAGODA_OK;
 }

@@ -67,6 +67,30 @@ struct Product {
 /// Rows of a tile, for so many slots that are spread over `experts` matrices.
 int32_t chooseTileRows(PagodaDtype dtype, int64_t slots, int32_t experts);
 
+/// out [rows, weight.rows] = x [rows, weight.cols] * weight^T, without bias.
+inline Product productOf(const PagodaWeight& weight, const PagodaTensor& x, const PagodaTensor& out) {
+  return {
+      .weight = static_cast<const uint8_t*>(weight.data),
+      .dtype = weight.dtype,
+      .rowBytes = weightRowBytes(weight.dtype, weight.cols),
+      .bias = nullptr,
+      .x = static_cast<const float*>(x.data),
+      .xStride = x.rowStride,
+      .xRows = x.rows,
+      .out = out.data,
+      .outStride = out.rowStride,
+      .inputs = weight.cols,
+      .outputs = weight.rows,
+      .slots = x.rows,
+      .tileRows = chooseTileRows(weight.dtype, x.rows, 1),
+      .rowOfSlot = nullptr,
+      .tiles = nullptr,
+      .numTiles = nullptr,
+      .maxTiles = 0,
+      .outDtype = out.dtype,
+  };
+}
+
 /// Queues the product; `slots` > 0.
 PagodaStatus multiply(PagodaDevice* device, const Product& product, const char* name, PagodaError* error);
 

@@ -71,7 +71,7 @@ struct BoxCopy {
   void (*perform)(const BoxCopy& copy);
   void* shared;  // the whole of the block's
   void* to;
-  const void* map;
+  alignas(8) unsigned char map[64];  // a copy: the kernel that queued the box may have returned with its parameters
   int column, plane, row;
   int64_t bytes;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <cstring>
 
 #include "../../cuda/machine/wgmma-layout.h"
 #include "ptx.cuh"
@@ -52,7 +53,8 @@ inline uint16_t* sharedElement(uint32_t address) { return elementIn(emulator::sh
 // ---- the copy engine ------------------------------------------------------------------------------------------------
 
 inline void performBox(const emulator::BoxCopy& copy) {
-  const auto& map = *static_cast<const TensorMap*>(copy.map);
+  TensorMap map;
+  std::memcpy(&map, copy.map, sizeof map);
   const Planes& p = map.planes;
   const uint32_t to = addressIn(copy.shared, copy.to);
   for (int row = 0; row < static_cast<int>(map.boxRows); ++row) {
@@ -72,14 +74,16 @@ inline void performBox(const emulator::BoxCopy& copy) {
 inline void copyBoxToBlock(int rank, void* shared, const TensorMap& map, PhaseBarrier& barrier, int column, int plane,
                            int row) {
   if (sharedAddress(shared) % kSwizzleBytes != 0) std::abort();
-  const emulator::BoxCopy copy = {performBox,
-                                  emulator::sharedOf(rank, emulator::sharedMemory()),
-                                  emulator::sharedOf(rank, shared),
-                                  &map,
-                                  column,
-                                  plane,
-                                  row,
-                                  static_cast<int64_t>(map.boxRows) * kTileRowBytes};
+  emulator::BoxCopy copy = {performBox,
+                            emulator::sharedOf(rank, emulator::sharedMemory()),
+                            emulator::sharedOf(rank, shared),
+                            {},
+                            column,
+                            plane,
+                            row,
+                            static_cast<int64_t>(map.boxRows) * kTileRowBytes};
+  static_assert(sizeof map <= sizeof copy.map);
+  std::memcpy(copy.map, &map, sizeof map);
   emulator::queueBox(rank, barrierOf(rank, barrier).state, copy);
 }
 
